@@ -1,0 +1,42 @@
+"""The errors a user can cause, each with a name.
+
+Every message holds the two things that disagree (numbers or names) and the remedy. They all derive from
+`LlamammError`, so that the command line can print them as one line; most are also a `ValueError` or an
+`OSError`, so that ordinary code can catch them without knowing this package.
+"""
+
+
+class LlamammError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class ConfigError(LlamammError, ValueError):
+    """A model configuration that cannot be built."""
+
+
+class CheckpointError(LlamammError, ValueError):
+    """A weights file or folder that is damaged, unsafe or not for this model."""
+
+
+class TokenizerError(LlamammError, ValueError):
+    """A tokenizer file that cannot be read, or ids that it does not know."""
+
+
+class InputError(LlamammError, ValueError):
+    """Token ids, messages or tensors that the model cannot take."""
+
+
+class ContextOverflowError(InputError):
+    """More tokens than the context, the KV cache or the RoPE table holds."""
+
+
+class SamplingError(LlamammError, ValueError):
+    """A sampling setting outside its range."""
+
+
+class FetchError(LlamammError, OSError):
+    """A download that cannot be made: gated, unknown, offline, or not what its hash says."""
+
+
+class MissingDependencyError(LlamammError, ImportError):
+    """An optional package is needed; the message says which extra brings it."""
