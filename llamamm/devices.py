@@ -1,0 +1,51 @@
+"""Which device to use, and which number type is fast on it.
+
+A 16-bit type halves memory everywhere, but it is only fast where the hardware multiplies 16-bit numbers: on a CPU
+without such units every product is first widened by software, and reading a prompt becomes several times slower.
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+# Units that multiply bf16 matrices: Intel's AMX, Arm's BFMMLA. AVX512-BF16 alone is a dot product; see `doctor`.
+_BF16_FLAGS = {"amx_bf16", "bf16"}
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device called `name`, or the best there is: CUDA, then Apple's MPS, then the CPU."""
+    if name is not None:
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def default_dtype(device: torch.device | str) -> torch.dtype:
+    """bf16 where the hardware multiplies it, fp16 on GPUs that only know that (T4), else fp32."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "mps":
+        return torch.float16
+    return torch.bfloat16 if cpu_has_bf16_units() else torch.float32
+
+
+def cpu_has_bf16_units() -> bool:
+    """Whether this CPU multiplies bf16 matrices in hardware. Linux tells; elsewhere the answer is no, the safe one."""
+    return bool(cpu_flags() & _BF16_FLAGS)
+
+
+def cpu_flags() -> set[str]:
+    """What the kernel lists as the CPU's features; empty where it cannot be asked."""
+    info = Path("/proc/cpuinfo")
+    if platform.system() != "Linux" or not info.exists():
+        return set()
+    for line in info.read_text(errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return set(value.split())
+    return set()

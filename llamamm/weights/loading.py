@@ -1,0 +1,129 @@
+"""Putting tensors into a model: first everything is compared, then everything is copied, so that nothing is half done.
+
+Built in notebook 07.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from llamamm.config import TextConfig
+from llamamm.errors import CheckpointError, ConfigError
+from llamamm.model import Llama3Model
+from llamamm.weights.names import to_our_names
+from llamamm.weights.tensors import TensorRef, refs_of
+
+
+def load_weights_into_llama(
+    model: Llama3Model,
+    cfg: TextConfig,
+    params: Mapping[str, Tensor],
+    *,
+    strict: bool = True,
+    cast: bool = False,
+) -> None:
+    """Copy `params`, under Hugging Face's, Meta's or GGUF's names, into a model built from `cfg`.
+
+    strict=False leaves out what is missing or unexpected; wrong shapes are never accepted.
+    cast=True converts to the model's dtype; without it another dtype is an error.
+    Raises CheckpointError listing every key that does not fit, before any weight changes.
+    """
+    if cfg != model.cfg:
+        raise ConfigError(f"the model was built from another configuration:\n  {model.cfg}\n  {cfg}")
+    refs = match(to_our_names(refs_of(params), cfg), model, strict=strict)
+    if not cast:
+        _require_dtype(refs, model.embed_tokens.weight.dtype)
+    targets = dict(model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, ref in refs.items():
+            targets[name].copy_(ref.read())
+
+
+def build_from_refs(
+    cfg: TextConfig,
+    refs: Mapping[str, TensorRef],
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    on_progress: Callable[[int], None] | None = None,
+) -> Llama3Model:
+    """A model made directly from a checkpoint's tensors, one at a time: no random weights, no second copy.
+
+    dtype: what to cast to; None keeps what the file holds, which must then be one dtype.
+    on_progress: called with the bytes of each tensor, once it is in place.
+    """
+    named = to_our_names(refs, cfg)
+    if dtype is None:
+        dtype = _only_dtype(named)
+    cfg = cfg.replace(dtype=dtype)
+    with torch.device("meta"), _SkipInit():  # shapes without memory
+        model = Llama3Model(cfg)
+    for name, ref in match(named, model).items():
+        tensor = ref.read().to(device=device, dtype=dtype)
+        module_name, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(module_name), attribute, torch.nn.Parameter(tensor))
+        if on_progress is not None:
+            on_progress(tensor.nbytes)
+    if cfg.tie_embeddings:
+        model.lm_head.weight = model.embed_tokens.weight
+    return model.to(device).eval()  # `to` moves the RoPE table; the weights are there already
+
+
+def match(refs: Mapping[str, TensorRef], model: Llama3Model, *, strict: bool = True) -> dict[str, TensorRef]:
+    """The references that fit the model's parameters, by name. Raises CheckpointError with every one that does not.
+
+    A tied model accepts a checkpoint with `lm_head.weight` or without; its embedding is what counts.
+    """
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+    if model.cfg.tie_embeddings:
+        expected.pop("lm_head.weight")
+        refs = {name: ref for name, ref in refs.items() if name != "lm_head.weight"}
+    wrong = [
+        f"{name}: the checkpoint has {refs[name].shape}, the model {shape}"
+        for name, shape in expected.items()
+        if name in refs and refs[name].shape != shape
+    ]
+    missing = [name for name in expected if name not in refs]
+    unexpected = [refs[name].name for name in refs if name not in expected]
+    problems = [*_listing("wrong shape", wrong)]
+    if strict:
+        problems += [*_listing("missing", missing), *_listing("unexpected", unexpected)]
+    if problems:
+        raise CheckpointError("the checkpoint does not fit the model, nothing was loaded\n" + "\n".join(problems))
+    return {name: refs[name] for name in expected if name in refs}
+
+
+class _SkipInit(TorchFunctionMode):
+    """Leave out `torch.nn.init`: every weight is about to be replaced."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ARG002 (PyTorch's signature)
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def _listing(title: str, names: list[str], *, limit: int = 10) -> list[str]:
+    more = [f"  ... and {len(names) - limit} more"] if len(names) > limit else []
+    return [f"{title} ({len(names)}):", *(f"  {name}" for name in names[:limit]), *more] if names else []
+
+
+def _only_dtype(refs: Mapping[str, TensorRef]) -> torch.dtype:
+    dtypes = {ref.dtype for ref in refs.values()}
+    if len(dtypes) != 1:
+        found = " and ".join(sorted(map(str, dtypes))) or "no tensors"
+        raise CheckpointError(f"the checkpoint holds {found}; say which dtype to load it in (dtype=...)")
+    return dtypes.pop()
+
+
+def _require_dtype(refs: Mapping[str, TensorRef], dtype: torch.dtype) -> None:
+    other = [ref for ref in refs.values() if ref.dtype != dtype]
+    if other:
+        raise CheckpointError(
+            f"{len(other)} tensors are not {dtype}, such as {other[0].name} in {other[0].dtype}; "
+            f"pass cast=True to convert them, or build the model with that dtype"
+        )

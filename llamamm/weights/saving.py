@@ -1,0 +1,101 @@
+"""Saving a model as a folder that this package and `transformers` both load. Built in notebook 07."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from llamamm.config import TextConfig
+from llamamm.errors import CheckpointError
+from llamamm.files import replace_folder
+from llamamm.model import Llama3Model
+from llamamm.weights.checkpoint import INDEX_FILE, SINGLE_FILE
+
+_OURS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
+
+
+class Saveable(Protocol):
+    """What saving asks of a tokenizer."""
+
+    stop_ids: frozenset[int]
+
+    def save(self, folder: str | Path) -> None: ...
+
+
+def save_pretrained(
+    model: Llama3Model,
+    folder: str | Path,
+    *,
+    tokenizer: Saveable | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write config.json, the weights under Hugging Face's names (sharded over max_shard_bytes), and the tokenizer.
+
+    The folder appears whole or not at all; an older one of the same name stands until then. Raises CheckpointError
+    where the folder holds files that are not a model's, since it would replace them.
+    """
+    folder = Path(folder)
+    _refuse_foreign_files(folder)
+    cfg = model.cfg.replace(dtype=model.embed_tokens.weight.dtype)
+    tensors = {
+        name if name == "lm_head.weight" else f"model.{name}": tensor.detach()
+        for name, tensor in model.state_dict().items()
+        if not (cfg.tie_embeddings and name == "lm_head.weight")
+    }
+    with replace_folder(folder) as new:
+        write_weights(tensors, new, max_shard_bytes=max_shard_bytes)
+        write_config(cfg, new, stop_ids=tokenizer.stop_ids if tokenizer else ())
+        if tokenizer is not None:
+            tokenizer.save(new)
+
+
+def write_config(cfg: TextConfig, folder: Path, *, stop_ids=()) -> None:
+    """config.json and generation_config.json; `stop_ids` end an answer."""
+    stop = {"eos_token_id": sorted(stop_ids)} if stop_ids else {}
+    _write_json(folder / "config.json", {**cfg.to_hf(), **stop})
+    _write_json(folder / "generation_config.json", stop)
+
+
+def write_weights(tensors: Mapping[str, Tensor], folder: Path, *, max_shard_bytes: int = 5_000_000_000) -> None:
+    """One safetensors file, or shards and an index where the tensors take more than max_shard_bytes together."""
+    shards: list[dict[str, Tensor]] = [{}]
+    room = max_shard_bytes
+    for name, tensor in tensors.items():
+        if shards[-1] and tensor.nbytes > room:
+            shards.append({})
+            room = max_shard_bytes
+        shards[-1][name] = tensor.contiguous()
+        room -= tensor.nbytes
+    metadata = {"format": "pt"}  # transformers refuses files that do not say so
+    if len(shards) == 1:
+        save_file(shards[0], folder / SINGLE_FILE, metadata=metadata)
+        return
+    weight_map = {}
+    for i, shard in enumerate(shards, start=1):
+        file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, folder / file, metadata=metadata)
+        weight_map.update(dict.fromkeys(shard, file))
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    _write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file; give the name of a folder")
+    if not folder.is_dir():
+        return
+    known = {f for pattern in _OURS for f in folder.glob(pattern)}
+    foreign = sorted(f.name for f in folder.iterdir() if f not in known)
+    if foreign:
+        raise CheckpointError(
+            f"{folder} holds {len(foreign)} other files ({foreign[0]}), which saving would replace; choose a new folder"
+        )
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

