@@ -1,0 +1,49 @@
+"""llamamm: a Llama that reads, built piece by piece in the notebooks of this course, running real weights.
+
+from llamamm import from_pretrained, generate
+model, tokenizer = from_pretrained("smollm2")
+"""
+
+from llamamm.attention import GroupedQueryAttention
+from llamamm.cache import KVCache
+from llamamm.chat import chat_format
+from llamamm.config import LLAMA32_3B_CONFIG, LLAMA32_CONFIG, SMOLLM2_CONFIG, RopeScaling, TextConfig
+from llamamm.errors import LlamammError
+from llamamm.generate import TextStream, TokenStream, generate, pad_left
+from llamamm.layers import FeedForward, RMSNorm
+from llamamm.model import Llama3Model, TransformerBlock
+from llamamm.pretrained import from_pretrained
+from llamamm.rope import apply_rope, compute_rope_params
+from llamamm.sampling import SamplingConfig
+from llamamm.tokenizer import Tokenizer
+from llamamm.weights.loading import load_weights_into_llama
+from llamamm.weights.saving import save_pretrained
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LLAMA32_3B_CONFIG",
+    "LLAMA32_CONFIG",
+    "SMOLLM2_CONFIG",
+    "FeedForward",
+    "GroupedQueryAttention",
+    "KVCache",
+    "Llama3Model",
+    "LlamammError",
+    "RMSNorm",
+    "RopeScaling",
+    "SamplingConfig",
+    "TextConfig",
+    "TextStream",
+    "TokenStream",
+    "Tokenizer",
+    "TransformerBlock",
+    "apply_rope",
+    "chat_format",
+    "compute_rope_params",
+    "from_pretrained",
+    "generate",
+    "load_weights_into_llama",
+    "pad_left",
+    "save_pretrained",
+]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from llamamm.cache import KVCache
 from llamamm.config import TextConfig
+from llamamm.layers import Linear
 from llamamm.masks import causal_mask
 from llamamm.rope import apply_rope
 
@@ -41,13 +42,12 @@ def readable_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """The same, in one kernel that never writes the (T, S) scores to memory. Arguments as in `readable_attention`."""
-    B, H, T, D = q.shape
-    K = k.shape[1]
-    if T == 1 and mask is None:
-        # One query that sees everything: the heads of a group are so many queries of their shared key head.
-        out = F.scaled_dot_product_attention(q.view(B, K, H // K, D), k, v)
-        return out.view(B, H, T, D)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=H != K)
+    # The kernel's own causal rule lines up queries and keys from the first: right for an empty cache, wrong for a
+    # single query behind a filled one, which sees everything.
+    is_causal = mask is None and q.shape[2] > 1
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=q.shape[1] != k.shape[1]
+    )
 
 
 AttentionFn = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -64,10 +64,10 @@ class GroupedQueryAttention(nn.Module):
         self.n_heads, self.n_kv_heads, self.head_dim = cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
         self.layer = layer
         self.attend = attend
-        self.q_proj = nn.Linear(cfg.hidden_size, cfg.n_heads * cfg.head_dim, bias=False, dtype=cfg.dtype)
-        self.k_proj = nn.Linear(cfg.hidden_size, cfg.n_kv_heads * cfg.head_dim, bias=False, dtype=cfg.dtype)
-        self.v_proj = nn.Linear(cfg.hidden_size, cfg.n_kv_heads * cfg.head_dim, bias=False, dtype=cfg.dtype)
-        self.o_proj = nn.Linear(cfg.n_heads * cfg.head_dim, cfg.hidden_size, bias=False, dtype=cfg.dtype)
+        self.q_proj = Linear(cfg.hidden_size, cfg.n_heads * cfg.head_dim, dtype=cfg.dtype)
+        self.k_proj = Linear(cfg.hidden_size, cfg.n_kv_heads * cfg.head_dim, dtype=cfg.dtype)
+        self.v_proj = Linear(cfg.hidden_size, cfg.n_kv_heads * cfg.head_dim, dtype=cfg.dtype)
+        self.o_proj = Linear(cfg.n_heads * cfg.head_dim, cfg.hidden_size, dtype=cfg.dtype)
 
     def forward(
         self,

@@ -17,7 +17,7 @@ from llamamm.attention import AttentionFn, GroupedQueryAttention, fused_attentio
 from llamamm.cache import KVCache
 from llamamm.config import TextConfig
 from llamamm.errors import ContextOverflowError, InputError
-from llamamm.layers import FeedForward, RMSNorm
+from llamamm.layers import FeedForward, Linear, RMSNorm
 from llamamm.masks import build_mask
 from llamamm.rope import compute_rope_params
 
@@ -57,7 +57,7 @@ class Llama3Model(nn.Module):
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.hidden_size, dtype=cfg.dtype)
         self.layers = nn.ModuleList(TransformerBlock(cfg, i, attend=attend) for i in range(cfg.n_layers))
         self.norm = RMSNorm(cfg.hidden_size, cfg.norm_eps, dtype=cfg.dtype)
-        self.lm_head = nn.Linear(cfg.hidden_size, cfg.vocab_size, bias=False, dtype=cfg.dtype)
+        self.lm_head = Linear(cfg.hidden_size, cfg.vocab_size, dtype=cfg.dtype)
         if cfg.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight  # one matrix reads tokens in and scores them out
         cos, sin = compute_rope_params(

@@ -6,6 +6,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from llamamm import FeedForward, RMSNorm, TextConfig
+from llamamm.layers import Linear
 
 
 def test_rmsnorm_by_hand():
@@ -46,3 +47,25 @@ def test_feed_forward_equals_transformers(generator):
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 3, cfg.hidden_size, generator=generator)
     assert torch.equal(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("rows", [(1,), (1, 1), (4,), (2, 2), (5,), (1, 300)])
+@pytest.mark.parametrize("shape", [(576, 192), (300, 516), (512, 513), (8, 8)])
+def test_linear_equals_torch_for_any_number_of_rows(rows, shape, generator):
+    layer = Linear(*shape)
+    x = torch.randn(*rows, shape[0], generator=generator)
+    torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, layer.weight), rtol=0, atol=1e-5)
+
+
+def test_few_rows_make_no_copy_of_the_weight_and_pass_gradients(generator, monkeypatch):
+    layer = Linear(512, 512)
+    x = torch.randn(1, 512, generator=generator, requires_grad=True)
+    seen = []
+    bmm = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda a, b: seen.append((a, b)) or bmm(a, b))
+    layer(x).sum().backward()
+    (weight, columns), *_ = seen
+    assert weight.data_ptr() == layer.weight.data_ptr()
+    assert columns.stride() == (0, 1, 512)  # what the fast kernel is chosen by
+    torch.testing.assert_close(x.grad[0], layer.weight.sum(dim=0), rtol=0, atol=1e-4)
+    torch.testing.assert_close(layer.weight.grad[0], x[0])

