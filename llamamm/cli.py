@@ -196,7 +196,7 @@ def fetch(
     if list_ or name is None:
         table = Table("name", "what", "size", "licence", "from", "here")
         for row in list_assets():
-            table.add_row(row.name, row.title, f"{row.size / 1e6:.0f} MB", row.licence, row.sources,
+            table.add_row(row.name, row.title, f"{row.size / 1e6:.0f} MB", row.licence, ", ".join(row.sources),
                           "yes" if row.cached else "no")  # fmt: skip
         Console().print(table)
         return

@@ -24,6 +24,7 @@ from pathlib import Path
 import tiktoken
 
 from llamamm.errors import TokenizerError
+from llamamm.files import write_file
 from llamamm.tokenizer_files import BYTE_TO_CHAR, PRE_TOKENIZERS, SPLIT_PATTERNS, TokenizerFile, read_tokenizer_file
 
 # Meta's two limits. They change the ids of very long runs, so they are part of Llama 3's tokenizer.
@@ -156,8 +157,8 @@ class Tokenizer:
                 config[f"{role}_token"] = names[getattr(self, f"{role}_id")]
         if self.chat_template is not None:
             config["chat_template"] = self.chat_template
-        _write_whole(folder / "tokenizer.json", _hf_json(file))
-        _write_whole(folder / "tokenizer_config.json", config)
+        write_file(folder / "tokenizer.json", json.dumps(_hf_json(file), ensure_ascii=False))
+        write_file(folder / "tokenizer_config.json", json.dumps(config, ensure_ascii=False))
 
 
 class StreamDecoder:
@@ -261,13 +262,3 @@ def _merges_from_ranks(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
         pairs = [(a, b) for a, b in pairs if a in ranks and b in ranks]
         merges += sorted(pairs, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
     return merges
-
-
-def _write_whole(path: Path, data: dict[str, object]) -> None:
-    """Write beside `path` and rename, so that whoever reads sees the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

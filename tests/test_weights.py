@@ -70,7 +70,8 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
 def test_header_by_hand(tmp_path):
-    path = write_raw(tmp_path / "a.safetensors", {"w": ENTRY, "__metadata__": {"x": "y"}}, struct.pack("<2f", 1.5, -2.0))
+    data = struct.pack("<2f", 1.5, -2.0)
+    path = write_raw(tmp_path / "a.safetensors", {"w": ENTRY, "__metadata__": {"x": "y"}}, data)
     assert read_header(path) == {"w": ENTRY}
     assert open_checkpoint(path)["w"].read().tolist() == [1.5, -2.0]
 
