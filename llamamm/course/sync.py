@@ -42,7 +42,7 @@ def fresh_source(source: str, module: str) -> str:
         theirs, text = package[name]
         if _bare(node) != _bare(theirs):
             lines[_first_line(node) - 1 : node.end_lineno] = text.splitlines()
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n" * source.endswith("\n")
 
 
 def sync_notebook(path: Path, *, check: bool = False) -> bool:

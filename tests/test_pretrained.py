@@ -1,0 +1,93 @@
+"""llamamm.pretrained: from a name to a model; what it costs in memory."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from llamamm import Llama3Model, TextConfig, from_pretrained, save_pretrained
+from llamamm.errors import CheckpointError, FetchError
+from llamamm.pretrained import locate
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_pretrained(Llama3Model(TextConfig.tiny()), tmp_path / "m")
+    return tmp_path / "m"
+
+
+def test_an_asset_by_name(smollm2_dir):
+    assert locate("smollm2") == smollm2_dir
+
+
+def test_a_folder_comes_before_a_name_elsewhere(folder, monkeypatch):
+    (folder.parent / "smollm2").mkdir()
+    monkeypatch.chdir(folder.parent)
+    assert locate("smollm2").resolve() == (folder.parent / "smollm2").resolve()
+
+
+@pytest.mark.parametrize("name", ["no-such", "./no/such", "a/b/c", "x/y.gguf", "~/nothing"])
+def test_what_is_nothing_is_named_with_the_assets(name):
+    with pytest.raises(FetchError, match="smollm2"):
+        locate(name)
+
+
+def test_a_file_inside_a_folder_loads_too(folder):
+    model, tokenizer = from_pretrained(folder / "model.safetensors")
+    assert model.cfg == TextConfig.tiny() and tokenizer is None
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "no config.json"), ("{", "not JSON"), ("\xff", "not JSON")])
+def test_a_missing_or_damaged_config_is_named(folder, content, message):
+    if content is None:
+        (folder / "config.json").unlink()
+    else:
+        (folder / "config.json").write_text(content, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=message):
+        from_pretrained(folder)
+
+
+def test_weights_that_do_not_fit_the_config_are_listed(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3, "intermediate_size": 99}))
+    with pytest.raises(CheckpointError, match=r"(?s)\(128, 64\), the model \(99, 64\).*missing \(9\)"):
+        from_pretrained(folder)
+
+
+def test_a_tokenizer_too_large_for_the_model_is_refused(folder, smollm2):
+    smollm2[1].save(folder)
+    with pytest.raises(CheckpointError, match="49152 tokens, the model 512"):
+        from_pretrained(folder)
+
+
+def test_dtype_is_the_files_own_unless_asked(folder):
+    assert from_pretrained(folder)[0].norm.weight.dtype == torch.float32
+    model, _ = from_pretrained(folder, dtype=torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.cos.dtype == torch.float32  # angles stay exact
+
+
+def test_loaded_models_are_ready_to_answer_and_to_train(folder):
+    model, _ = from_pretrained(folder)
+    assert not model.training
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [("float32", 1.0), ("bfloat16", 0.5)])
+def test_peak_memory_is_the_weights_and_little_more(smollm2_dir, dtype, factor):
+    """At most 1.15 x the weights over the interpreter's baseline, while casting too."""
+    script = f"""
+import resource, torch
+from llamamm import from_pretrained
+from llamamm.weights.checkpoint import open_checkpoint
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+model, _ = from_pretrained({str(smollm2_dir)!r}, dtype=torch.{dtype}, progress=False)
+print(peak() - before, sum(p.nbytes for p in model.parameters()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    growth, weights = map(int, done.stdout.split())
+    assert weights == int(538_060_032 * factor)
+    assert growth <= 1.15 * weights, f"{growth / weights:.2f} x"

@@ -1,0 +1,198 @@
+"""The house rules that a machine can see: floors, packaging files in step, one source for notebooks, tidy notebooks."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llamamm.course.env import LESSON_PACKAGES, colab_url
+from llamamm.course.sync import quoting_cells, sync_notebook
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "llamamm"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+# A module imports only from lower floors; inside `weights` and `course`, from its own folder too.
+FLOORS = {
+    "errors": -1, "config": 0, "files": 0, "devices": 0,
+    "tokenizer_files": 0.5, "tokenizer": 1, "layers": 1, "rope": 1, "cache": 1, "masks": 1, "sampling": 1,
+    "attention": 2, "chat": 2,
+    "model": 3,
+    "weights": 7, "generate": 7, "wheels": 7.2, "assets": 7.4,
+    "pretrained": 7.6, "session": 8,
+    "doctor": 9, "bench": 9,
+    "cli": 10, "__main__": 11, "__init__": 11,
+    "course": 12,
+}  # fmt: skip
+
+
+def imports_of(path):
+    """Names of this package's modules that a file imports, wherever in it the import stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            names = [f"{node.module}.{a.name}" if node.module == "llamamm" else node.module for a in node.names]
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        yield from (n.split(".")[1] if "." in n else "__init__" for n in names if n.split(".")[0] == "llamamm")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_lower_floors(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert own in FLOORS, f"{own} has no floor"
+    for other in imports_of(path):
+        same_folder = other == own and own in ("weights", "course")
+        assert same_folder or FLOORS[other] < FLOORS[own], f"{own} (floor {FLOORS[own]}) imports {other}"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_modules_are_short_and_say_what_they_are(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 350
+    assert text == "" or ast.get_docstring(ast.parse(text))
+    assert "torch.load(" not in text
+
+
+def test_importing_prints_nothing_and_leaves_torch_alone():
+    script = """
+import random, torch
+state, dtype, threads = torch.random.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads()
+import llamamm, llamamm.cli, llamamm.bench
+assert torch.equal(state, torch.random.get_rng_state())
+assert dtype == torch.get_default_dtype() and threads == torch.get_num_threads() and torch.is_grad_enabled()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_conda_environment_is_in_step_with_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *plain, pip = conda["dependencies"]
+    python = next(d for d in plain if d.startswith("python"))
+    assert python.startswith("python" + project["requires-python"])
+    extras = re.fullmatch(r"-e \.\[([\w,]+)\]", pip["pip"][0])[1].split(",")
+    assert set(extras) <= set(project["optional-dependencies"])
+    in_makefile = re.search(r"--editable '\.\[([\w,]+)\]'", (ROOT / "Makefile").read_text())[1].split(",")
+    assert extras == in_makefile
+    assert conda["channels"][0] == "conda-forge"
+
+
+def test_lesson_packages_are_in_step_with_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    known = {*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)}
+    bounds = {re.split(r"[>=]", d)[0]: d for d in known}
+    for requirement in LESSON_PACKAGES.values():
+        name = re.split(r"[>=]", requirement)[0]
+        assert requirement in (name, bounds[name])
+
+
+def test_versions_agree():
+    import llamamm
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert project["version"] == llamamm.__version__ == citation["version"]
+    assert f"/v{project['version']}/" in colab_url("x.ipynb")
+
+
+def test_python_use_in_the_readme_runs():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout
+
+
+# ---- notebooks ----
+
+
+def load(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def code_cells(notebook):
+    return [c for c in notebook["cells"] if c["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+class TestNotebook:
+    def test_quotes_equal_the_package(self, path):
+        assert not sync_notebook(path, check=True)
+
+    def test_was_run_from_top_to_bottom_without_errors(self, path):
+        cells = code_cells(load(path))
+        assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1))
+        assert not [o for c in cells for o in c["outputs"] if o["output_type"] == "error"]
+        marked = [c for c in cells if "# NBVAL_CHECK_OUTPUT" in "".join(c["source"])]
+        assert len(marked) >= 5
+        assert all(c["outputs"] for c in marked)
+
+    def test_opens_and_closes_as_every_lesson(self, path):
+        notebook = load(path)
+        first, setup = notebook["cells"][:2]
+        text = "".join(first["source"])
+        number = path.stem[:2]
+        for part in (f"({colab_url(path.name)})", f"\n# {number} · ", "**You will be able to**", "on a 2-core CPU",
+                     "on a T4", "**Before this**", "**Where it sits**"):  # fmt: skip
+            assert part in text, part
+        source = "".join(setup["source"])
+        assert "from llamamm.course.env import setup" in source and "env = setup()" in source
+        assert source == "".join(load(NOTEBOOKS[0])["cells"][1]["source"])
+        headings = re.findall(r"^## (.*)$", "\n".join("".join(c["source"]) for c in notebook["cells"]
+                                                      if c["cell_type"] == "markdown"), re.M)  # fmt: skip
+        assert [h for h in headings if h in ("Recap", "Questions", "Exercises", "What moved into the package")] == [
+            "Recap", "Questions", "Exercises", "What moved into the package"
+        ]  # fmt: skip
+
+    def test_is_plain_and_small(self, path):
+        notebook = load(path)
+        assert "widgets" not in notebook["metadata"]
+        assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+        assert path.stat().st_size <= 400_000
+        assert 20 <= len(notebook["cells"]) <= 50
+        assert len({c["id"] for c in notebook["cells"]}) == len(notebook["cells"])
+        for cell in code_cells(notebook):
+            source = "".join(cell["source"])
+            assert len(source.splitlines()) <= 60
+            assert not re.search(r"^\s*[%!]", source, re.M), "a magic or a shell escape"
+
+    def test_pictures_have_alternative_text(self, path):
+        pictures = [o for c in code_cells(load(path)) for o in c["outputs"] if "image/png" in o.get("data", {})]
+        assert pictures
+        for picture in pictures:
+            assert len(picture["metadata"].get("image/png", {}).get("alt", "")) > 20
+
+    def test_says_nothing_about_this_machine(self, path):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"/(work|root|home|tmp|Users)/|hf_\w{8}|\.venv", text)
+
+
+def test_a_changed_quote_is_noticed_and_mended(tmp_path):
+    path = tmp_path / "n.ipynb"
+    quote = "# package: llamamm.rope\nimport torch\n\n\ndef rotate_half(x):\n    return x\n"
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": quote.splitlines(keepends=True)}]}))
+    assert sync_notebook(path, check=True)
+    assert "".join(load(path)["cells"][0]["source"]) == quote  # only looked
+    assert sync_notebook(path)
+    assert not sync_notebook(path, check=True)
+    (cell, module), = quoting_cells(load(path))
+    assert module == "llamamm.rope"
+    assert "torch.cat((-b, a), dim=-1)" in "".join(cell["source"]) and "import torch" in "".join(cell["source"])
+
+
+def test_a_quote_without_docstring_is_equal(tmp_path):
+    path = tmp_path / "n.ipynb"
+    quote = (
+        "# package: llamamm.rope\ndef rotate_half(x: Tensor) -> Tensor:\n    a, b = x.chunk(2, dim=-1)\n"
+        "    return torch.cat((-b, a), dim=-1)\n"
+    )
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": quote}]}))
+    assert not sync_notebook(path, check=True)
