@@ -59,7 +59,7 @@ check: setup
 notebooks: export LLAMAMM_ASSET_SOURCE = wheel
 notebooks: export HF_HUB_OFFLINE = 1
 notebooks: setup
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	$(BIN)/python -m llamamm.course.run
 
 clean:
 	rm -rf $(VENV)

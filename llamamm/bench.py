@@ -67,7 +67,7 @@ def run_bench(
         raise InputError(f"--against takes 'transformers', got {against!r}")
     if min(prompt_tokens, prefill_tokens, repeats) < 1 or new_tokens < 2:
         raise InputError("bench needs prompts of 1 token or more, 2 new tokens or more, and 1 round or more")
-    path = locate(model, progress=sys.stderr.isatty())
+    path = locate(model)
     sides = [OURS, THEIRS] if against else [OURS]
     if against and path.suffix == ".gguf":
         raise InputError(f"{path.name} is a GGUF file, which transformers does not take here; give a folder")

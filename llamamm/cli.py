@@ -71,6 +71,10 @@ TemperatureOption = Annotated[
 ]
 TopKOption = Annotated[int | None, typer.Option(help="Choose among the K best tokens only.")]
 TopPOption = Annotated[float, typer.Option(help="Choose among the best tokens that reach this probability together.")]
+MinPOption = Annotated[
+    float | None, typer.Option(help="Choose among tokens at least so many times as probable as the best, such as 0.05.")
+]
+PenaltyOption = Annotated[float, typer.Option(help="Above 1, tokens that occurred already become less likely.")]
 LengthOption = Annotated[int, typer.Option(help="Stop after so many tokens.")]
 SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
 SystemOption = Annotated[str | None, typer.Option(help="A system message: how the model should answer.")]
@@ -90,7 +94,13 @@ def generate(
     temperature: TemperatureOption = 0.6,
     top_k: TopKOption = None,
     top_p: TopPOption = 0.9,
-    max_new_tokens: LengthOption = 256,
+    min_p: MinPOption = None,
+    repetition_penalty: PenaltyOption = 1.0,
+    max_new_tokens: MinPOption = Annotated[
+    float | None, typer.Option(help="Choose among tokens at least so many times as probable as the best, such as 0.05.")
+]
+PenaltyOption = Annotated[float, typer.Option(help="Above 1, tokens that occurred already become less likely.")]
+LengthOption = 256,
     seed: SeedOption = None,
     system: SystemOption = None,
     raw: RawOption = False,
@@ -98,7 +108,7 @@ def generate(
     compile: CompileOption = False,
 ) -> None:
     """Answer one prompt, as it is written."""
-    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+    sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
     llama, tokenizer = _load(model, size, dtype, device, compile)
     text = sys.stdin.read() if prompt == "-" else prompt
     if raw:
@@ -125,14 +135,20 @@ def chat(
     temperature: TemperatureOption = 0.6,
     top_k: TopKOption = None,
     top_p: TopPOption = 0.9,
-    max_new_tokens: LengthOption = 512,
+    min_p: MinPOption = None,
+    repetition_penalty: PenaltyOption = 1.0,
+    max_new_tokens: MinPOption = Annotated[
+    float | None, typer.Option(help="Choose among tokens at least so many times as probable as the best, such as 0.05.")
+]
+PenaltyOption = Annotated[float, typer.Option(help="Above 1, tokens that occurred already become less likely.")]
+LengthOption = 512,
     context_size: Annotated[int, typer.Option(help="Tokens that the whole conversation may take.")] = 8192,
     seed: SeedOption = None,
     system: SystemOption = None,
     compile: CompileOption = False,
 ) -> None:
     """Talk with the model. Ctrl-C stops an answer, Ctrl-D leaves; /help lists the commands."""
-    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+    sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
     llama, tokenizer = _load(model, size, dtype, device, compile)
     session = ChatSession(
         llama, tokenizer, system=system, sampling=sampling, max_new_tokens=max_new_tokens, context_size=context_size,
@@ -170,7 +186,7 @@ def _answer(session: ChatSession, line: str) -> None:
         print()
         err.print("(stopped)")
     except InputError as error:
-        err.print(f"error: {error}", markup=False)
+        err.print(f"error: {error} (/reset)", markup=False)
 
 
 def _chat_command(session: ChatSession, line: str) -> None:

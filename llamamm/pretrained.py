@@ -43,15 +43,13 @@ def from_pretrained(
     repo_or_dir: "meta-llama/Llama-3.2-1B-Instruct", a folder, a .gguf file, or an asset's name such as "smollm2".
     dtype: what to cast to; None keeps the file's own.
     revision, token, local_files_only: for the Hub; token=None uses the one you are logged in with.
-    progress: show bars on stderr; None means where stderr is a terminal.
+    progress: show bars on stderr; None means where it is a terminal, and elsewhere one line if an asset is fetched.
     Raises FetchError, CheckpointError or ConfigError with the remedy.
     """
-    progress = sys.stderr.isatty() if progress is None else progress
-    path = locate(
-        repo_or_dir, revision=revision, token=token, local_files_only=local_files_only, progress=progress
-    )
+    bars = sys.stderr.isatty() if progress is None else progress
+    path = locate(repo_or_dir, revision=revision, token=token, local_files_only=local_files_only, progress=progress)
     cfg, refs = _open(path)
-    with _loading_bar(refs, progress) as on_progress:
+    with _loading_bar(refs, bars) as on_progress:
         model = build_from_refs(cfg, refs, dtype=dtype, device=device, on_progress=on_progress)
     tokenizer = load_tokenizer(path)
     if tokenizer is not None and tokenizer.vocab_size > cfg.vocab_size:
@@ -68,18 +66,19 @@ def locate(
     revision: str | None = None,
     token: str | None = None,
     local_files_only: bool = False,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Path:
     """The folder or GGUF file of a model, downloaded if it must be. A folder here comes before a name elsewhere."""
+    bars = sys.stderr.isatty() if progress is None else progress
     path = Path(repo_or_dir).expanduser()
     recover_folder(path)
     if path.exists():
         return path
     name = str(repo_or_dir)
     if name in ASSETS:
-        return fetch(name, progress=progress)
+        return fetch(name, progress=progress is not False)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and path.suffix != ".gguf":
-        return snapshot(name, revision=revision, token=token, local_files_only=local_files_only, progress=progress)
+        return snapshot(name, revision=revision, token=token, local_files_only=local_files_only, progress=bars)
     raise FetchError(
         f"{name!r} is no file or folder here, no Hub repository (owner/name), and none of the assets "
         f"{', '.join(ASSETS)}"
@@ -87,11 +86,12 @@ def locate(
 
 
 def load_tokenizer(path: Path) -> Tokenizer | None:
-    """The tokenizer in a model's folder or GGUF file, or None where there is none."""
+    """The tokenizer in a GGUF file or a model's folder, or None where there is none."""
+    if path.suffix == ".gguf":
+        return Tokenizer(path)
+    folder = path if path.is_dir() else path.parent
     names = ("tokenizer.json", "tokenizer.model", "original/tokenizer.model")
-    if path.is_dir() and not any((path / name).is_file() for name in names):
-        return None
-    return Tokenizer(path) if path.is_dir() or path.suffix == ".gguf" else None
+    return Tokenizer(folder) if any((folder / name).is_file() for name in names) else None
 
 
 def read_config(folder: Path) -> TextConfig:

@@ -54,7 +54,7 @@ class ChatSession:
         ids = self.format.encode(messages)
         if len(ids) >= self.cache.max_length:
             raise ContextOverflowError(
-                f"the conversation has {len(ids)} tokens, the context {self.cache.max_length}: start again with /reset"
+                f"the conversation has {len(ids)} tokens, the context {self.cache.max_length}: reset starts a new one"
             )
         self.cache.rewind(self._common_prefix(ids))
         stream = TextStream(

@@ -64,7 +64,7 @@ def test_a_conversation_that_outgrows_the_context_is_refused_and_unchanged(parts
     session = ChatSession(*parts, context_size=64, max_new_tokens=4)
     list(session.reply("Hi"))
     before = list(session.messages)
-    with pytest.raises(ContextOverflowError, match=r"tokens, the context 64.*/reset"):
+    with pytest.raises(ContextOverflowError, match=r"tokens, the context 64.*reset"):
         list(session.reply("word " * 100))
     assert session.messages == before
     assert "".join(session.reply("Go on")) == fresh_answer(parts, [*before, {"role": "user", "content": "Go on"}], 4)

@@ -256,7 +256,7 @@ def _explain(ask: _Request, error: Exception) -> tuple[FetchError, bool]:
     elif status in (401, 403):
         text = f"the Hub refused the token for {ask.repo_id} (HTTP {status}): set HF_TOKEN to a valid one, or unset it"
     elif ask.offline or seen(errors.OfflineModeIsEnabled):
-        text = f"{ask.repo_id} at {ask.revision!r} is not in the cache {ask.cache_dir}: {detail} {_GO_ONLINE}"
+        text = f"{ask.repo_id} at {ask.revision!r} has no files in the cache {ask.cache_dir}. {_GO_ONLINE}"
     elif seen(errors.HFValidationError):
         text = f"{ask.repo_id!r} is not a repository name of the form owner/name: {detail}"
     elif any(type(e).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError") for e in chain):
