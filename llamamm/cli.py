@@ -96,11 +96,7 @@ def generate(
     top_p: TopPOption = 0.9,
     min_p: MinPOption = None,
     repetition_penalty: PenaltyOption = 1.0,
-    max_new_tokens: MinPOption = Annotated[
-    float | None, typer.Option(help="Choose among tokens at least so many times as probable as the best, such as 0.05.")
-]
-PenaltyOption = Annotated[float, typer.Option(help="Above 1, tokens that occurred already become less likely.")]
-LengthOption = 256,
+    max_new_tokens: LengthOption = 256,
     seed: SeedOption = None,
     system: SystemOption = None,
     raw: RawOption = False,
@@ -137,11 +133,7 @@ def chat(
     top_p: TopPOption = 0.9,
     min_p: MinPOption = None,
     repetition_penalty: PenaltyOption = 1.0,
-    max_new_tokens: MinPOption = Annotated[
-    float | None, typer.Option(help="Choose among tokens at least so many times as probable as the best, such as 0.05.")
-]
-PenaltyOption = Annotated[float, typer.Option(help="Above 1, tokens that occurred already become less likely.")]
-LengthOption = 512,
+    max_new_tokens: LengthOption = 512,
     context_size: Annotated[int, typer.Option(help="Tokens that the whole conversation may take.")] = 8192,
     seed: SeedOption = None,
     system: SystemOption = None,
