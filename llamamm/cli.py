@@ -108,7 +108,7 @@ def generate(
     llama, tokenizer = _load(model, size, dtype, device, compile)
     text = sys.stdin.read() if prompt == "-" else prompt
     if raw:
-        ids = tokenizer.encode(text, bos=True)
+        ids = tokenizer.encode(text, bos=tokenizer.adds_bos or not text)
     else:
         system_message = [{"role": "system", "content": system}] if system else []
         ids = chat_format(tokenizer).encode([*system_message, {"role": "user", "content": text}])
@@ -260,9 +260,10 @@ def _load(
     model: str | None, size: Size | None, dtype: str | None, device: str | None, compile: bool
 ) -> tuple[Llama3Model, Tokenizer]:
     name, torch_device = _model_name(model, size), pick_device(device)
-    llama, tokenizer = from_pretrained(
-        name, dtype=parse_dtype(dtype) if dtype else default_dtype(torch_device), device=torch_device
-    )
+    torch_dtype = parse_dtype(dtype) if dtype else default_dtype(torch_device)
+    if torch_dtype == torch.float16 and not dtype:
+        err.print(f"(float16: {torch_device} does not multiply bfloat16)")
+    llama, tokenizer = from_pretrained(name, dtype=torch_dtype, device=torch_device)
     if tokenizer is None:
         raise InputError(f"{name} has no tokenizer beside its weights; put its tokenizer.json or tokenizer.model there")
     if compile:

@@ -53,6 +53,8 @@ class Tokenizer:
         self.pad_id: int | None = file.pad_id
         self.stop_ids: frozenset[int] = file.stop_ids  # any of them ends an answer
         self.chat_template: str | None = file.chat_template
+        # Whether the model was trained on texts that begin with bos: Llama 3 was, SmolLM2 was not.
+        self.adds_bos: bool = file.meta or file.post_processor is not None
 
         # SmolLM2's vocabulary lacks 21 bytes that its training text did not have.
         missing = bytes(b for b in range(256) if bytes([b]) not in file.ranks)

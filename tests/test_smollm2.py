@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from llamamm import TextStream, chat_format, generate, pad_left
@@ -69,6 +70,26 @@ def test_each_prompt_alone_gives_the_same_as_in_the_batch(smollm2, our_batch):
         ids = torch.tensor([tokenizer.encode(prompt)])
         alone = generate(model, ids, N_NEW)[0, ids.shape[1] :]
         assert alone.tolist() == our_batch[row].tolist(), prompt
+
+
+def test_the_outline_runs_as_written(smollm2_dir, smollm2_gguf):
+    """With the imports of this package, and SmolLM2 in the place of a gated model."""
+    from llamamm import SMOLLM2_CONFIG, Llama3Model, Tokenizer, load_weights_into_llama
+
+    config = SMOLLM2_CONFIG.replace(dtype=torch.float32)
+    tok_path = smollm2_gguf
+    params = load_file(smollm2_dir / "model.safetensors")
+
+    model = Llama3Model(config)
+    load_weights_into_llama(model, config, params)
+    tokenizer = Tokenizer(tok_path)
+    idx = torch.tensor([tokenizer.encode("The capital of France is", bos=True)])
+    out = generate(
+        model, idx, max_new_tokens=64, context_size=config["context_length"], temperature=0.8, top_k=50
+    )
+    text = tokenizer.decode(out.squeeze(0).tolist())
+    assert out.shape == (1, idx.shape[1] + 64)
+    assert text.startswith("<|im_start|>The capital of France is")
 
 
 def test_uncached_gives_the_same(smollm2, batch, our_batch):

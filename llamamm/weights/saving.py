@@ -93,7 +93,7 @@ def _refuse_foreign_files(folder: Path) -> None:
     foreign = sorted(f.name for f in folder.iterdir() if f not in known)
     if foreign:
         raise CheckpointError(
-            f"{folder} holds {len(foreign)} other files ({foreign[0]}), which saving would replace; choose a new folder"
+            f"{folder} holds files that are not a model's, such as {foreign[0]}, which saving would remove; choose a new folder"
         )
 
 
