@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-# CPU features that multiply bf16: Intel's AMX, Intel's and AMD's AVX512-BF16, Arm's BF16.
-_BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}
+# Units that multiply bf16 matrices: Intel's AMX, Arm's BF16 extension. AVX512-BF16 alone is a dot product: with it
+# SmolLM2 reads a prompt twice as fast as in fp32, but writes its answer a quarter slower.
+_BF16_FLAGS = {"amx_bf16", "bf16"}
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -35,7 +36,7 @@ def default_dtype(device: torch.device | str) -> torch.dtype:
 
 
 def cpu_has_bf16_units() -> bool:
-    """Whether this CPU multiplies bf16 numbers in hardware. Linux tells; elsewhere the answer is no, the safe one."""
+    """Whether this CPU multiplies bf16 matrices in hardware. Linux tells; elsewhere the answer is no, the safe one."""
     return bool(cpu_flags() & _BF16_FLAGS)
 
 

@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from llamamm.assets import cache_root
-from llamamm.devices import cpu_has_bf16_units, default_dtype, pick_device
+from llamamm.devices import cpu_flags, cpu_has_bf16_units, default_dtype, pick_device
 from llamamm.errors import CheckpointError
 from llamamm.weights.checkpoint import open_checkpoint
 from llamamm.weights.gguf import GGUFFile
@@ -28,7 +28,7 @@ def examine_machine() -> Iterator[tuple[str, str]]:
     for package in _PACKAGES:
         yield package, _version(package)
     yield "cpu", f"{psutil.cpu_count(logical=False) or '?'} cores, torch uses {torch.get_num_threads()} threads"
-    yield "16-bit units", _describe_bf16()
+    yield "16-bit matrix units", _describe_bf16()
     yield "cuda", _describe_cuda()
     yield "mps (Apple)", "yes" if torch.backends.mps.is_available() else "no"
     device = pick_device()
@@ -100,7 +100,9 @@ def _version(package: str) -> str:
 def _describe_bf16() -> str:
     if cpu_has_bf16_units():
         return "yes: bf16 is the default on this CPU"
-    return "no: fp32 is the default on this CPU, where a prompt in bf16 reads several times slower"
+    if "avx512_bf16" in cpu_flags():
+        return "no, a dot product only: fp32 is the default; bf16 reads prompts faster and writes answers slower"
+    return "no: fp32 is the default; prompts in bf16 read several times slower"
 
 
 def _describe_cuda() -> str:

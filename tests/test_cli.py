@@ -229,7 +229,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(smollm2_dir):
 def test_doctor_tells_about_the_machine_and_never_shows_the_token():
     code, out, _ = shell("doctor", HF_TOKEN="hf_averysecretword", HF_HUB_OFFLINE="1")
     assert code == 0
-    for word in (torch.__version__.split("+")[0], "16-bit units", "memory", "asset cache", "present", "offline"):
+    for word in (torch.__version__.split("+")[0], "16-bit matrix units", "memory", "asset cache", "present", "offline"):
         assert word in out
     assert "secret" not in out
 

@@ -16,7 +16,7 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd {flags}\n"
     [
         (X86, "", torch.float32),
         (X86, "avx512f", torch.float32),
-        (X86, "avx512f avx512_bf16", torch.bfloat16),
+        (X86, "avx512f avx512_bf16", torch.float32),
         (X86, "amx_tile amx_bf16", torch.bfloat16),
         (ARM, "", torch.float32),
         (ARM, "i8mm bf16", torch.bfloat16),

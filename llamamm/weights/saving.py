@@ -93,7 +93,8 @@ def _refuse_foreign_files(folder: Path) -> None:
     foreign = sorted(f.name for f in folder.iterdir() if f not in known)
     if foreign:
         raise CheckpointError(
-            f"{folder} holds files that are not a model's, such as {foreign[0]}, which saving would remove; choose a new folder"
+            f"{folder} holds files that are not a model's, such as {foreign[0]}, which saving would remove; "
+            f"choose a new folder"
         )
 
 
