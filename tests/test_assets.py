@@ -395,7 +395,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests import test_assets
-from llamamm import wheels
+from llamamm import assets
 here = Path({here!r})
 test_assets.install(here)
 (here / f"ready-{{sys.argv[1]}}").touch()
