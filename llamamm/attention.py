@@ -42,9 +42,11 @@ def readable_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """The same, in one kernel that never writes the (T, S) scores to memory. Arguments as in `readable_attention`."""
-    # The kernel's own causal rule lines up queries and keys from the first: right for an empty cache, wrong for a
-    # single query behind a filled one, which sees everything.
-    is_causal = mask is None and q.shape[2] > 1
+    is_causal = mask is None
+    if q.shape[2] == 1:
+        # The kernel's own causal rule lines up queries and keys from the first: right for an empty cache, wrong for a
+        # single query behind a filled one, which sees everything.
+        is_causal = False
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=q.shape[1] != k.shape[1]
     )

@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from llamamm import LLAMA32_3B_CONFIG, LLAMA32_CONFIG, SMOLLM2_CONFIG, Llama3Model, RopeScaling, TextConfig, pad_left
+from llamamm import (
+    LLAMA32_3B_CONFIG,
+    LLAMA32_CONFIG,
+    SMOLLM2_CONFIG,
+    Llama3Model,
+    RopeScaling,
+    TextConfig,
+    generate,
+    pad_left,
+)
 from llamamm.attention import readable_attention
 from llamamm.errors import ContextOverflowError, InputError
 
@@ -145,6 +154,16 @@ def test_past_the_context_is_refused_and_the_cache_is_unharmed(tiny_model):
 def test_parameter_counts_of_the_public_models(cfg, expected):
     with torch.device("meta"):
         assert Llama3Model(cfg.replace(context_length=8)).n_parameters() == expected
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_whole_model_compiles_without_a_break_and_gives_the_same_tokens(tiny_model):
+    """Prompt and single steps, with the cache. `aot_eager` traces as the real compiler does, and needs none."""
+    compiled = Llama3Model(tiny_model.cfg).eval()
+    compiled.load_state_dict(tiny_model.state_dict())
+    compiled.compile(dynamic=True, fullgraph=True, backend="aot_eager")
+    ids = random_ids(tiny_model.cfg, 1, 7)
+    assert generate(compiled, ids, 12).tolist() == generate(tiny_model, ids, 12).tolist()
 
 
 def test_rope_tables_are_not_saved(tiny_model):

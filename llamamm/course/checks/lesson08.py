@@ -1,0 +1,433 @@
+"""Checks for lesson 08: temperature, top-p, a stream that ends at a stop string, and a trap for min-p."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llamamm.course.checks.core import Exercise, Mistake
+from llamamm.generate import _possible_stop
+from llamamm.sampling import keep_min_p, keep_top_p
+
+# ---- 08.1 ----
+
+
+def _heated(logits: Tensor, temperature: float) -> Tensor:
+    if temperature == 0:
+        return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
+    return (logits / temperature).softmax(-1)
+
+
+def _heated_cases(g: torch.Generator) -> list[tuple]:
+    two = torch.tensor([[2.0, 0.0]])
+    batch = 3 * torch.randn(3, 12, generator=g)
+    return [(two, 1.0), (two, 0.5), (two, 2.0), (batch, 0.7), (batch, 1.5), (batch, 0)]
+
+
+def _when_hot(change: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
+    """A mistake that is right about temperature 0."""
+    return lambda logits, t: _heated(logits, 0) if t == 0 else change(logits, t)
+
+
+def _both(change: Callable[[Tensor, float], Tensor], message: str) -> tuple[Mistake, Mistake]:
+    """The mistake with temperature 0 looked after, and without."""
+    return Mistake(_when_hot(change), message), Mistake(change, f"{message}. Temperature 0 is a case of its own, too")
+
+
+# ---- 08.2 ----
+
+
+def _top_p_cases(g: torch.Generator) -> list[tuple]:
+    four = torch.tensor([[0.125, 0.5, 0.125, 0.25]]).log()
+    batch = 2 * torch.randn(3, 20, generator=g)
+    return [(four, 0.7), (four, 0.3), (four, 0.9), (batch, 0.8), (batch, 0.5), (batch, 1e-6), (batch, 0.95)]
+
+
+def _top_p(
+    logits: Tensor, p: float, *, crossing: bool = True, best: bool = True, back: str = "scatter", descending: bool = True
+) -> Tensor:
+    ordered, order = logits.sort(dim=-1, descending=descending)
+    probs = ordered.softmax(dim=-1)
+    total = probs.cumsum(dim=-1)
+    cut = (total - probs if crossing else total) >= p
+    if best:
+        cut[..., 0] = False
+    ordered = ordered.masked_fill(cut, float("-inf"))
+    if back == "none":
+        return ordered
+    if back == "gather":
+        return ordered.gather(-1, order)
+    return torch.empty_like(logits).scatter(-1, order, ordered)
+
+
+def _unsorted_top_p(logits: Tensor, p: float) -> Tensor:
+    probs = logits.softmax(dim=-1)
+    return logits.masked_fill(probs.cumsum(dim=-1) - probs >= p, float("-inf"))
+
+
+def _first_row_top_p(logits: Tensor, p: float) -> Tensor:
+    cut = keep_top_p(logits[:1], p).isinf()
+    return logits.masked_fill(cut, float("-inf"))
+
+
+# ---- 08.3 ----
+
+
+def _until_stop(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [at for at in map(held.find, stop) if at >= 0]
+        if found:
+            if min(found):
+                yield held[: min(found)]
+            return
+        ready = len(held) - _possible_stop(held, stop)
+        if ready:
+            yield held[:ready]
+            held = held[ready:]
+    if held:
+        yield held
+
+
+def _stream_cases(g: torch.Generator) -> list[tuple]:  # noqa: ARG001 (nothing to draw)
+    return [
+        ([" Rome", ".", "\n", "\n", "Q", ":", " What"], ["\nQ:"]),
+        (["Paris", "\n", "Quick", " fox", "\nQ"], ["\nQ:"]),  # twice only the beginning of it
+        (["one\nQ: two", " three"], ["\nQ:"]),  # whole, in the middle of a piece
+        (["a", "b", "END", "c"], ["###", "END"]),
+        (["x ST", "OP y STOP"], ["STOP"]),
+        (["a END b ### c"], ["###", "END"]),  # the second of the list comes first in the text
+        (["no", " stop", " at", " all"], ["\nQ:"]),
+        (["aab", "aabaac"], ["aabaac"]),  # a beginning within a beginning
+        ([], ["\nQ:"]),
+    ]
+
+
+def _run_stream(answer: Callable, case: tuple) -> list[str]:
+    pieces, stop = case
+    return list(answer(iter(pieces), stop))
+
+
+def _each_piece_alone(pieces, stop):
+    for piece in pieces:
+        found = [at for at in map(piece.find, stop) if at >= 0]
+        if found:
+            if min(found):
+                yield piece[: min(found)]
+            return
+        yield piece
+
+
+def _whole_text(pieces, stop):
+    text = "".join(_until_stop(pieces, stop))
+    if text:
+        yield text
+
+
+def _nothing_held(pieces, stop):
+    shown = ""
+    for piece in pieces:
+        text = shown + piece
+        found = [at for at in map(text.find, stop) if at >= 0]
+        if found:
+            if min(found) > len(shown):
+                yield text[len(shown) : min(found)]
+            return
+        yield piece
+        shown = text
+
+
+def _always_held(pieces, stop):
+    held, keep = "", max(map(len, stop)) - 1
+    for piece in pieces:
+        held += piece
+        found = [at for at in map(held.find, stop) if at >= 0]
+        if found:
+            if min(found):
+                yield held[: min(found)]
+            return
+        ready = len(held) - keep
+        if ready > 0:
+            yield held[:ready]
+            held = held[ready:]
+    if held:
+        yield held
+
+
+def _shortest_end(pieces, stop):
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [at for at in map(held.find, stop) if at >= 0]
+        if found:
+            if min(found):
+                yield held[: min(found)]
+            return
+        ends = (n for n in range(1, len(held) + 1) if any(s.startswith(held[-n:]) for s in stop))
+        ready = len(held) - next(ends, 0)
+        if ready:
+            yield held[:ready]
+            held = held[ready:]
+    if held:
+        yield held
+
+
+def _rest_forgotten(pieces, stop):
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [at for at in map(held.find, stop) if at >= 0]
+        if found:
+            if min(found):
+                yield held[: min(found)]
+            return
+        ready = len(held) - _possible_stop(held, stop)
+        if ready:
+            yield held[:ready]
+            held = held[ready:]
+
+
+def _held_dropped_at_stop(pieces, stop):
+    held = ""
+    for piece in pieces:
+        held += piece
+        if any(s in held for s in stop):
+            return
+        ready = len(held) - _possible_stop(held, stop)
+        if ready:
+            yield held[:ready]
+            held = held[ready:]
+    if held:
+        yield held
+
+
+def _first_of_the_list(pieces, stop):
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [at for at in map(held.find, stop) if at >= 0]
+        if found:
+            if found[0]:
+                yield held[: found[0]]
+            return
+        ready = len(held) - _possible_stop(held, stop)
+        if ready:
+            yield held[:ready]
+            held = held[ready:]
+    if held:
+        yield held
+
+
+def _stop_shown(pieces, stop):
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [(held.find(s), s) for s in stop if s in held]
+        if found:
+            at, s = min(found)
+            yield held[: at + len(s)]
+            return
+        ready = len(held) - _possible_stop(held, stop)
+        if ready:
+            yield held[:ready]
+            held = held[ready:]
+    if held:
+        yield held
+
+
+# ---- 08.4 ----
+
+
+def _min_p_trap() -> Tensor:
+    logits = torch.zeros(1000)
+    logits[0] = torch.tensor(111.0).log()  # probability 111 / (111 + 999) = 0.1
+    return logits
+
+
+def _trap_problem(result: Any, case: tuple) -> str | None:  # noqa: ARG001 (the same for all)
+    if not isinstance(result, Tensor) or result.shape != (1000,):
+        got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        return f"the result should be a tensor of logits of shape (1000,), got {got}"
+    if not result.is_floating_point() or not result.isfinite().all():
+        return "the logits should be finite floating-point numbers: no rule may have cut anything yet"
+    logits = result.float()
+    if (logits >= 0).all() and abs(float(logits.sum()) - 1) < 1e-3 and float(logits.max()) < 1:
+        return (
+            "these look like probabilities: as logits, numbers between 0 and 1 are nearly equal after softmax. Give the "
+            "logarithms of your probabilities"
+        )
+    best = float(logits.softmax(-1).max())
+    by_min_p, by_top_p = (int(rule.isfinite().sum()) for rule in (keep_min_p(logits, 0.05), keep_top_p(logits, 0.9)))
+    if by_min_p > 1:
+        return (
+            f"min-p keeps {by_min_p} tokens: each other token must be less than 0.05 times as probable as the best, "
+            f"which has {best:.3g} here. Make the best stand out more"
+        )
+    if best > 0.15:
+        return (
+            f"min-p keeps one token, but the best has probability {best:.3g}, so the model is fairly sure of it: it may "
+            f"have at most 0.15. Give more to the tail"
+        )
+    if by_top_p < 500:
+        return f"top-p keeps {by_top_p} tokens and should keep at least 500: spread the tail more evenly"
+    return None
+
+
+EXERCISES: tuple[Exercise, ...] = (
+    Exercise(
+        id="08.1",
+        name="probabilities",
+        minutes=5,
+        level="warm-up",
+        reference=_heated,
+        cases=_heated_cases,
+        tolerance=1e-5,
+        mistakes=(
+            Mistake(
+                lambda x, t: (x / t).softmax(-1),
+                "at temperature 0 you divided by 0: it means greedy, 1 for the best token and 0 for all others",
+            ),
+            Mistake(
+                lambda x, t: (x / max(t, 1e-6)).softmax(-1) if t else x.softmax(-1),
+                "temperature 0 is not 1: it means greedy, 1 for the best token and 0 for all others",
+            ),
+            Mistake(
+                lambda x, t: _heated(x, t) if t else torch.zeros_like(x).scatter(-1, x.argmin(-1, keepdim=True), 1.0),
+                "at temperature 0 you gave 1 to the worst token: the best has the highest logit",
+            ),
+            *_both(
+                lambda x, t: (x * t).softmax(-1),
+                "you multiplied by the temperature: divide, so that a high one brings the logits together",
+            ),
+            *_both(
+                lambda x, t: x.softmax(-1) / t,
+                "you divided the probabilities, and they no longer add up to 1: divide the logits before the softmax",
+            ),
+            *_both(
+                lambda x, t: (x.softmax(-1) / t).softmax(-1),
+                "you took the softmax twice: divide the logits, then take one softmax",
+            ),
+            *_both(
+                lambda x, t: (x / t).softmax(0),
+                "your softmax goes down the batch: it belongs along the vocabulary, dim=-1",
+            ),
+            *_both(
+                lambda x, t: x.softmax(-1),  # noqa: ARG005 (it is the mistake)
+                "you left the temperature out: divide the logits by it",
+            ),
+        ),
+    ),
+    Exercise(
+        id="08.2",
+        name="top_p",
+        minutes=15,
+        level="core",
+        reference=keep_top_p,
+        cases=_top_p_cases,
+        mistakes=(
+            Mistake(
+                lambda x, p: _top_p(x, p, crossing=False, best=False),
+                "you dropped the token that crosses p (for a tiny p that is the best one, and nothing is left): a token "
+                "goes if what is better than it has reached p already, without the token itself",
+            ),
+            Mistake(
+                lambda x, p: _top_p(x, p, crossing=False),
+                "you dropped the token that crosses p: the fewest best that reach p together include it. Compare the "
+                "sum without the token itself",
+            ),
+            Mistake(
+                lambda x, p: _top_p(x, p, back="none"),
+                "you left the logits sorted: each must go back to its token's place, or the ids mean other words",
+            ),
+            Mistake(
+                lambda x, p: _top_p(x, p, back="gather"),
+                "you applied the sorting a second time instead of undoing it: scatter puts each back to its place",
+            ),
+            Mistake(
+                lambda x, p: _top_p(x, p, best=False, descending=False),
+                "you sorted with the worst first, so the worst tokens fill p: the best come first (descending=True)",
+            ),
+            Mistake(
+                _unsorted_top_p, "you summed in the order of the ids: sort by probability first, best tokens in front"
+            ),
+            Mistake(
+                lambda x, p: x.masked_fill(x.softmax(-1) < p, float("-inf")),
+                "you compared each token's own probability with p: it is their sum, from the best down, that counts",
+            ),
+            Mistake(
+                lambda x, p: keep_min_p(x, p),
+                "that is min-p, which compares with the best token: top-p adds up probabilities from the best down",
+            ),
+            Mistake(
+                _first_row_top_p, "you cut every row where the first row is cut: each row of the batch has its own cut"
+            ),
+            Mistake(
+                lambda x, p: keep_top_p(x, p).softmax(-1),
+                "you gave probabilities: give logits, minus infinity for what is cut, so that another rule can follow",
+            ),
+            Mistake(
+                lambda x, p: x.masked_fill(keep_top_p(x, p).isinf(), 0.0),
+                "you set what is cut to 0: a logit of 0 is an ordinary score. Minus infinity gives probability 0",
+            ),
+        ),
+    ),
+    Exercise(
+        id="08.3",
+        name="until_stop",
+        minutes=25,
+        level="hard",
+        reference=_until_stop,
+        cases=_stream_cases,
+        run=_run_stream,
+        mistakes=(
+            Mistake(
+                _each_piece_alone,
+                "you looked for the stop string in each piece alone: it may be spread over several pieces",
+            ),
+            Mistake(
+                _nothing_held,
+                "you end at the right place, but had shown the beginning of the stop string: hold back an end that may "
+                "become one",
+            ),
+            Mistake(
+                _whole_text, "the text is right, but it came in one piece at the end: give out what is safe at once"
+            ),
+            Mistake(
+                _always_held,
+                "the text is right but late: you always hold back as much as a stop string may need. Hold back only an "
+                "end that is the beginning of one",
+            ),
+            Mistake(
+                _shortest_end,
+                "you hold back the shortest end that begins a stop string, and a longer one may begin it too: try the "
+                "longest first",
+            ),
+            Mistake(
+                _rest_forgotten,
+                "what you still held when the pieces ended is lost: it became no stop string, so give it out at the end",
+            ),
+            Mistake(
+                _held_dropped_at_stop,
+                "you lost the text in front of the stop string: give out what stands before it, then end",
+            ),
+            Mistake(
+                _first_of_the_list,
+                "with two stop strings in the text, the one that comes first in the text counts, not in the list",
+            ),
+            Mistake(_stop_shown, "you gave out the stop string itself: end before it"),
+        ),
+    ),
+    Exercise(
+        id="08.4",
+        name="min_p_trap",
+        minutes=10,
+        level="break it",
+        reference=_min_p_trap,
+        cases=lambda g: [()],  # noqa: ARG005 (nothing to draw)
+        accept=_trap_problem,
+    ),
+)
