@@ -18,7 +18,7 @@ help:
 	@echo "make test       set up, then all tests and notebooks"
 	@echo "make setup      a virtual environment in $(VENV), with everything in it"
 	@echo "make check      lint alone: a few seconds"
-	@echo "make notebooks  run the notebooks again and keep their outputs"
+	@echo "make notebooks  run the notebooks again; keep outputs and run times, write exercises and README table"
 	@echo "make clean      remove $(VENV)"
 	@echo "PYTHON=python3.12 picks the interpreter, PORT=8889 the port of JupyterLab"
 
@@ -50,7 +50,7 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/python -m llamamm.course.sync --check
 	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
-	    --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
+	    --nbval-sanitize-with tests/nbval_sanitize.cfg --ignore notebooks/exercises tests notebooks
 
 check: setup
 	$(BIN)/ruff check .
@@ -60,6 +60,8 @@ notebooks: export LLAMAMM_ASSET_SOURCE = wheel
 notebooks: export HF_HUB_OFFLINE = 1
 notebooks: setup
 	$(BIN)/python -m llamamm.course.run
+	$(BIN)/python -m llamamm.course.exercises
+	$(BIN)/python -m llamamm.course.lessons
 
 clean:
 	rm -rf $(VENV)

@@ -1,4 +1,4 @@
-"""The command line: `llamamm generate`, `chat`, `fetch`, `doctor`, `bench`.
+"""The command line: `llamamm generate`, `chat`, `fetch`, `check`, `doctor`, `bench`.
 
 What a user can cause ends in one line with the remedy, and exit code 2.
 """
@@ -14,6 +14,7 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from llamamm.assets import fetch as fetch_asset
@@ -21,6 +22,7 @@ from llamamm.assets import list_assets
 from llamamm.bench import run_bench
 from llamamm.chat import chat_format
 from llamamm.config import parse_dtype
+from llamamm.course.checks.runner import check_notebook, find_notebook
 from llamamm.devices import default_dtype, pick_device
 from llamamm.doctor import examine_checkpoint, examine_machine
 from llamamm.errors import InputError, LlamammError
@@ -192,6 +194,22 @@ def _chat_command(session: ChatSession, line: str) -> None:
     else:
         err.print("/reset         forget the conversation\n/system TEXT   start again, with this system message\n"
                   "/exit          leave")  # fmt: skip
+
+
+@app.command()
+def check(
+    lesson: Annotated[str, typer.Argument(help="A lesson, such as 03, or the path of a notebook of exercises.")],
+) -> None:
+    """Check the exercises of a lesson as you have solved them, and print a table and a score."""
+    results = list(check_notebook(find_notebook(lesson, Path.cwd())))
+    table = Table("exercise", "", "")
+    for result in results:
+        table.add_row(result.id, "passed" if result else "not yet", escape(result.message))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{sum(map(bool, results))} of {len(results)} passed")
+    if not all(results):
+        raise typer.Exit(1)
 
 
 @app.command()

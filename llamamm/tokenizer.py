@@ -1,7 +1,7 @@
 """Tokenizer: text to token ids and back, exactly as the models were trained.
 
 A model never sees letters. Byte-pair encoding cuts text into words, starts each from its bytes, and merges the
-neighbours that training saw together most often; as every byte is a token, nothing is ever unknown. The work is
+neighbours that training saw together most often; as bytes are tokens too, no text is unknown. The work is
 done by `tiktoken`; around it stands what a program needs that must not break: special tokens typed by a user stay
 text, megabytes without a space end in bounded time, and a stream never shows half a character.
 

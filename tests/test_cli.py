@@ -1,5 +1,6 @@
 """llamamm.cli: what a user types, what stands on the screen, and one line with the remedy when it goes wrong."""
 
+import json
 import os
 import pty
 import re
@@ -141,7 +142,7 @@ def test_wrong_use_explains_itself():
     assert code == 2 and "Missing argument" in err and "prompt" in err
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "fetch", "doctor", "bench"])
+@pytest.mark.parametrize("command", ["generate", "chat", "check", "fetch", "doctor", "bench"])
 def test_help_explains_each_flag(command):
     result = run(command, "--help", env={"COLUMNS": "200"})
     lines = [line for line in result.stdout.splitlines() if re.match(r"^│\s+\*?\s*(--[a-z]|-h)", line)]
@@ -260,6 +261,17 @@ def test_fetch_prints_where_the_asset_is(smollm2_dir):
     assert result.stdout.replace("\n", "") == str(smollm2_dir)
     table = run("fetch", "--list").stdout
     assert "Apache-2.0" in table and "98 MB" in table
+
+
+def test_check_prints_a_table_and_a_score(tmp_path):
+    name = tmp_path / "n.ipynb"
+    stub = "# exercise: 03.1\ndef mine(*_):\n    raise NotImplementedError"
+    call = 'from llamamm.course.checks import check\ncheck("03.1", mine)'
+    cells = [{"cell_type": "code", "source": source} for source in (stub, call)]
+    name.write_text(json.dumps({"cells": cells}))
+    result = run("check", name)
+    assert result.exit_code == 1
+    assert "03.1" in result.stdout and "not yet" in result.stdout and "0 of 1 passed" in result.stdout
 
 
 def test_bench_prints_both_sides(tiny_dir):

@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from llamamm.course.lessons import record_run_time
 from llamamm.files import write_file
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -37,7 +38,9 @@ def run_notebook(path: Path, *, cell_timeout: int = 300) -> float:
 def main(arguments: list[str]) -> None:
     """Names of notebooks; without any, all in notebooks/."""
     for path in [Path(a) for a in arguments] or sorted(Path("notebooks").glob("*.ipynb")):
-        print(f"{path}: {run_notebook(path):.0f} s", flush=True)
+        seconds = run_notebook(path)
+        record_run_time(path, seconds)
+        print(f"{path}: {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

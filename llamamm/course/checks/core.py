@@ -98,18 +98,18 @@ def exercises_of(lesson: str) -> tuple[Exercise, ...]:
         raise InputError(f"lesson {lesson!r} has no exercises; give two digits, such as '03'") from None
 
 
-def check(exercise_id: str, answer: Any, *, time_limit: float = TIME_LIMIT) -> CheckResult:
-    """Try an answer and say how it went. Never raises for what the answer does; takes at most `time_limit` seconds."""
+def check(exercise_id: str, answer: Any, *, seconds: float = TIME_LIMIT) -> CheckResult:
+    """Try an answer and say how it went. Never raises for what the answer does; takes at most `seconds`."""
     exercise = find_exercise(exercise_id)
     if not callable(answer):
         return _failed(exercise, f"give the function or class itself, {exercise.name}, not {_describe(answer)}")
     try:
-        with _time_limit(time_limit):
+        with time_limit(seconds):
             got = exercise.results(answer)
     except NotImplementedError:
         return _failed(exercise, f"{exercise.name} is still to be written")
-    except _OutOfTime:
-        return _failed(exercise, f"still running after {time_limit:g} seconds: is there a loop that never ends?")
+    except OutOfTimeError:
+        return _failed(exercise, f"still running after {seconds:g} seconds: is there a loop that never ends?")
     except Exception as error:  # whatever the learner's code raises is the diagnosis
         return _failed(exercise, _explain(error, answer))
     return judge(exercise, got)
@@ -128,7 +128,8 @@ def judge(exercise: Exercise, got: list[Any]) -> CheckResult:
                 problem = f"in case {n} of {len(cases)}, {problem}"
                 break
     if problem is None:
-        return CheckResult(exercise.id, True, f"{exercise.name} is right in all {len(cases)} cases")
+        how_many = f"all {len(cases)} cases" if len(cases) > 1 else "the one case"
+        return CheckResult(exercise.id, True, f"{exercise.name} is right in {how_many}")
     for mistake in exercise.mistakes:
         if _gives_the_same(exercise, mistake, got):
             return _failed(exercise, mistake.message)
@@ -147,8 +148,8 @@ def difference(expected: Any, got: Any, tolerance: float) -> str | None:
         if not got.is_floating_point():
             wrong = (expected != got).nonzero()
             return None if not len(wrong) else _at(expected, got, tuple(wrong[0].tolist()))
-        if got.isnan().any() and not expected.isnan().any():
-            return f"{int(got.isnan().sum())} of {got.numel()} numbers are NaN"
+        if not torch.equal(got.isnan(), expected.isnan()):
+            return f"{int(got.isnan().sum())} of {got.numel()} numbers are NaN, {int(expected.isnan().sum())} should be"
         off = (expected.double() - got.double()).abs().nan_to_num(nan=0.0, posinf=math.inf)
         off[expected == got] = 0.0  # the same infinity
         if not off.numel() or float(off.max()) <= tolerance:
@@ -185,9 +186,10 @@ def _at(expected: Tensor, got: Tensor, place: tuple) -> str:
 
 def _gives_the_same(exercise: Exercise, mistake: Mistake, got: list[Any]) -> bool:
     try:
-        wrong = exercise.results(mistake.answer)
+        with time_limit(TIME_LIMIT):
+            wrong = exercise.results(mistake.answer)
         return all(difference(w, g, exercise.tolerance) is None for w, g in zip(wrong, got, strict=True))
-    except Exception:  # the mistake breaks on a case where the learner's answer did not: it is another one
+    except (Exception, OutOfTimeError):  # it breaks on a case where the learner's answer did not: it is another one
         return False
 
 
@@ -210,12 +212,12 @@ def _describe(value: Any) -> str:
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
 
 
-class _OutOfTime(BaseException):
+class OutOfTimeError(BaseException):
     """Not an Exception, so that a learner's `except Exception` does not swallow it."""
 
 
-class _time_limit:  # noqa: N801 (a context manager)
-    """Raise _OutOfTime in the current thread when the time is up. Works between Python instructions, on any system."""
+class time_limit:  # noqa: N801 (a context manager)
+    """Raise OutOfTimeError in this thread when the time is up. Works between Python instructions, on any system."""
 
     def __init__(self, seconds: float) -> None:
         self.thread = ctypes.c_ulong(threading.get_ident())
@@ -226,7 +228,7 @@ class _time_limit:  # noqa: N801 (a context manager)
     def _strike(self) -> None:
         with self.lock:  # never after the block has ended
             if not self.over:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(self.thread, ctypes.py_object(_OutOfTime))
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(self.thread, ctypes.py_object(OutOfTimeError))
 
     def __enter__(self) -> None:
         self.timer.start()

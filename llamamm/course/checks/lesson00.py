@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Collection
 from typing import Any
@@ -79,49 +78,22 @@ def _greedy_cases(g: torch.Generator) -> list[tuple]:
 
 def _run_greedy(answer: Callable, case: tuple) -> Any:
     model, prompt, stop_ids, max_new = case
-    prompt = list(prompt)
-    before = copy.copy(prompt)
-    new = answer(model, prompt, stop_ids, max_new)
-    return new if prompt == before else (new, "your function changed the list `ids`")
+    given = list(prompt)
+    new = answer(model, given, stop_ids, max_new)
+    return new if given == prompt else (new, "your function changed the list `ids`")
 
 
 def _greedy_with_stop(next_logits, ids, stop_ids, max_new):
     new = []
-    while len(new) < max_new:
+    while len(new) < max_new and not (new and new[-1] in stop_ids):
         new.append(int(next_logits(ids + new).argmax()))
-        if new[-1] in stop_ids:
-            break
-    return new
-
-
-def _greedy_forgetful(next_logits, ids, stop_ids, max_new):
-    new = []
-    while len(new) < max_new:
-        best = int(next_logits(ids).argmax())
-        if best in stop_ids:
-            break
-        new.append(best)
-    return new
-
-
-def _greedy_last_only(next_logits, ids, stop_ids, max_new):
-    new = []
-    while len(new) < max_new:
-        best = int(next_logits((ids + new)[-1:]).argmax())
-        if best in stop_ids:
-            break
-        new.append(best)
     return new
 
 
 def _greedy_in_place(next_logits, ids, stop_ids, max_new):
-    n = len(ids)
-    for _ in range(max_new):
-        best = int(next_logits(ids).argmax())
-        if best in stop_ids:
-            break
-        ids.append(best)
-    return ids[n:]
+    new = _greedy(next_logits, list(ids), stop_ids, max_new)
+    ids += new
+    return new
 
 
 # ---- 00.4 ----
@@ -205,7 +177,7 @@ EXERCISES: tuple[Exercise, ...] = (
                 lambda s: s.abs() / s.abs().sum(),
                 "you took the scores without their sign: then -3 counts as much as 3. Raise e to each score instead",
             ),
-            Mistake(lambda s: s.exp(), "you raised e to each score and stopped: divide by the sum, so that they add to 1"),
+            Mistake(lambda s: s.exp(), "you raised e to each score and stopped: divide by the sum of all"),
             Mistake(
                 lambda s: s.exp() / s.exp().max(),
                 "you divided by the largest instead of the sum: the probabilities must add up to 1",
@@ -278,11 +250,11 @@ EXERCISES: tuple[Exercise, ...] = (
                 "you gave the prompt back together with the answer: give only the new ids",
             ),
             Mistake(
-                _greedy_forgetful,
+                lambda f, ids, stop, n: _greedy(lambda _: f(ids), ids, stop, n),
                 "you ask about the same prompt in every round: the new id has to be read with the rest the next time",
             ),
             Mistake(
-                _greedy_last_only,
+                lambda f, ids, stop, n: _greedy(lambda text: f(text[-1:]), ids, stop, n),
                 "you let the model read only the newest id: it keeps no memory here, so give it the whole text",
             ),
             Mistake(
@@ -298,7 +270,7 @@ EXERCISES: tuple[Exercise, ...] = (
                 "you gave one id more than max_new allows: compare before you ask for the next one",
             ),
             Mistake(
-                lambda f, ids, stop, n: _greedy(f, ids, (), n),
+                lambda f, ids, _, n: _greedy(f, ids, (), n),
                 "you went on after a stop id: end the loop where the best id is in stop_ids",
             ),
             Mistake(
@@ -333,12 +305,12 @@ EXERCISES: tuple[Exercise, ...] = (
                 "argsort says which token stands in a place: you need the place in which the token stands",
             ),
             Mistake(
-                lambda s, t: (s > s[:, t]).sum(dim=1) + 1 if s.shape[0] == s.shape[1] else (s[0] > s[0, t]).sum() + 1,
+                lambda s, t: (s[0] > s[0, t]).sum() + 1,
                 "that is the place in the first row alone: give one place for each row",
             ),
             Mistake(
                 lambda s, t: (s > s[0, t]).sum(dim=1) + 1,
-                "you compared every row with the token's score in the first row: each row has its own, scores[:, [token]]",
+                "you compared every row with the token's score in the first row: each has its own, scores[:, [token]]",
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""Checks of lesson 02: the root mean square, RMSNorm in any dtype, a fused SwiGLU, RMSNorm's backward, a broken norm."""
+"""Checks of lesson 02: a fused SwiGLU, RMSNorm in any dtype, its backward, inputs that break it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,53 @@ from torch import Tensor
 from llamamm.course.checks.core import Exercise, Mistake
 from llamamm.layers import RMSNorm
 
-# ---- 02.1: rms(x) ----
+# ---- 02.1: swiglu_fused(x, gate_up, down) ----
 
 
-def _rms(x: Tensor) -> Tensor:
-    return x.pow(2).mean(dim=-1).sqrt()
+def _swiglu_fused(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    gate, up = (x @ gate_up.T).chunk(2, dim=-1)
+    return (F.silu(gate) * up) @ down.T
 
 
-def _rms_cases(g: torch.Generator) -> list[tuple]:
-    return [
-        (torch.tensor([3.0, 4.0]),),
-        (3 + torch.randn(5, generator=g),),
-        (torch.randn(2, 3, 8, generator=g),),
-        (torch.zeros(2, 4),),
-    ]
+def _swiglu_cases(g: torch.Generator) -> list[tuple]:
+    def case(*lead: int) -> tuple:
+        return tuple(torch.randn(*shape, generator=g) for shape in ((*lead, 4), (12, 4), (4, 6)))
+
+    return [case(1, 1), case(2, 4), case(2, 3)]
+
+
+def _fused(hidden: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """A fused SwiGLU whose hidden vector is made from gate and up in another way."""
+    return lambda x, gate_up, down: hidden(x @ gate_up.T) @ down.T
+
+
+def _silu_on_up(h: Tensor) -> Tensor:
+    gate, up = h.chunk(2, dim=-1)
+    return gate * F.silu(up)
+
+
+def _interleaved(h: Tensor) -> Tensor:
+    return F.silu(h[..., ::2]) * h[..., 1::2]
+
+
+def _silu_on_both(h: Tensor) -> Tensor:
+    gate, up = F.silu(h).chunk(2, dim=-1)
+    return gate * up
+
+
+def _no_silu(h: Tensor) -> Tensor:
+    gate, up = h.chunk(2, dim=-1)
+    return gate * up
+
+
+def _sigmoid(h: Tensor) -> Tensor:
+    gate, up = h.chunk(2, dim=-1)
+    return torch.sigmoid(gate) * up
+
+
+def _sum(h: Tensor) -> Tensor:
+    gate, up = h.chunk(2, dim=-1)
+    return F.silu(gate) + up
 
 
 # ---- 02.2: rms_norm(x, weight, eps) ----
@@ -86,60 +119,16 @@ def _norm_no_root(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * (x32 / (x32.pow(2).mean(dim=-1, keepdim=True) + eps)).to(x.dtype)
 
 
+def _norm_sum(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    x32 = x.float()
+    return weight * (x32 * torch.rsqrt(x32.pow(2).sum(dim=-1, keepdim=True) + eps)).to(x.dtype)
+
+
 def _layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * F.layer_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
 
 
-# ---- 02.3: swiglu_fused(x, gate_up, down) ----
-
-
-def _swiglu_fused(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    gate, up = (x @ gate_up.T).chunk(2, dim=-1)
-    return (F.silu(gate) * up) @ down.T
-
-
-def _swiglu_cases(g: torch.Generator) -> list[tuple]:
-    def case(*lead: int) -> tuple:
-        return tuple(torch.randn(*shape, generator=g) for shape in ((*lead, 4), (12, 4), (4, 6)))
-
-    return [case(1, 1), case(2, 4), case(2, 3)]
-
-
-def _fused(hidden: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """A fused SwiGLU whose hidden vector is made from gate and up in another way."""
-    return lambda x, gate_up, down: hidden(x @ gate_up.T) @ down.T
-
-
-def _silu_on_up(h: Tensor) -> Tensor:
-    gate, up = h.chunk(2, dim=-1)
-    return gate * F.silu(up)
-
-
-def _interleaved(h: Tensor) -> Tensor:
-    return F.silu(h[..., ::2]) * h[..., 1::2]
-
-
-def _silu_on_both(h: Tensor) -> Tensor:
-    gate, up = F.silu(h).chunk(2, dim=-1)
-    return gate * up
-
-
-def _no_silu(h: Tensor) -> Tensor:
-    gate, up = h.chunk(2, dim=-1)
-    return gate * up
-
-
-def _sigmoid(h: Tensor) -> Tensor:
-    gate, up = h.chunk(2, dim=-1)
-    return torch.sigmoid(gate) * up
-
-
-def _sum(h: Tensor) -> Tensor:
-    gate, up = h.chunk(2, dim=-1)
-    return F.silu(gate) + up
-
-
-# ---- 02.4: rms_norm_backward(x, weight, eps, grad) ----
+# ---- 02.3: rms_norm_backward(x, weight, eps, grad) ----
 
 
 def _backward(x: Tensor, weight: Tensor, eps: float, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,33 +164,32 @@ def _wrong_backward(
     return backward
 
 
-# ---- 02.5: breaking_inputs() ----
+# ---- 02.4: breaking_inputs() ----
 
-BREAKS = "both break the norms that they should break"
+BREAKS = "breaks the norm"
 
 
-def naive_fp16_norm(x: Tensor, eps: float) -> Tensor:
+def _fp16_norm(x: Tensor, eps: float) -> Tensor:
     """RMSNorm without the cast: squares, mean and root in the dtype of x."""
     return x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + eps)
 
 
-def _verdict(answer: Callable[[], tuple[Tensor, Tensor]], _case: tuple) -> str:
-    """What the two inputs do: the first thing that is wrong with them, or BREAKS."""
+def _verdict(answer: Callable[[], tuple[Tensor, Tensor]], case: tuple) -> str:
+    """What one of the two inputs does: the first thing that is wrong with it, or BREAKS."""
+    name, eps = case
     large, small = answer()
-    for name, x in (("large", large), ("small", small)):
-        if not isinstance(x, Tensor) or x.shape != (4,):
-            return f"{name} is not a tensor of shape (4,)"
-        if x.dtype != torch.float16:
-            return f"{name} is not in fp16"
-        if not x.isfinite().all():
-            return f"{name} holds inf or NaN itself"
-        if not x.any():
-            return f"{name} is the zero vector"
-    if naive_fp16_norm(large, 1e-5).any():
-        return "large survives squares in fp16"
-    if naive_fp16_norm(small, 0.0).isfinite().all():
-        return "small survives without epsilon"
-    return BREAKS
+    x = large if name == "large" else small
+    if not isinstance(x, Tensor) or x.shape != (4,):
+        return f"{name} is not a tensor of shape (4,)"
+    if x.dtype != torch.float16:
+        return f"{name} is not in fp16"
+    if not x.isfinite().all():
+        return f"{name} holds inf or NaN itself"
+    if not x.any():
+        return f"{name} is the zero vector"
+    out = _fp16_norm(x, eps)
+    broken = not out.any() if name == "large" else not out.isfinite().all()
+    return BREAKS if broken else f"{name} survives"
 
 
 def _pair(large: float = 300.0, small: float = 1e-5, dtype: torch.dtype = torch.float16) -> Callable[[], tuple]:
@@ -210,50 +198,9 @@ def _pair(large: float = 300.0, small: float = 1e-5, dtype: torch.dtype = torch.
 
 EXERCISES: tuple[Exercise, ...] = (
     Exercise(
-        id="02.1", name="rms", minutes=3, level="warm-up", reference=_rms, cases=_rms_cases,
+        id="02.1", name="swiglu_fused", minutes=5, level="warm-up", reference=_swiglu_fused, cases=_swiglu_cases,
         mistakes=(
-            Mistake(lambda x: x.pow(2).mean(dim=-1), "that is the mean square: take the square root of it"),
-            Mistake(
-                lambda x: x.norm(dim=-1),
-                "that is the vector's length, the root of the sum: divide the sum by the number of entries first",
-            ),
-            Mistake(
-                lambda x: x.std(dim=-1, correction=0),
-                "that is the standard deviation: it subtracts the mean, and the root mean square doesn't",
-            ),
-            Mistake(
-                lambda x: x.std(dim=-1),
-                "that is the standard deviation (over C - 1): it subtracts the mean, the root mean square doesn't",
-            ),
-            Mistake(lambda x: x.abs().mean(dim=-1), "that is the mean of the absolute values: square, mean, root"),
-            Mistake(lambda x: x.mean(dim=-1).abs(), "you squared the mean: square each entry first, then take the mean"),
-            Mistake(lambda x: x.pow(2).mean().sqrt(), "you averaged over all dimensions: each row has its own, dim=-1"),
-            Mistake(
-                lambda x: x.pow(2).mean(dim=-1, keepdim=True).sqrt(),
-                "the numbers are right, but the last dimension should be gone: leave out keepdim",
-            ),
-        ),
-    ),
-    Exercise(
-        id="02.2", name="rms_norm", minutes=10, level="core", reference=_rms_norm, cases=_rms_norm_cases,
-        mistakes=(
-            Mistake(_norm_eps_outside, "your epsilon is outside the square root: add it to the mean square"),
-            Mistake(_norm_no_eps, "epsilon is missing: a zero vector becomes 0/0, and a tiny one is blown up to size 1"),
-            Mistake(_norm_no_weight, "you forgot the weight: each channel is scaled by its own learned number"),
-            Mistake(
-                _norm_weight_first,
-                "right in fp32, but in bf16 you multiply by the weight before casting back: cast back first",
-            ),
-            Mistake(_norm_no_cast, "you took the squares in x's own dtype: 300² overflows in fp16; compute in fp32"),
-            Mistake(_norm_no_cast_back, "you stayed in fp32: cast back to x.dtype before the weight"),
-            Mistake(_norm_no_root, "you divided by the mean square itself: take its square root"),
-            Mistake(_layer_norm, "that is LayerNorm: RMSNorm subtracts no mean"),
-        ),
-    ),
-    Exercise(
-        id="02.3", name="swiglu_fused", minutes=10, level="core", reference=_swiglu_fused, cases=_swiglu_cases,
-        mistakes=(
-            Mistake(_fused(_silu_on_up), "silu is on the wrong half: the first N rows are the gate, and silu goes there"),
+            Mistake(_fused(_silu_on_up), "silu is on the wrong half: the first N rows are the gate, silu goes there"),
             Mistake(_fused(_interleaved), "you took every second row: the gate is the first half, up the second half"),
             Mistake(_fused(_silu_on_both), "you applied silu to both halves: up stays as it is"),
             Mistake(_fused(_no_silu), "silu is missing: without it nothing opens or closes the gate"),
@@ -262,7 +209,24 @@ EXERCISES: tuple[Exercise, ...] = (
         ),
     ),
     Exercise(
-        id="02.4", name="rms_norm_backward", minutes=25, level="hard",
+        id="02.2", name="rms_norm", minutes=10, level="core", reference=_rms_norm, cases=_rms_norm_cases,
+        mistakes=(
+            Mistake(_norm_eps_outside, "your epsilon is outside the square root: add it to the mean square"),
+            Mistake(_norm_no_eps, "epsilon is missing: a zero vector becomes 0/0, a tiny one is blown up to size 1"),
+            Mistake(_norm_no_weight, "you forgot the weight: each channel is scaled by its own learned number"),
+            Mistake(
+                _norm_weight_first,
+                "right in fp32, but in bf16 you multiply by the weight before casting back: cast back first",
+            ),
+            Mistake(_norm_no_cast, "you took the squares in x's own dtype: 300² overflows in fp16; compute in fp32"),
+            Mistake(_norm_no_cast_back, "you stayed in fp32: cast back to x.dtype before the weight"),
+            Mistake(_norm_no_root, "you divided by the mean square itself: take its square root"),
+            Mistake(_norm_sum, "you divided by the vector's length: take the mean of the squares, not their sum"),
+            Mistake(_layer_norm, "that is LayerNorm: RMSNorm subtracts no mean"),
+        ),
+    ),
+    Exercise(
+        id="02.3", name="rms_norm_backward", minutes=25, level="hard",
         reference=_backward, cases=_backward_cases,
         mistakes=(
             Mistake(
@@ -271,7 +235,10 @@ EXERCISES: tuple[Exercise, ...] = (
                 "second term",
             ),
             Mistake(_wrong_backward(sign=1.0), "the second term has the wrong sign: a larger x makes 1/RMS smaller"),
-            Mistake(_wrong_backward(weighted=False), "the weight is missing in the second term: it, too, starts from w · grad"),
+            Mistake(
+                _wrong_backward(weighted=False),
+                "the weight is missing in the second term: it, too, starts from w · grad",
+            ),
             Mistake(_wrong_backward(mean=False), "in the second term take the mean over channels, not the sum"),
             Mistake(
                 _wrong_backward(power=1),
@@ -289,10 +256,10 @@ EXERCISES: tuple[Exercise, ...] = (
         ),
     ),
     Exercise(
-        id="02.5", name="breaking_inputs", minutes=10, level="break it",
-        reference=_pair(), cases=lambda _: [()], run=_verdict,
+        id="02.4", name="breaking_inputs", minutes=10, level="break it",
+        reference=_pair(), cases=lambda _: [("large", 1e-5), ("small", 0.0)], run=_verdict,
         mistakes=(
-            Mistake(_pair(small=0.0), "small is the zero vector, as fp16 stores it: find one with an entry that isn't 0"),
+            Mistake(_pair(small=0.0), "small is the zero vector, as fp16 stores it: it needs an entry that isn't 0"),
             Mistake(_pair(large=0.0), "large is the zero vector: take numbers whose squares are over 65,504"),
             Mistake(_pair(large=torch.inf), "large holds inf or NaN itself: fp16 ends at 65,504, stay below"),
             Mistake(_pair(large=200.0), "large survives: the squares must be over 65,504, the largest fp16 number"),
@@ -300,11 +267,7 @@ EXERCISES: tuple[Exercise, ...] = (
                 _pair(small=1e-3),
                 "small survives without epsilon: its squares must round to 0 in fp16, below 3e-8",
             ),
-            Mistake(_pair(dtype=torch.float32), "large is not in fp16: give it dtype=torch.float16"),
-            Mistake(
-                _pair(dtype=torch.bfloat16),
-                "large is not in fp16: give it dtype=torch.float16",
-            ),
+            Mistake(_pair(dtype=torch.float32), "your tensors are not in fp16: give them dtype=torch.float16"),
         ),
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Checks for lesson 07: a safetensors file from its bytes, a 4-bit matrix with its rows in order, a file that fools."""
+"""Checks for lesson 07: a file from its bytes, a 4-bit matrix with its rows in order, a file that fools."""
 
 from __future__ import annotations
 
@@ -19,7 +19,19 @@ from llamamm.errors import CheckpointError
 from llamamm.weights.checkpoint import open_checkpoint, read_header
 from llamamm.weights.names import half_split_to_interleaved, interleaved_to_half_split
 
-# ---- 07.1: all tensors of a file ----
+# ---- 07.1: where the data begin ----
+
+
+def _data_start(raw: bytes) -> int:
+    return 8 + struct.unpack("<Q", raw[:8])[0]
+
+
+def _start_cases(_: torch.Generator) -> list[tuple]:
+    whole = save({"a": torch.ones(3)})
+    return [(whole,), (save({f"w{i}": torch.ones(2) for i in range(9)}),), (struct.pack("<Q", 2**33 + 5),)]
+
+
+# ---- 07.2: all tensors of a file ----
 
 
 def _file_cases(g: torch.Generator) -> list[tuple]:
@@ -69,7 +81,7 @@ def _read(
     return tensors
 
 
-# ---- 07.2: a query matrix in Q4_1, in Meta's row order ----
+# ---- 07.3: a query matrix in Q4_1, in Meta's row order ----
 
 
 def _blocks(data: bytes) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,7 +164,7 @@ def _q_mistakes() -> tuple[Mistake, ...]:
     return (*alone, *both)
 
 
-# ---- 07.3: a file that one of two functions refuses ----
+# ---- 07.4: a file that one of two functions refuses ----
 
 
 def _fooling_file() -> bytes:
@@ -186,7 +198,25 @@ def _fooling_problem(result: Any, case: tuple) -> str | None:  # noqa: ARG001 (t
 
 EXERCISES: tuple[Exercise, ...] = (
     Exercise(
-        id="07.1",
+        id="07.1", name="data_start", minutes=5, level="warm-up", reference=_data_start, cases=_start_cases,
+        mistakes=(
+            Mistake(
+                lambda raw: struct.unpack("<Q", raw[:8])[0],
+                "that is the length of the header: it begins behind 8 bytes, so the data begin 8 bytes later",
+            ),
+            Mistake(
+                lambda raw: 8 + struct.unpack(">Q", raw[:8])[0],
+                "you read the length highest byte first: safetensors stores the lowest byte first",
+            ),
+            Mistake(
+                lambda raw: 8 + struct.unpack("<I", raw[:4])[0],
+                "you read 4 bytes of the length: it has 8, and a claim above 4 GB would look small",
+            ),
+            Mistake(lambda raw: 8 + raw[0], "you read one byte of the length: it has 8"),
+        ),
+    ),
+    Exercise(
+        id="07.2",
         name="read_tensors",
         minutes=10,
         level="core",
@@ -230,7 +260,7 @@ EXERCISES: tuple[Exercise, ...] = (
         ),
     ),
     Exercise(
-        id="07.2",
+        id="07.3",
         name="load_q",
         minutes=25,
         level="hard",
@@ -239,7 +269,7 @@ EXERCISES: tuple[Exercise, ...] = (
         mistakes=_q_mistakes(),
     ),
     Exercise(
-        id="07.3",
+        id="07.4",
         name="fooling_file",
         minutes=10,
         level="break it",

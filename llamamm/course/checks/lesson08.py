@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,9 +48,15 @@ def _top_p_cases(g: torch.Generator) -> list[tuple]:
 
 
 def _top_p(
-    logits: Tensor, p: float, *, crossing: bool = True, best: bool = True, back: str = "scatter", descending: bool = True
+    logits: Tensor,
+    p: float,
+    *,
+    crossing: bool = True,
+    best: bool = True,
+    back: str = "scatter",
+    worst_first: bool = False,
 ) -> Tensor:
-    ordered, order = logits.sort(dim=-1, descending=descending)
+    ordered, order = logits.sort(dim=-1, descending=not worst_first)
     probs = ordered.softmax(dim=-1)
     total = probs.cumsum(dim=-1)
     cut = (total - probs if crossing else total) >= p
@@ -76,20 +83,31 @@ def _first_row_top_p(logits: Tensor, p: float) -> Tensor:
 # ---- 08.3 ----
 
 
-def _until_stop(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
+def _until_stop(
+    pieces: Iterable[str],
+    stop: Sequence[str],
+    *,
+    hold: Callable[[str, Sequence[str]], int] = _possible_stop,
+    which: Callable = min,
+    show_stop: bool = False,
+    show_before: bool = True,
+    show_rest: bool = True,
+) -> Iterator[str]:
     held = ""
     for piece in pieces:
         held += piece
-        found = [at for at in map(held.find, stop) if at >= 0]
+        found = [(held.find(s), s) for s in stop if s in held]
         if found:
-            if min(found):
-                yield held[: min(found)]
+            at, s = which(found)
+            end = at + len(s) if show_stop else at
+            if end and show_before:
+                yield held[:end]
             return
-        ready = len(held) - _possible_stop(held, stop)
-        if ready:
+        ready = len(held) - hold(held, stop)
+        if ready > 0:
             yield held[:ready]
             held = held[ready:]
-    if held:
+    if held and show_rest:
         yield held
 
 
@@ -102,7 +120,8 @@ def _stream_cases(g: torch.Generator) -> list[tuple]:  # noqa: ARG001 (nothing t
         (["x ST", "OP y STOP"], ["STOP"]),
         (["a END b ### c"], ["###", "END"]),  # the second of the list comes first in the text
         (["no", " stop", " at", " all"], ["\nQ:"]),
-        (["aab", "aabaac"], ["aabaac"]),  # a beginning within a beginning
+        (["x", "aa", "baac"], ["aabaac"]),  # a beginning within a beginning
+        (["aab", "aabaac"], ["aabaac"]),
         ([], ["\nQ:"]),
     ]
 
@@ -110,16 +129,6 @@ def _stream_cases(g: torch.Generator) -> list[tuple]:  # noqa: ARG001 (nothing t
 def _run_stream(answer: Callable, case: tuple) -> list[str]:
     pieces, stop = case
     return list(answer(iter(pieces), stop))
-
-
-def _each_piece_alone(pieces, stop):
-    for piece in pieces:
-        found = [at for at in map(piece.find, stop) if at >= 0]
-        if found:
-            if min(found):
-                yield piece[: min(found)]
-            return
-        yield piece
 
 
 def _whole_text(pieces, stop):
@@ -141,102 +150,8 @@ def _nothing_held(pieces, stop):
         shown = text
 
 
-def _always_held(pieces, stop):
-    held, keep = "", max(map(len, stop)) - 1
-    for piece in pieces:
-        held += piece
-        found = [at for at in map(held.find, stop) if at >= 0]
-        if found:
-            if min(found):
-                yield held[: min(found)]
-            return
-        ready = len(held) - keep
-        if ready > 0:
-            yield held[:ready]
-            held = held[ready:]
-    if held:
-        yield held
-
-
-def _shortest_end(pieces, stop):
-    held = ""
-    for piece in pieces:
-        held += piece
-        found = [at for at in map(held.find, stop) if at >= 0]
-        if found:
-            if min(found):
-                yield held[: min(found)]
-            return
-        ends = (n for n in range(1, len(held) + 1) if any(s.startswith(held[-n:]) for s in stop))
-        ready = len(held) - next(ends, 0)
-        if ready:
-            yield held[:ready]
-            held = held[ready:]
-    if held:
-        yield held
-
-
-def _rest_forgotten(pieces, stop):
-    held = ""
-    for piece in pieces:
-        held += piece
-        found = [at for at in map(held.find, stop) if at >= 0]
-        if found:
-            if min(found):
-                yield held[: min(found)]
-            return
-        ready = len(held) - _possible_stop(held, stop)
-        if ready:
-            yield held[:ready]
-            held = held[ready:]
-
-
-def _held_dropped_at_stop(pieces, stop):
-    held = ""
-    for piece in pieces:
-        held += piece
-        if any(s in held for s in stop):
-            return
-        ready = len(held) - _possible_stop(held, stop)
-        if ready:
-            yield held[:ready]
-            held = held[ready:]
-    if held:
-        yield held
-
-
-def _first_of_the_list(pieces, stop):
-    held = ""
-    for piece in pieces:
-        held += piece
-        found = [at for at in map(held.find, stop) if at >= 0]
-        if found:
-            if found[0]:
-                yield held[: found[0]]
-            return
-        ready = len(held) - _possible_stop(held, stop)
-        if ready:
-            yield held[:ready]
-            held = held[ready:]
-    if held:
-        yield held
-
-
-def _stop_shown(pieces, stop):
-    held = ""
-    for piece in pieces:
-        held += piece
-        found = [(held.find(s), s) for s in stop if s in held]
-        if found:
-            at, s = min(found)
-            yield held[: at + len(s)]
-            return
-        ready = len(held) - _possible_stop(held, stop)
-        if ready:
-            yield held[:ready]
-            held = held[ready:]
-    if held:
-        yield held
+def _shortest_end(text: str, stop: Sequence[str]) -> int:
+    return next((n for n in range(1, len(text) + 1) if any(s.startswith(text[-n:]) for s in stop)), 0)
 
 
 # ---- 08.4 ----
@@ -257,8 +172,8 @@ def _trap_problem(result: Any, case: tuple) -> str | None:  # noqa: ARG001 (the 
     logits = result.float()
     if (logits >= 0).all() and abs(float(logits.sum()) - 1) < 1e-3 and float(logits.max()) < 1:
         return (
-            "these look like probabilities: as logits, numbers between 0 and 1 are nearly equal after softmax. Give the "
-            "logarithms of your probabilities"
+            "these look like probabilities: as logits, numbers between 0 and 1 are nearly equal after softmax. Give "
+            "the logarithms of your probabilities"
         )
     best = float(logits.softmax(-1).max())
     by_min_p, by_top_p = (int(rule.isfinite().sum()) for rule in (keep_min_p(logits, 0.05), keep_top_p(logits, 0.9)))
@@ -269,8 +184,8 @@ def _trap_problem(result: Any, case: tuple) -> str | None:  # noqa: ARG001 (the 
         )
     if best > 0.15:
         return (
-            f"min-p keeps one token, but the best has probability {best:.3g}, so the model is fairly sure of it: it may "
-            f"have at most 0.15. Give more to the tail"
+            f"min-p keeps one token, but the best has probability {best:.3g}, so the model is fairly sure of it: at "
+            f"most 0.15 is allowed. Give more to the tail"
         )
     if by_top_p < 500:
         return f"top-p keeps {by_top_p} tokens and should keep at least 500: spread the tail more evenly"
@@ -287,10 +202,6 @@ EXERCISES: tuple[Exercise, ...] = (
         cases=_heated_cases,
         tolerance=1e-5,
         mistakes=(
-            Mistake(
-                lambda x, t: (x / t).softmax(-1),
-                "at temperature 0 you divided by 0: it means greedy, 1 for the best token and 0 for all others",
-            ),
             Mistake(
                 lambda x, t: (x / max(t, 1e-6)).softmax(-1) if t else x.softmax(-1),
                 "temperature 0 is not 1: it means greedy, 1 for the best token and 0 for all others",
@@ -319,6 +230,10 @@ EXERCISES: tuple[Exercise, ...] = (
                 lambda x, t: x.softmax(-1),  # noqa: ARG005 (it is the mistake)
                 "you left the temperature out: divide the logits by it",
             ),
+            Mistake(
+                lambda x, t: (x / t).softmax(-1),
+                "at temperature 0 you divided by 0: it means greedy, 1 for the best token and 0 for all others",
+            ),
         ),
     ),
     Exercise(
@@ -331,8 +246,8 @@ EXERCISES: tuple[Exercise, ...] = (
         mistakes=(
             Mistake(
                 lambda x, p: _top_p(x, p, crossing=False, best=False),
-                "you dropped the token that crosses p (for a tiny p that is the best one, and nothing is left): a token "
-                "goes if what is better than it has reached p already, without the token itself",
+                "you dropped the token that crosses p (for a tiny p that is the best one, and nothing is left): a "
+                "token goes only if what is better than it, without the token itself, has reached p already",
             ),
             Mistake(
                 lambda x, p: _top_p(x, p, crossing=False),
@@ -348,7 +263,7 @@ EXERCISES: tuple[Exercise, ...] = (
                 "you applied the sorting a second time instead of undoing it: scatter puts each back to its place",
             ),
             Mistake(
-                lambda x, p: _top_p(x, p, best=False, descending=False),
+                lambda x, p: _top_p(x, p, best=False, worst_first=True),
                 "you sorted with the worst first, so the worst tokens fill p: the best come first (descending=True)",
             ),
             Mistake(
@@ -385,7 +300,7 @@ EXERCISES: tuple[Exercise, ...] = (
         run=_run_stream,
         mistakes=(
             Mistake(
-                _each_piece_alone,
+                partial(_until_stop, hold=lambda *_: 0),
                 "you looked for the stop string in each piece alone: it may be spread over several pieces",
             ),
             Mistake(
@@ -397,28 +312,28 @@ EXERCISES: tuple[Exercise, ...] = (
                 _whole_text, "the text is right, but it came in one piece at the end: give out what is safe at once"
             ),
             Mistake(
-                _always_held,
+                partial(_until_stop, hold=lambda _, stop: max(map(len, stop)) - 1),
                 "the text is right but late: you always hold back as much as a stop string may need. Hold back only an "
                 "end that is the beginning of one",
             ),
             Mistake(
-                _shortest_end,
+                partial(_until_stop, hold=_shortest_end),
                 "you hold back the shortest end that begins a stop string, and a longer one may begin it too: try the "
                 "longest first",
             ),
             Mistake(
-                _rest_forgotten,
-                "what you still held when the pieces ended is lost: it became no stop string, so give it out at the end",
+                partial(_until_stop, show_rest=False),
+                "what you still held when the pieces ended is lost: it became no stop string, so give it out then",
             ),
             Mistake(
-                _held_dropped_at_stop,
+                partial(_until_stop, show_before=False),
                 "you lost the text in front of the stop string: give out what stands before it, then end",
             ),
             Mistake(
-                _first_of_the_list,
+                partial(_until_stop, which=lambda found: found[0]),
                 "with two stop strings in the text, the one that comes first in the text counts, not in the list",
             ),
-            Mistake(_stop_shown, "you gave out the stop string itself: end before it"),
+            Mistake(partial(_until_stop, show_stop=True), "you gave out the stop string itself: end before it"),
         ),
     ),
     Exercise(

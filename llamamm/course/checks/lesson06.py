@@ -1,0 +1,349 @@
+"""Checks of lesson 06: counting parameters, the block, a Llama from a dictionary of tensors, a model that peeks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llamamm.attention import readable_attention
+from llamamm.config import LLAMA32_3B_CONFIG, SMOLLM2_CONFIG, RopeScaling, TextConfig
+from llamamm.course.checks.core import Exercise, Mistake
+from llamamm.layers import RMSNorm
+from llamamm.model import Llama3Model, TransformerBlock
+from llamamm.rope import apply_rope, compute_rope_params
+
+# ---- 06.1: count_parameters ----
+
+
+def _count_cases(_: torch.Generator) -> list[tuple]:
+    tiny = ({}, {"head_dim": 24, "tie_embeddings": False, "n_layers": 1}, {"n_kv_heads": 1, "intermediate_size": 200})
+    return [(cfg,) for cfg in (*(TextConfig.tiny(**c) for c in tiny), SMOLLM2_CONFIG, LLAMA32_3B_CONFIG)]
+
+
+def _count(cfg: TextConfig, *, tables: int | None = None, kv_heads: int | None = None, head_dim: int | None = None,
+           mlp_matrices: int = 3, norms: int = 2, last_norm: int = 1) -> int:  # fmt: skip
+    """Right by default, each argument a way to be wrong. A test holds it equal to built models."""
+    C, D = cfg.hidden_size, cfg.head_dim if head_dim is None else head_dim
+    K = cfg.n_kv_heads if kv_heads is None else kv_heads
+    block = 2 * cfg.n_heads * D * C + 2 * K * D * C + mlp_matrices * cfg.intermediate_size * C + norms * C
+    tables = (1 if cfg.tie_embeddings else 2) if tables is None else tables
+    return cfg.n_layers * block + tables * cfg.vocab_size * C + last_norm * C
+
+
+COUNT = Exercise(
+    id="06.1", name="count_parameters", minutes=5, level="warm-up",
+    reference=_count, cases=_count_cases,
+    mistakes=(
+        Mistake(lambda cfg: _count(cfg, tables=2),
+                "you counted a tied head: where cfg.tie_embeddings is true, head and embedding are one matrix"),
+        Mistake(lambda cfg: _count(cfg, tables=1),
+                "you left the head out of a model that is not tied: there it is a second V × C matrix"),
+        Mistake(lambda cfg: _count(cfg, kv_heads=cfg.n_heads),
+                "k_proj and v_proj have n_kv_heads heads, not n_heads"),
+        Mistake(lambda cfg: _count(cfg, head_dim=cfg.hidden_size // cfg.n_heads),
+                "use cfg.head_dim: a head need not have the size hidden_size / n_heads, and does not in case 2"),
+        Mistake(lambda cfg: _count(cfg, mlp_matrices=2),
+                "the feed-forward layer has three matrices: gate, up and down"),
+        Mistake(lambda cfg: _count(cfg, norms=1), "a block has two norms, one before each layer"),
+        Mistake(lambda cfg: _count(cfg, norms=0), "a block's two norms have weights, too: C each"),
+        Mistake(lambda cfg: _count(cfg, last_norm=0), "the norm before the head is missing: C more"),
+        Mistake(lambda cfg: _count(cfg, norms=0, last_norm=0), "norms have weights, too: C each, two in every block "
+                "and one before the head"),
+        Mistake(lambda cfg: _count(cfg.replace(n_layers=1)), "you counted one block: there are cfg.n_layers of them"),
+    ),
+)  # fmt: skip
+
+
+# ---- 06.2: block_forward ----
+
+
+@cache
+def _block(T: int, **changes: Any) -> tuple[TransformerBlock, Tensor, Tensor]:
+    torch.manual_seed(T)
+    cfg = TextConfig.tiny(**changes)
+    block = TransformerBlock(cfg)
+    for module in block.modules():
+        if isinstance(module, RMSNorm):  # not ones, so that exchanged norms show
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return block, *compute_rope_params(cfg.head_dim, theta=cfg.rope_theta, context_length=T)
+
+
+def _block_cases(generator: torch.Generator) -> list[tuple]:
+    cases = []
+    for B, T, changes in ((1, 1, {}), (2, 7, {}), (1, 5, {"n_kv_heads": 1, "head_dim": 24})):
+        block, cos, sin = _block(T, **changes)
+        cases.append((block, 3 * torch.randn(B, T, 64, generator=generator), cos, sin))
+    return cases
+
+
+def _run_block(answer: Callable[..., Any], case: tuple) -> Any:
+    """The result, and x as it is afterwards."""
+    block, x, cos, sin = case
+    with torch.no_grad():
+        return answer(block, x, cos, sin), x
+
+
+def _normed(block: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    n = block.input_layernorm(x)
+    x = n + block.self_attn(n, cos, sin)
+    n = block.post_attention_layernorm(x)
+    return n + block.mlp(n)
+
+
+def _post_norm(block: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    x = block.input_layernorm(x + block.self_attn(x, cos, sin))
+    return block.post_attention_layernorm(x + block.mlp(x))
+
+
+def _wrong_block(*, first: str = "input_layernorm", second: str = "post_attention_layernorm",
+                 keep: tuple[int, int] = (1, 1), parallel: bool = False) -> Callable[..., Tensor]:  # fmt: skip
+    def forward(block: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        def norm(name: str, x: Tensor) -> Tensor:
+            return getattr(block, name)(x) if name else x
+
+        after = keep[0] * x + block.self_attn(norm(first, x), cos, sin)
+        return keep[1] * after + block.mlp(norm(second, x if parallel else after))
+
+    return forward
+
+
+def _in_place(block: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    x += block.self_attn(block.input_layernorm(x), cos, sin)
+    x += block.mlp(block.post_attention_layernorm(x))
+    return x
+
+
+def _first_in_place(block: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    x += block.self_attn(block.input_layernorm(x), cos, sin)
+    return x + block.mlp(block.post_attention_layernorm(x))
+
+
+_IN_PLACE = "the result is right, but you changed the caller's x: write x = x + ..., not x += ..."
+
+BLOCK = Exercise(
+    id="06.2", name="block_forward", minutes=10, level="core",
+    reference=lambda block, x, cos, sin: block(x, cos, sin),
+    cases=_block_cases, run=_run_block,
+    mistakes=(
+        Mistake(_wrong_block(keep=(0, 0)), "nothing is added to the stream: both layers need x + ..."),
+        Mistake(_wrong_block(keep=(1, 0)),
+                "after the feed-forward layer the residual is missing: add what came out of the attention step"),
+        Mistake(_wrong_block(keep=(0, 1)), "after the attention layer the residual is missing: x + self_attn(...)"),
+        Mistake(_normed,
+                "you add to the normalised copy: the norm is for what goes into a layer, the sum uses x itself"),
+        Mistake(_post_norm,
+                "this is post-norm: Llama normalises what goes into a layer, not the sum that comes after it"),
+        Mistake(_wrong_block(first="post_attention_layernorm", second="input_layernorm"),
+                "the two norms are exchanged: input_layernorm stands before the attention"),
+        Mistake(_wrong_block(second="input_layernorm"), "input_layernorm is used twice: the feed-forward layer has "
+                "its own, post_attention_layernorm"),
+        Mistake(_wrong_block(first="", second=""), "the norms are missing: each layer gets a normalised copy"),
+        Mistake(_wrong_block(second=""), "the feed-forward layer gets x without its norm, post_attention_layernorm"),
+        Mistake(_wrong_block(first=""), "the attention layer gets x without its norm, input_layernorm"),
+        Mistake(_wrong_block(parallel=True), "the feed-forward layer reads the x from before the attention: it should "
+                "read the sum"),
+        *(Mistake(answer, _IN_PLACE) for answer in (_in_place, _first_in_place)),
+    ),
+)  # fmt: skip
+
+
+# ---- 06.3: llama_logits ----
+
+
+@cache
+def _weights(T: int, **changes: Any) -> tuple[dict[str, Tensor], TextConfig]:
+    torch.manual_seed(T)
+    model = Llama3Model(TextConfig.tiny(vocab_size=64, context_length=64, **changes))
+    for parameter in model.parameters():  # large enough that every part can be seen in the logits
+        nn.init.normal_(parameter, mean=1.0 if parameter.dim() == 1 else 0.0, std=0.3)
+    return model.state_dict(), model.cfg  # detached
+
+
+def _logits_cases(generator: torch.Generator) -> list[tuple]:
+    shapes = (
+        (2, 9, {"n_heads": 6, "n_kv_heads": 2, "head_dim": 12, "n_layers": 3}),
+        (1, 1, {}),
+        (1, 12, {"tie_embeddings": False, "norm_eps": 1e-2}),
+        (1, 40, {"rope_scaling": RopeScaling(8.0, 1.0, 4.0, 16), "n_kv_heads": 1, "rope_theta": 500.0}),
+    )
+    return [(*_weights(T, **changes), torch.randint(64, (B, T), generator=generator)) for B, T, changes in shapes]
+
+
+@torch.no_grad()
+def _from_modules(weights: dict[str, Tensor], cfg: TextConfig, ids: Tensor) -> Tensor:
+    model = Llama3Model(cfg, attend=readable_attention)
+    model.load_state_dict(weights)
+    return model(ids)
+
+
+def _logits(weights: dict[str, Tensor], cfg: TextConfig, ids: Tensor, *, wrong: str = "") -> Tensor:
+    """The right answer, but for what `wrong` names."""
+    (B, T), D = ids.shape, cfg.head_dim
+    cos, sin = compute_rope_params(D, theta=10_000.0 if wrong == "theta" else cfg.rope_theta, context_length=T,
+                                   scaling=None if wrong == "scaling" else cfg.rope_scaling)  # fmt: skip
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], weights[f"{name}.weight"], 1e-5 if wrong == "eps" else cfg.norm_eps)
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, weights[f"{name}.weight"])
+
+    def heads(x: Tensor) -> Tensor:
+        return x.view(B, -1, T, D) if wrong == "view" else x.view(B, T, -1, D).transpose(1, 2)
+
+    x = F.embedding(ids, weights["embed_tokens.weight"])
+    norms = ["input_layernorm", "post_attention_layernorm"][:: -1 if wrong == "norms" else 1]
+    for i in range(cfg.n_layers):
+        layer = f"layers.{0 if wrong == 'layer' else i}"
+        n = norm(x, f"{layer}.{norms[0]}")
+        q, k, v = (heads(linear(n, f"{layer}.self_attn.{p}_proj")) for p in "qkv")
+        if wrong != "rope":
+            q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+        if wrong == "rope v":
+            v = apply_rope(v, cos, sin)
+        if wrong == "repeat":
+            k, v = (t.repeat(1, cfg.n_heads // cfg.n_kv_heads, 1, 1) for t in (k, v))
+        mask = torch.ones(T, T, dtype=torch.bool) if wrong == "future" else None
+        out = readable_attention(q, k, v, mask)
+        out = out.reshape(B, T, -1) if wrong == "back" else out.transpose(1, 2).reshape(B, T, -1)
+        added = linear(out, f"{layer}.self_attn.o_proj")
+        x = added if wrong == "residual" else x + added
+        n = norm(x, f"{layer}.{norms[1]}")
+        gate, up = linear(n, f"{layer}.mlp.gate_proj"), linear(n, f"{layer}.mlp.up_proj")
+        if wrong == "gate":
+            gate, up = up, gate
+        added = linear((gate if wrong == "silu" else F.silu(gate)) * up, f"{layer}.mlp.down_proj")
+        x = added if wrong == "residual" else x + added
+    if wrong != "last norm":
+        x = norm(x, "norm")
+    return linear(x, "embed_tokens" if wrong == "tied" else "lm_head")
+
+
+_LOGITS_MESSAGES = {
+    "last norm": "the norm before the head, norm.weight, is missing",
+    "rope": "q and k were not turned: apply_rope is missing, so the order of the tokens is lost",
+    "rope v": "you turned v as well: RoPE belongs to q and k only",
+    "theta": "use cfg.rope_theta: your angles come from a default",
+    "scaling": "cfg.rope_scaling is left out: compute_rope_params takes scaling=",
+    "eps": "use cfg.norm_eps: your epsilon is the default 1e-5",
+    "norms": "the two norms of a block are exchanged: input_layernorm stands before the attention",
+    "layer": "every layer uses the weights of layer 0",
+    "view": "view(B, H, T, D) mixes tokens and heads: view(B, T, H, D) first, then transpose(1, 2)",
+    "back": "after the attention the heads must go back behind the tokens: transpose(1, 2), then reshape(B, T, H * D)",
+    "repeat": "repeat gives the key heads in the order 0, 1, 0, 1; neighbouring query heads share one: 0, 0, 1, 1 "
+    "(readable_attention repeats them itself)",
+    "future": "tokens see the future: readable_attention is causal with mask=None",
+    "residual": "nothing is added to the stream: x = x + what the layer gives",
+    "gate": "gate and up are exchanged: silu goes over gate_proj",
+    "silu": "the feed-forward layer lacks silu: down(silu(gate(x)) * up(x))",
+    "tied": "you score with the embedding also where it is not tied: the head is lm_head.weight",
+}
+
+
+def _wrong_logits(wrong: str) -> Callable[..., Tensor]:
+    return lambda weights, cfg, ids: _logits(weights, cfg, ids, wrong=wrong)
+
+
+LOGITS = Exercise(
+    id="06.3", name="llama_logits", minutes=30, level="hard",
+    reference=_from_modules, cases=_logits_cases, tolerance=1e-3,
+    mistakes=tuple(Mistake(_wrong_logits(w), message) for w, message in _LOGITS_MESSAGES.items()),
+)  # fmt: skip
+
+
+# ---- 06.4: peek ----
+
+
+@cache
+def _peekable(n_layers: int) -> Llama3Model:
+    torch.manual_seed(n_layers)
+    model = Llama3Model(TextConfig.tiny(n_layers=n_layers)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            nn.init.normal_(parameter, std=0.15)  # so that a leak is far above rounding
+    return model
+
+
+def _peek_cases(generator: torch.Generator) -> list[tuple]:
+    shapes = ((1, 6, 2), (2, 5, 3), (1, 1, 2))
+    return [(_peekable(n_layers), torch.randint(512, (B, T), generator=generator)) for B, T, n_layers in shapes]
+
+
+def _run_peek(answer: Callable[..., Any], case: tuple) -> Any:
+    """(T, T) bool: do the logits at t (row) move when token s (column) is changed? A text where there are none."""
+    model, ids = case
+    B, T = ids.shape
+    with torch.no_grad():
+        logits = answer(model, ids.clone())
+        expected = (B, T, model.cfg.vocab_size)
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
+            what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            return f"the logits should be a tensor of shape {expected}, got {what}"
+        if not torch.isfinite(logits).all():
+            return "the logits hold NaN or infinity: is a row of your mask empty?"
+        moved = torch.zeros(T, T, dtype=torch.bool)
+        for s in range(T):
+            changed = ids.clone()
+            changed[:, s] = (changed[:, s] + 1) % model.cfg.vocab_size
+            moved[:, s] = ((answer(model, changed) - logits).abs().amax(dim=(0, 2))) > 1e-4
+    return moved
+
+
+def _judge_peek(result: Any, _: tuple) -> str | None:
+    if isinstance(result, str):
+        return result
+    T = len(result)
+    wanted = torch.ones(T, T, dtype=torch.bool).tril(1)
+    if torch.equal(result, wanted):
+        return None
+    if not (result & torch.ones_like(result).triu(1)).any():
+        return "nothing leaks: no logit depends on a later token"
+    t, s = (result != wanted).nonzero()[0].tolist()
+    if result[t, s]:
+        return f"the logits at position {t} depend on token {s}: that is {s - t} ahead, and 1 is allowed"
+    return f"the logits at position {t} do not depend on token {s}, and should"
+
+
+def _masked(model: Llama3Model, ids: Tensor, mask_of: Callable[[int, int], Tensor | None]) -> Tensor:
+    T = ids.shape[1]
+    x = model.embed_tokens(ids)
+    for i, layer in enumerate(model.layers):
+        x = layer(x, model.cos[:T], model.sin[:T], mask=mask_of(i, T))
+    return model.lm_head(model.norm(x))
+
+
+def _ahead(T: int, n: int) -> Tensor:
+    return torch.ones(T, T, dtype=torch.bool).tril(n)[None, None]
+
+
+def _one_mask(n: int) -> Callable[..., Tensor]:
+    return lambda model, ids: _masked(model, ids, lambda _, T: _ahead(T, n))
+
+
+PEEK = Exercise(
+    id="06.4", name="peek", minutes=15, level="break it",
+    reference=lambda model, ids: _masked(model, ids, lambda i, T: _ahead(T, 1) if i == 0 else None),
+    cases=_peek_cases, run=_run_peek, accept=_judge_peek,
+    mistakes=(
+        Mistake(_one_mask(1), "the leaks add up: every block hands on what the block before has seen, so L blocks that "
+                "look one ahead see L ahead"),
+        Mistake(lambda model, ids: model(ids), "nothing leaks: this is the honest model"),
+        Mistake(lambda model, ids: _masked(model, ids, lambda _, T: _ahead(T, T)),
+                "every position sees the whole text: the leak shall reach one token ahead only"),
+        Mistake(lambda model, ids: _masked(model, ids, lambda i, T: _ahead(T, T) if i == 0 else None),
+                "one block sees the whole text: its mask should end one column right of the diagonal, tril(1)"),
+        Mistake(lambda model, ids: _masked(model, ids, lambda i, T: _ahead(T, 2) if i == 0 else None),
+                "two ahead, not one: tril(1) keeps the diagonal and one column right of it"),
+        Mistake(lambda model, ids: model(ids.roll(-1, dims=1)),
+                "you shifted the text: position t sees token t + 1, but the first token is seen only by the last "
+                "position, round the corner"),
+    ),
+)  # fmt: skip
+
+
+EXERCISES: tuple[Exercise, ...] = (COUNT, BLOCK, LOGITS, PEEK)

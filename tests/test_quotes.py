@@ -1,0 +1,89 @@
+"""Every public definition that a lesson teaches stands in exactly one lesson, or here with the reason why not."""
+
+import ast
+import re
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from llamamm.course.sync import quoting_cells
+
+ROOT = Path(__file__).parent.parent
+# `weights.hub` is told in prose: it arranges another library's calls
+TAUGHT = [
+    "tokenizer", "tokenizer_files", "chat", "layers", "rope", "masks", "attention", "cache", "config", "model",
+    "weights.tensors", "weights.checkpoint", "weights.names", "weights.loading", "weights.saving", "weights.gguf",
+    "pretrained", "sampling", "generate", "session",
+]  # fmt: skip
+
+# module: {name: why no lesson quotes it}
+IN_WORDS = "explained in the lesson's prose"
+TOO_LONG = "too long for a cell; built in small"
+CONSTANT = "a constant, named in prose"
+PROTOCOL = "a protocol for type checkers"
+NOT_QUOTED: dict[str, dict[str, str]] = {
+    "tokenizer": {
+        "Tokenizer": TOO_LONG, "META_MAX_CHARS": CONSTANT, "META_MAX_RUN": CONSTANT, "MAX_WHITESPACE_RUN": CONSTANT,
+    },
+    "tokenizer_files": {
+        "TokenizerFile": "a plain record of fields", "read_tokenizer_file": IN_WORDS, "PRE_TOKENIZERS": CONSTANT,
+        "META_BASE_TOKENS": CONSTANT, "META_SPECIAL_TOKENS": CONSTANT, "REMEDY": CONSTANT,
+    },
+    "config": {
+        "TextConfig": TOO_LONG, "LLAMA32_CONFIG": CONSTANT, "LLAMA32_3B_CONFIG": CONSTANT, "SMOLLM2_CONFIG": CONSTANT,
+        "OUTLINE_NAMES": CONSTANT,
+    },
+    "model": {"Llama3Model": TOO_LONG},
+    "weights.checkpoint": {
+        "open_checkpoint": IN_WORDS, "check_shard_name": IN_WORDS, "INDEX_FILE": CONSTANT, "SINGLE_FILE": CONSTANT,
+        "MAX_HEADER_BYTES": CONSTANT, "DTYPES": CONSTANT,
+    },
+    "weights.names": {"META_NAMES": "shown as a table", "GGUF_NAMES": "shown as a table"},
+    "weights.saving": {"Saveable": PROTOCOL, "write_config": IN_WORDS, "write_weights": IN_WORDS},
+    "weights.gguf": {"GGUFFile": TOO_LONG, "convert_gguf": IN_WORDS},
+    "pretrained": {"locate": IN_WORDS, "load_tokenizer": IN_WORDS, "read_config": IN_WORDS},
+    "sampling": {"SamplingConfig": "settings with checks of their range"},
+    "generate": {
+        "TokenStream": TOO_LONG, "TextStream": TOO_LONG, "CausalLM": PROTOCOL, "Decoder": PROTOCOL,
+        "StreamingTokenizer": PROTOCOL,
+    },
+    "session": {"ChatSession": "used in lesson 08, not built"},
+}  # fmt: skip
+
+
+def public_definitions(module):
+    path = ROOT / "llamamm" / (module.replace(".", "/") + ".py")
+    names = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names += [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
+    return {name for name in names if not name.startswith("_")}
+
+
+def quoted():
+    """(module, name) -> how many cells quote it."""
+    counts = Counter()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        for cell, module in quoting_cells(nbformat.read(path, as_version=4)):
+            for node in ast.parse(cell["source"]).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    counts[module.removeprefix("llamamm."), node.name] += 1
+                elif isinstance(node, ast.Assign | ast.AnnAssign):
+                    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+                    counts[module.removeprefix("llamamm."), ast.unparse(target)] += 1
+    return counts
+
+
+@pytest.mark.parametrize("module", TAUGHT)
+def test_every_public_definition_is_quoted_once_or_excused(module):
+    counts = quoted()
+    excused = NOT_QUOTED.get(module, {})
+    names = public_definitions(module)
+    assert {n for n in names if counts[module, n] == 0} == set(excused), "missing, or excused in vain"
+    assert [n for n in names if counts[module, n] > 1] == [], "quoted twice"
+    assert all(len(re.findall(r"\w+", reason)) >= 3 for reason in excused.values())
