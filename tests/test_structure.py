@@ -186,6 +186,20 @@ class TestNotebook:
         for picture in pictures:
             assert len(picture["metadata"].get("image/png", {}).get("alt", "")) > 20
 
+    def test_links_to_files_lead_somewhere(self, path):
+        for notebook in (path, path.parent / "exercises" / path.name):
+            text = "\n".join("".join(c["source"]) for c in load(notebook)["cells"] if c["cell_type"] == "markdown")
+            links = re.findall(r"\]\(([^)\s]+)\)", text)
+            assert [x for x in links if not x.startswith(("http", "#")) and not (notebook.parent / x).exists()] == []
+
+    def test_has_one_interactive_extra_after_what_is_static(self, path):
+        if path.stem[:2] in ("00", "07"):
+            return
+        cells = ["".join(c["source"]) for c in code_cells(load(path))]
+        (extra,) = [source for source in cells if re.search(r"import .*\binteract\b", source)]
+        static = re.search(r"^(show|draw)_\w+\(", extra, re.M)
+        assert static and static.start() < re.search(r"\binteract\(", extra).start()
+
     def test_says_nothing_about_this_machine(self, path):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"/(work|root|home|tmp|Users)/|hf_\w{8}|\.venv", text)
