@@ -194,7 +194,7 @@ class TestNotebook:
 
     def test_has_an_interactive_extra(self, path):
         source = "\n".join("".join(c["source"]) for c in code_cells(load(path)))
-        assert path.stem[:2] in ("00", "06", "07") or "interact(" in source
+        assert path.stem[:2] in ("00", "07") or "interact(" in source
 
     def test_says_nothing_about_this_machine(self, path):
         text = path.read_text(encoding="utf-8")
