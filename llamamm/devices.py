@@ -11,18 +11,29 @@ from pathlib import Path
 
 import torch
 
+from llamamm.errors import ConfigError
+
 # Units that multiply bf16 matrices: Intel's AMX, Arm's BF16 extension. AVX512-BF16 alone is a dot product: with it
 # SmolLM2 reads a prompt twice as fast as in fp32, but writes its answer a quarter slower.
 _BF16_FLAGS = {"amx_bf16", "bf16"}
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device called `name`, or the best there is: CUDA, then Apple's MPS, then the CPU."""
-    if name is not None:
-        return torch.device(name)
+    """The device called `name`, or the best there is: CUDA, then Apple's MPS, then the CPU.
+
+    Raises ConfigError, listing what this machine has, for a device that it lacks.
+    """
+    here = []
     if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        here += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        here.append("mps")
+    here.append("cpu")
+    if name is None:
+        return torch.device(here[0])
+    if name not in here:
+        raise ConfigError(f"there is no device {name!r} here; this machine has {', '.join(here)}")
+    return torch.device(name)
 
 
 def default_dtype(device: torch.device | str) -> torch.dtype:

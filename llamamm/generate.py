@@ -99,6 +99,8 @@ class TokenStream:
             )
         if max_new_tokens < 0:
             raise InputError(f"max_new_tokens must be 0 or more, got {max_new_tokens}")
+        if seed is not None and not 0 <= seed < 2**63:
+            raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed}")
         if prefill_chunk is not None and prefill_chunk < 1:
             raise InputError(f"prefill_chunk must be at least 1 token, got {prefill_chunk}")
         self.model, self.ids, self.padding = model, ids, padding

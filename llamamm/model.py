@@ -127,10 +127,10 @@ class Llama3Model(nn.Module):
     def _check(self, ids: Tensor) -> None:
         if torch.compiler.is_compiling():  # a check that looks at values would break the graph
             return
+        if ids.numel() == 0:  # first, since an empty list becomes a tensor of floats
+            raise InputError("no tokens: give at least one, the begin-of-text token for an empty prompt")
         if ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
             raise InputError(f"ids must be whole numbers of shape (B, T), got {ids.dtype} {tuple(ids.shape)}")
-        if ids.shape[1] == 0:
-            raise InputError("no tokens: give at least one, the begin-of-text token for an empty prompt")
         device = self.embed_tokens.weight.device
         if ids.device != device:
             raise InputError(f"ids are on {ids.device}, the model on {device}; move them with ids.to({str(device)!r})")

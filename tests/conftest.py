@@ -42,6 +42,18 @@ def smollm2(smollm2_dir: Path) -> tuple[Llama3Model, Tokenizer]:
     return from_pretrained(smollm2_dir)
 
 
+@pytest.fixture(scope="session")
+def smol(smollm2_gguf: Path) -> Tokenizer:
+    """SmolLM2's tokenizer, from the GGUF file."""
+    return Tokenizer(smollm2_gguf)
+
+
+@pytest.fixture(scope="session")
+def llama(llama3_tokenizer_path: Path) -> Tokenizer:
+    """Llama 3's tokenizer, from Meta's file."""
+    return Tokenizer(llama3_tokenizer_path)
+
+
 @pytest.fixture
 def tiny_model() -> Llama3Model:
     """A random two-layer model, the same each time."""

@@ -105,6 +105,14 @@ def test_changing_the_input_does_not_spoil_the_cases():
     assert check("99.1", double)
 
 
+def test_a_check_leaves_the_learners_random_numbers_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    check("99.1", lambda x: 2 * x)
+    assert torch.equal(torch.rand(1), expected)
+
+
 def test_exercises_with_many_answers():
     assert check("99.2", lambda: 4)
     assert message_of(lambda: 6, "99.2") == "6 is not an even number I like"

@@ -124,6 +124,8 @@ def test_compile_is_used_only_when_asked(tiny_dir, monkeypatch):
         (["generate", "hi", "--temperature", "-1"], "temperature.*-1"),
         (["generate", "hi", "--top-p", "2"], "top_p.*2"),
         (["generate", "hi", "--dtype", "int3"], "int3.*float32"),
+        (["generate", "hi", "--device", "abacus"], "abacus.*cpu"),
+        (["generate", "hi", "--seed", "-1"], "seed.*-1"),
         (["fetch", "gpt5"], "gpt5.*smollm2"),
         (["doctor", "no-such-file"], "no-such-file does not exist"),
         (["bench", "--against", "vllm"], "transformers.*vllm"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from llamamm import devices
+from llamamm.errors import ConfigError
 
 X86 = "processor : 0\nflags\t\t: fpu avx2 {flags}\n\nprocessor : 1\nflags\t\t: fpu\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd {flags}\n"
@@ -44,8 +45,18 @@ def test_a_gpu_without_bf16_gets_fp16(monkeypatch, native, dtype):
 
 def test_the_best_device_is_picked_unless_one_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices.pick_device("cuda:1") == torch.device("cuda:1")
     assert devices.pick_device() == torch.device("cuda")
     assert devices.pick_device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert devices.pick_device() == torch.device("mps")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "meta", "nonsense", ""])
+def test_a_device_that_is_not_here_is_refused_with_what_is(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"no device '{name}' here; this machine has cpu"):
+        devices.pick_device(name)

@@ -125,6 +125,7 @@ def test_last_only_is_the_last_row(tiny_model):
         (torch.tensor([[1, 512]]), "512 is outside the vocabulary of 512"),
         (torch.tensor([[-1, 3]]), "-1 is outside"),
         (torch.empty(1, 0, dtype=torch.int64), "no tokens"),
+        (torch.tensor([[]]), "no tokens"),
         (torch.tensor([1, 2]), r"shape \(B, T\)"),
         (torch.tensor([[0.5]]), "float32"),
         (torch.zeros(1, 2, dtype=torch.int64, device="meta"), "meta.*cpu"),

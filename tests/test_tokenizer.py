@@ -36,16 +36,6 @@ TEXTS = st.lists(TRICKY | st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
 @pytest.fixture(scope="module")
-def smol(smollm2_gguf):
-    return Tokenizer(smollm2_gguf)
-
-
-@pytest.fixture(scope="module")
-def llama(llama3_tokenizer_path):
-    return Tokenizer(llama3_tokenizer_path)
-
-
-@pytest.fixture(scope="module")
 def meta(llama3_tokenizer_path):
     return MetaTokenizer(llama3_tokenizer_path)
 
