@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 from llamamm.course.checks import exercises_of
-from llamamm.course.checks.runner import check_notebook
+from llamamm.course.checks.runner import CHECK_IMPORT, check_notebook
 from llamamm.course.exercises import ExerciseError, exercises_in, solved, stub, student_notebook, write_exercises
 
 ROOT = Path(__file__).parent.parent
@@ -34,8 +34,11 @@ def lesson(*cells):
     return nbformat.v4.new_notebook(cells=[title, setup, *cells])
 
 
-def three_cells(text="### Exercise 1 · Twice (warm-up, 3 minutes)", code=CODE, check='check("08.1", f)'):
-    return nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell(code), nbformat.v4.new_code_cell(check)
+CHECK = CHECK_IMPORT + '\ncheck("08.1", f)'
+
+
+def exercise(text="### Exercise 1 · Twice (warm-up, 3 minutes)", code=CODE, check=CHECK):
+    return nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell(f"{code}\n\n{check}")
 
 
 def test_stub_and_solution_by_hand():
@@ -46,14 +49,14 @@ def test_stub_and_solution_by_hand():
 
 
 def test_a_students_notebook_has_stub_check_and_folded_solution():
-    notebook = student_notebook(lesson(*three_cells()), "08_x.ipynb")
+    notebook = student_notebook(lesson(*exercise()), "08_x.ipynb")
     kinds = [c.cell_type for c in notebook.cells]
     assert kinds == ["markdown", "code", "markdown", "code", "code", "markdown"]
     intro, setup, text, answer, check, solution = notebook.cells
     assert "Exercises of 08 · Title" in intro.source and "(../08_x.ipynb)" in intro.source
     assert setup.source == "setup = 1"
     assert "NotImplementedError" in answer.source and "SOLUTION" not in answer.source and "x + x" not in answer.source
-    assert check.source == 'check("08.1", f)'
+    assert check.source == CHECK
     assert solution.source.startswith("<details><summary>Solution") and "y = x + x" in solution.source
     assert not any(c.get("outputs") for c in notebook.cells)
 
@@ -65,10 +68,10 @@ def test_a_lesson_without_exercises_has_no_students_notebook():
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        (three_cells(text="Write f."), "### Exercise"),
-        (three_cells(code="# exercise: 08.1\ndef f(x):\n    return 1"), "no solution"),
-        (three_cells(check="f(1)"), "check"),
-        (three_cells()[:2], "check"),
+        (exercise(text="Write f."), "### Exercise"),
+        (exercise(code="# exercise: 08.1\ndef f(x):\n    return 1"), "no solution"),
+        (exercise(check=CHECK_IMPORT + "f(1)"), "check"),
+        (exercise(check=''), "check"),
     ],
 )
 def test_a_lesson_of_another_form_is_refused(cells, message):
@@ -77,7 +80,7 @@ def test_a_lesson_of_another_form_is_refused(cells, message):
 
 
 def test_the_same_lesson_gives_the_same_bytes(tmp_path):
-    nbformat.write(lesson(*three_cells()), tmp_path / "08_x.ipynb")
+    nbformat.write(lesson(*exercise()), tmp_path / "08_x.ipynb")
     (target,) = write_exercises(tmp_path)
     first = target.read_bytes()
     assert write_exercises(tmp_path) == []
@@ -181,10 +184,10 @@ def test_nbgrader_grades_a_solved_copy_in_full_and_an_empty_one_at_zero(tmp_path
 
 
 def test_nbgrader_metadata_is_schema_3():
-    notebook = student_notebook(lesson(*three_cells()), "08_x.ipynb", nbgrader=True)
+    notebook = student_notebook(lesson(*exercise()), "08_x.ipynb", nbgrader=True)
     grades = [c.metadata["nbgrader"] for c in notebook.cells if "nbgrader" in c.metadata]
     assert [(g["schema_version"], g["solution"], g["grade"], g["locked"]) for g in grades] == [
         (3, True, False, False), (3, False, True, True)
     ]  # fmt: skip
     assert json.dumps(grades[1]).count('"points": 1') == 1
-    assert notebook.cells[-1].source == 'assert check("08.1", f)'
+    assert notebook.cells[-1].source.endswith('\nassert check("08.1", f)')

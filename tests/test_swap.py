@@ -98,7 +98,7 @@ def test_a_right_part_changes_nothing_to_speak_of(part, capsys):
 @pytest.mark.parametrize("part", WRONG)
 def test_a_wrong_part_shows(part, capsys):
     with swap(**{part: WRONG[part]}) as report:
-        assert report.logit_difference > 0.1 or report.text != report.text_before
+        assert report.logit_difference > 0.1
     out = capsys.readouterr().out
     assert re.search("largest logit difference: .*\nwithout: 'The capital of France is Paris.'", out)
 
@@ -113,6 +113,13 @@ def test_the_report_answers_with_the_part_inside(capsys):
         assert "Paris" not in report.answer("What is the capital of France?")
     assert "Paris" in report.answer("What is the capital of France?")
     assert capsys.readouterr().out == ""
+
+
+def test_a_part_that_makes_nan_is_named_as_the_culprit(capsys):
+    with swap(norm=lambda x, weight, eps: weight * torch.log(x) + eps) as report:
+        assert "your part" in report.answer("Why is the sky blue?")
+    out = capsys.readouterr().out
+    assert "largest logit difference: nan" in out and "with your part in it, the model's logits are NaN" in out
 
 
 def test_nested_swaps_and_exceptions_are_undone_in_order():

@@ -5,8 +5,8 @@
     python -m llamamm.course.exercises --nbgrader FOLDER    FOLDER/source/NN_*/NN_*.ipynb, for nbgrader
 
 In a lesson, a cell that begins with `# exercise: 03.1` holds a solution between `### BEGIN SOLUTION` and
-`### END SOLUTION`, and the cell after it calls `check("03.1", ...)`. The student gets the same cells with a stub in the
-solution's place, and the solution folded below. The same lesson gives the same bytes.
+`### END SOLUTION`, and ends with `check("03.1", ...)`. The student gets two cells, a stub in the solution's place and
+the check, and the solution folded below. The same lesson gives the same bytes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import nbformat
 from nbformat import NotebookNode
 
 from llamamm.course.checks import find_exercise
+from llamamm.course.checks.runner import CHECK_IMPORT, MARK, split_check
 from llamamm.course.run import KERNEL
 from llamamm.errors import LlamammError
 from llamamm.files import write_file
 
-MARK = "# exercise: "
 SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n(.*?)^[ \t]*### END SOLUTION[ \t]*\n?", re.M | re.S)
 
 
@@ -53,14 +53,16 @@ def exercises_in(notebook: NotebookNode) -> Iterator[ExercisePart]:
             continue
         exercise_id = cell.source.splitlines()[0].removeprefix(MARK).strip()
         text = cells[i - 1]
-        check = cells[i + 1] if i + 1 < len(cells) else None
+        code, check = split_check(cell.source)
         if text.cell_type != "markdown" or not text.source.startswith("### Exercise"):
             raise ExerciseError(f"before exercise {exercise_id} stands no text that begins with '### Exercise'")
-        if not SOLUTION.search(cell.source):
+        if not SOLUTION.search(code):
             raise ExerciseError(f"exercise {exercise_id} has no solution between its two marks")
-        if check is None or f'check("{exercise_id}"' not in check.source:
-            raise ExerciseError(f'after exercise {exercise_id} stands no cell with check("{exercise_id}", ...)')
-        yield ExercisePart(exercise_id, text.source, cell.source, check.source, find_exercise(exercise_id).level)
+        if f'check("{exercise_id}"' not in check:
+            raise ExerciseError(
+                f'exercise {exercise_id} does not end with {CHECK_IMPORT.strip()!r} and check("{exercise_id}", ...)'
+            )
+        yield ExercisePart(exercise_id, text.source, code, check, find_exercise(exercise_id).level)
 
 
 def stub(code: str, exercise_id: str) -> str:

@@ -18,6 +18,13 @@ from llamamm.course.checks.core import TIME_LIMIT, CheckResult, OutOfTimeError, 
 from llamamm.errors import InputError
 
 MARK = "# exercise: "
+CHECK_IMPORT = "from llamamm.course.checks import check\n"
+
+
+def split_check(source: str) -> tuple[str, str]:
+    """A lesson's cell, which ends with its check, in two: the exercise and the check; "" where there is none."""
+    code, mark, check = source.partition("\n" + CHECK_IMPORT)
+    return code.rstrip("\n") + "\n", mark.lstrip("\n") + check
 
 
 def find_notebook(lesson: str, folder: Path) -> Path:
@@ -47,7 +54,9 @@ def check_notebook(path: Path) -> Iterator[CheckResult]:
     for n, source in exercises:
         exercise_id = source.splitlines()[0].removeprefix(MARK).strip()
         find_exercise(exercise_id)
-        check = code[n + 1] if n + 1 < len(code) else ""
+        source, check = split_check(source)
+        if not check and n + 1 < len(code):
+            check = code[n + 1]
         yield _run(exercise_id, source, check)
 
 
