@@ -4,6 +4,7 @@ from llamamm import from_pretrained, generate
 model, tokenizer = from_pretrained("smollm2")
 """
 
+from llamamm.adapters import load_adapter, save_adapter
 from llamamm.attention import GroupedQueryAttention
 from llamamm.cache import KVCache
 from llamamm.chat import chat_format
@@ -11,6 +12,7 @@ from llamamm.config import LLAMA32_3B_CONFIG, LLAMA32_CONFIG, SMOLLM2_CONFIG, Ro
 from llamamm.errors import LlamammError
 from llamamm.generate import TextStream, TokenStream, generate, pad_left
 from llamamm.layers import FeedForward, RMSNorm
+from llamamm.lora import LoraLinear, apply_lora, merge_lora, set_adapter, set_lora_enabled, unmerge_lora
 from llamamm.model import Llama3Model, TransformerBlock
 from llamamm.pretrained import from_pretrained
 from llamamm.rope import apply_rope, compute_rope_params
@@ -30,6 +32,7 @@ __all__ = [
     "KVCache",
     "Llama3Model",
     "LlamammError",
+    "LoraLinear",
     "RMSNorm",
     "RopeScaling",
     "SamplingConfig",
@@ -38,12 +41,19 @@ __all__ = [
     "TokenStream",
     "Tokenizer",
     "TransformerBlock",
+    "apply_lora",
     "apply_rope",
     "chat_format",
     "compute_rope_params",
     "from_pretrained",
     "generate",
+    "load_adapter",
     "load_weights_into_llama",
+    "merge_lora",
     "pad_left",
+    "save_adapter",
     "save_pretrained",
+    "set_adapter",
+    "set_lora_enabled",
+    "unmerge_lora",
 ]

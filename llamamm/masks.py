@@ -5,8 +5,9 @@ True means "may attend". A row is a query, a column a key. With keys cached, the
 
     causal_mask: -> (T, S)
     build_mask:  -> (B or 1, 1, T, S), ready to broadcast over heads, or None
+    packed_mask: segments (B, T) -> (B, 1, T, T), for training rows that hold several texts
 
-Built in notebook 04.
+Built in notebooks 04 and 10.
 """
 
 from __future__ import annotations
@@ -52,3 +53,20 @@ def build_mask(
     itself = torch.arange(start, n_keys, device=padding.device)
     mask[:, torch.arange(n_queries, device=padding.device), itself] = True
     return mask[:, None]  # (B, 1, T, S)
+
+
+def packed_mask(segments: Tensor) -> Tensor:
+    """Several texts in one row: a token sees its own text up to itself, nothing of its neighbours. -> (B, 1, T, T).
+
+    segments: (B, T) whole numbers, the same for the tokens of one text, another for the next text in that row.
+    """
+    same = segments[:, :, None] == segments[:, None, :]  # (B, T, T)
+    return (same & causal_mask(segments.shape[1], device=segments.device))[:, None]
+
+
+def packed_positions(segments: Tensor) -> Tensor:
+    """The place of each token in its own text, from 0. segments as in `packed_mask`. (B, T) -> (B, T)."""
+    places = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    begins = torch.ones_like(segments, dtype=torch.bool)
+    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return places - (places * begins).cummax(dim=1).values

@@ -18,7 +18,7 @@ from llamamm.cache import KVCache
 from llamamm.config import TextConfig
 from llamamm.errors import ContextOverflowError, InputError
 from llamamm.layers import FeedForward, Linear, RMSNorm
-from llamamm.masks import build_mask
+from llamamm.masks import build_mask, packed_mask, packed_positions
 from llamamm.rope import compute_rope_params
 
 
@@ -74,23 +74,42 @@ class Llama3Model(nn.Module):
         *,
         cache: KVCache | None = None,
         padding: Tensor | None = None,
+        segments: Tensor | None = None,
         last_only: bool = False,
     ) -> Tensor:
         """Scores of every vocabulary entry as the next token. ids (B, T) int64 -> logits (B, T, V).
 
-        cache: the tokens read before these; it is filled with these too.
-        padding: (B, S) bool over cached and new tokens, True for real ones, for prompts padded on the left.
-        last_only: logits of the last position alone, (B, 1, V): all that generation needs of a prompt.
+        cache: holds what was read before; padding: (B, S) bool, True for real tokens, which stand on the right;
+        segments: (B, T) int64, where a row packs several texts (see `packed_mask`), without cache and padding;
+        last_only: logits of the last token alone, (B, 1, V), which saves most of the head's work on a prompt.
         Raises InputError for ids outside the vocabulary, ContextOverflowError past the context.
         """
-        self._check(ids)
-        x = self.embed_tokens(ids)  # (B, T, C)
-        x = self.run_blocks(x, cache=cache, padding=padding)
+        x = self.hidden_states(ids, cache=cache, padding=padding, segments=segments)
         if last_only:
             x = x[:, -1:]
-        return self.lm_head(self.norm(x))
+        return self.lm_head(x)
 
-    def run_blocks(self, x: Tensor, *, cache: KVCache | None = None, padding: Tensor | None = None) -> Tensor:
+    def hidden_states(
+        self,
+        ids: Tensor,
+        *,
+        cache: KVCache | None = None,
+        padding: Tensor | None = None,
+        segments: Tensor | None = None,
+    ) -> Tensor:
+        """What the head reads: the last block's output, normalised. Arguments as above. (B, T) -> (B, T, C)."""
+        self._check(ids)
+        x = self.embed_tokens(ids)  # (B, T, C)
+        return self.norm(self.run_blocks(x, cache=cache, padding=padding, segments=segments))
+
+    def run_blocks(
+        self,
+        x: Tensor,
+        *,
+        cache: KVCache | None = None,
+        padding: Tensor | None = None,
+        segments: Tensor | None = None,
+    ) -> Tensor:
         """All blocks, before the final norm. Embeddings (B, T, C) -> (B, T, C)."""
         T = x.shape[1]
         start = 0 if cache is None else cache.length
@@ -99,9 +118,15 @@ class Llama3Model(nn.Module):
                 f"start {start} + {T} tokens = {start + T} pass the context of {self.cfg.context_length}; "
                 f"shorten the prompt"
             )
-        cos, sin = self._angles(start, T, padding)
+        if segments is None:
+            cos, sin = self._angles(start, T, padding)
+            mask = build_mask(T, start=start, padding=padding, device=x.device)
+        elif cache is None and padding is None:
+            cos, sin = self._angles_at(packed_positions(segments))
+            mask = packed_mask(segments)
+        else:
+            raise InputError("segments are for rows read at once: they take neither a cache nor padding")
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-        mask = build_mask(T, start=start, padding=padding, device=x.device)
         for layer in self.layers:
             x = layer(x, cos, sin, mask=mask, cache=cache)
         if cache is not None:
@@ -121,8 +146,10 @@ class Llama3Model(nn.Module):
         if padding is None:
             return self.cos[start : start + n_tokens], self.sin[start : start + n_tokens]  # (T, D)
         # Behind left padding, a row's first real token is its position 0.
-        positions = (padding.long().cumsum(dim=1) - 1).clamp(min=0)[:, -n_tokens:]  # (B, T)
-        return self.cos[positions][:, None], self.sin[positions][:, None]  # (B, 1, T, D)
+        return self._angles_at((padding.long().cumsum(dim=1) - 1).clamp(min=0)[:, -n_tokens:])
+
+    def _angles_at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cos[positions][:, None], self.sin[positions][:, None]  # (B, T) -> (B, 1, T, D)
 
     def _check(self, ids: Tensor) -> None:
         if torch.compiler.is_compiling():  # a check that looks at values would break the graph

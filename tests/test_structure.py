@@ -22,11 +22,11 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # A module imports only from lower floors; inside `weights` and `course`, from its own folder too.
 FLOORS = {
     "errors": -1, "config": 0, "files": 0, "devices": 0,
-    "tokenizer_files": 0.5, "tokenizer": 1, "layers": 1, "rope": 1, "cache": 1, "masks": 1, "sampling": 1,
+    "tokenizer_files": 0.5, "wiring": 0.5, "losses": 1, "lora": 1, "tokenizer": 1, "layers": 1, "rope": 1, "cache": 1, "masks": 1, "sampling": 1,
     "attention": 2, "chat": 2,
     "model": 3,
     "weights": 7, "generate": 7, "wheels": 7.2, "assets": 7.4,
-    "pretrained": 7.6, "session": 8,
+    "pretrained": 7.6, "adapters": 7.6, "session": 8, "data": 8, "train": 8.5,
     "doctor": 9, "bench": 9,
     "course": 9.5,
     "cli": 10, "__main__": 11, "__init__": 11,

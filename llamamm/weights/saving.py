@@ -13,6 +13,7 @@ from torch import Tensor
 from llamamm.config import TextConfig
 from llamamm.errors import CheckpointError
 from llamamm.files import replace_folder
+from llamamm.lora import lora_modules, plain_state_dict
 from llamamm.model import Llama3Model
 from llamamm.weights.checkpoint import INDEX_FILE, SINGLE_FILE
 
@@ -40,18 +41,35 @@ def save_pretrained(
     where the folder holds files that are not a model's, since it would replace them.
     """
     folder = Path(folder)
-    _refuse_foreign_files(folder)
-    cfg = model.cfg.replace(dtype=model.embed_tokens.weight.dtype)
-    tensors = {
-        name if name == "lm_head.weight" else f"model.{name}": tensor.detach()
-        for name, tensor in model.state_dict().items()
-        if not (cfg.tie_embeddings and name == "lm_head.weight")
-    }
+    refuse_foreign_files(folder)
     with replace_folder(folder) as new:
-        write_weights(tensors, new, max_shard_bytes=max_shard_bytes)
-        write_config(cfg, new, stop_ids=tokenizer.stop_ids if tokenizer else ())
-        if tokenizer is not None:
-            tokenizer.save(new)
+        write_model(model, new, tokenizer=tokenizer, max_shard_bytes=max_shard_bytes)
+
+
+def write_model(
+    model: Llama3Model, folder: Path, *, tokenizer: Saveable | None = None, max_shard_bytes: int = 5_000_000_000
+) -> None:
+    """The files of `save_pretrained`, into a folder that exists."""
+    cfg = model.cfg.replace(dtype=model.embed_tokens.weight.dtype)
+    write_weights(hf_state_dict(model), folder, max_shard_bytes=max_shard_bytes)
+    write_config(cfg, folder, stop_ids=tokenizer.stop_ids if tokenizer else ())
+    if tokenizer is not None:
+        tokenizer.save(folder)
+
+
+def hf_state_dict(model: Llama3Model) -> dict[str, Tensor]:
+    """The model's weights under Hugging Face's names, with a merged adapter in them.
+
+    Raises CheckpointError where an adapter is not merged, since the file would lack it.
+    """
+    if any(m.active and not m.merged for m in lora_modules(model).values()):
+        raise CheckpointError("the model has an adapter that is not merged: merge_lora(model) puts it into the "
+                              "weights, save_adapter(model, folder) saves it alone")
+    return {
+        name if name == "lm_head.weight" else f"model.{name}": tensor.detach()
+        for name, tensor in plain_state_dict(model).items()
+        if not (model.cfg.tie_embeddings and name == "lm_head.weight")
+    }
 
 
 def write_config(cfg: TextConfig, folder: Path, *, stop_ids=()) -> None:
@@ -84,7 +102,8 @@ def write_weights(tensors: Mapping[str, Tensor], folder: Path, *, max_shard_byte
     _write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _refuse_foreign_files(folder: Path) -> None:
+def refuse_foreign_files(folder: Path) -> None:
+    """Raises CheckpointError where a folder that is about to be replaced holds files that are not a model's."""
     if folder.is_file():
         raise CheckpointError(f"{folder} is a file; give the name of a folder")
     if not folder.is_dir():
