@@ -1,4 +1,4 @@
-"""The command line: `llamamm generate`, `chat`, `fetch`, `check`, `doctor`, `bench`.
+"""The command line: `llamamm generate`, `chat`, `train`, `merge`, `fetch`, `check`, `doctor`, `bench`.
 
 What a user can cause ends in one line with the remedy, and exit code 2.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,24 +16,43 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from llamamm.adapters import load_adapter, read_adapter_config
 from llamamm.assets import fetch as fetch_asset
 from llamamm.assets import list_assets
-from llamamm.bench import run_bench
 from llamamm.chat import chat_format
+from llamamm.cli_models import KEYS, bench, merge, train
+from llamamm.cli_options import (
+    AdapterOption,
+    CompileOption,
+    DeviceOption,
+    DtypeOption,
+    LengthOption,
+    MinPOption,
+    ModelOption,
+    PenaltyOption,
+    RawOption,
+    SeedOption,
+    Size,
+    SizeOption,
+    SystemOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    err,
+    model_name,
+)
 from llamamm.config import parse_dtype
 from llamamm.course.checks.runner import check_notebook, find_notebook
 from llamamm.devices import default_dtype, pick_device
 from llamamm.doctor import examine_checkpoint, examine_machine
 from llamamm.errors import InputError, LlamammError
 from llamamm.generate import TextStream
+from llamamm.lora import merge_lora
 from llamamm.model import Llama3Model
 from llamamm.pretrained import from_pretrained
 from llamamm.sampling import SamplingConfig
 from llamamm.session import ChatSession
 from llamamm.tokenizer import Tokenizer
-
-DEFAULT_MODEL = "smollm2"
-SIZES = {"1B": "meta-llama/Llama-3.2-1B-Instruct", "3B": "meta-llama/Llama-3.2-3B-Instruct"}
 
 app = typer.Typer(
     help="A Llama that you built yourself: make it answer, talk with it, measure it.",
@@ -43,47 +61,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-err = Console(stderr=True, highlight=False)
-
-
-class Size(StrEnum):
-    """Llama 3.2's text models."""
-
-    B1 = "1B"
-    B3 = "3B"
-
-
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Hub id (owner/name), folder, .gguf file, or asset name (see `llamamm fetch --list`). "
-        "Default: smollm2, a 135M chat model, fetched once.",
-        show_default=False,
-    ),
-]
-SizeOption = Annotated[
-    Size | None, typer.Option(help="Llama 3.2 Instruct in this size, from the Hub (needs access and a token).")
-]
-DtypeOption = Annotated[
-    str | None, typer.Option(help="float32, bfloat16 or float16. Default: what this device multiplies fast.")
-]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best there is.")]
-TemperatureOption = Annotated[
-    float, typer.Option(help="0 always takes the best token; higher is more varied.")
-]
-TopKOption = Annotated[int | None, typer.Option(help="Choose among the K best tokens only.")]
-TopPOption = Annotated[float, typer.Option(help="Choose among the best tokens that reach this probability together.")]
-MinPOption = Annotated[
-    float | None, typer.Option(help="Choose among tokens at least so many times as probable as the best, such as 0.05.")
-]
-PenaltyOption = Annotated[float, typer.Option(help="Above 1, tokens that occurred already become less likely.")]
-LengthOption = Annotated[int, typer.Option(help="Stop after so many tokens.")]
-SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
-SystemOption = Annotated[str | None, typer.Option(help="A system message: how the model should answer.")]
-RawOption = Annotated[bool, typer.Option("--raw", help="Continue the text as it stands, without the chat format.")]
-CompileOption = Annotated[
-    bool, typer.Option("--compile", help="Compile the model first: minutes of waiting, then faster on a GPU.")
-]
+app.command(epilog=KEYS)(train)
+app.command()(merge)
+app.add_typer(bench, name="bench")
 
 
 @app.command()
@@ -91,6 +71,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What to answer. '-' reads it from standard input.")],
     model: ModelOption = None,
     size: SizeOption = None,
+    adapter: AdapterOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     temperature: TemperatureOption = 0.6,
@@ -107,7 +88,7 @@ def generate(
 ) -> None:
     """Answer one prompt, as it is written."""
     sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
-    llama, tokenizer = _load(model, size, dtype, device, compile)
+    llama, tokenizer = _load(model, size, dtype, device, compile, adapter)
     text = sys.stdin.read() if prompt == "-" else prompt
     if raw:
         ids = tokenizer.encode(text, bos=tokenizer.adds_bos or not text)
@@ -128,6 +109,7 @@ def generate(
 def chat(
     model: ModelOption = None,
     size: SizeOption = None,
+    adapter: AdapterOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     temperature: TemperatureOption = 0.6,
@@ -143,7 +125,7 @@ def chat(
 ) -> None:
     """Talk with the model. Ctrl-C stops an answer, Ctrl-D leaves; /help lists the commands."""
     sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
-    llama, tokenizer = _load(model, size, dtype, device, compile)
+    llama, tokenizer = _load(model, size, dtype, device, compile, adapter)
     session = ChatSession(
         llama, tokenizer, system=system, sampling=sampling, max_new_tokens=max_new_tokens, context_size=context_size,
         seed=seed,
@@ -247,43 +229,21 @@ def doctor(
         raise typer.Exit(2)
 
 
-@app.command()
-def bench(
-    model: ModelOption = None,
-    size: SizeOption = None,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
-    prompt_tokens: Annotated[int, typer.Option(help="Tokens of prompt before decoding.")] = 64,
-    new_tokens: Annotated[int, typer.Option(help="Tokens to decode.")] = 128,
-    prefill_tokens: Annotated[int, typer.Option(help="Length of the prompt whose reading is timed.")] = 1024,
-    repeats: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 5,
-    against: Annotated[str | None, typer.Option(help="'transformers': the same side by side, in turn.")] = None,
-) -> None:
-    """Measure loading, memory, prompt reading and decoding, against the memory's bandwidth."""
-    torch_device = pick_device(device)
-    run_bench(
-        _model_name(model, size), dtype=parse_dtype(dtype) if dtype else default_dtype(torch_device),
-        device=torch_device, prompt_tokens=prompt_tokens, new_tokens=new_tokens, prefill_tokens=prefill_tokens,
-        repeats=repeats, against=against,
-    )  # fmt: skip
-
-
-def _model_name(model: str | None, size: Size | None) -> str:
-    if model and size:
-        raise InputError(f"--model {model} and --size {size} name two models; give one of them")
-    return SIZES[size] if size else model or DEFAULT_MODEL
-
-
 def _load(
-    model: str | None, size: Size | None, dtype: str | None, device: str | None, compile: bool
+    model: str | None, size: Size | None, dtype: str | None, device: str | None, compile: bool, adapter: Path | None
 ) -> tuple[Llama3Model, Tokenizer]:
-    name, torch_device = _model_name(model, size), pick_device(device)
+    if adapter and not (model or size):
+        model = read_adapter_config(adapter).get("base_model_name_or_path")
+    name, torch_device = model_name(model, size), pick_device(device)
     torch_dtype = parse_dtype(dtype) if dtype else default_dtype(torch_device)
     if torch_dtype == torch.float16 and not dtype:
         err.print(f"(float16: {torch_device} does not multiply bfloat16)")
     llama, tokenizer = from_pretrained(name, dtype=torch_dtype, device=torch_device)
     if tokenizer is None:
         raise InputError(f"{name} has no tokenizer beside its weights; put its tokenizer.json or tokenizer.model there")
+    if adapter:
+        load_adapter(llama, adapter)
+        merge_lora(llama, keep_base=False)  # one adapter and no switching: then it should cost nothing
     if compile:
         llama.compile(dynamic=True)
     return llama, tokenizer

@@ -40,3 +40,7 @@ class FetchError(LlamammError, OSError):
 
 class MissingDependencyError(LlamammError, ImportError):
     """An optional package is needed; the message says which extra brings it."""
+
+
+class TrainingError(LlamammError, ArithmeticError):
+    """A run that cannot go on: losses or gradients that stay NaN, or a checkpoint that is not this run's."""

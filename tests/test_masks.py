@@ -1,4 +1,4 @@
-"""llamamm.masks: masks by hand, no empty row, and padding that hides nothing else."""
+"""llamamm.masks: masks by hand, no empty row, padding that hides nothing else, texts that share a row."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamamm.errors import InputError
-from llamamm.masks import build_mask, causal_mask
+from llamamm.masks import build_mask, causal_mask, packed_mask, packed_positions
 
 T, F = True, False
 
@@ -47,3 +47,32 @@ def test_no_row_is_empty_and_no_future_or_padding_is_seen(pads, start, n):
 def test_padding_that_does_not_fit_is_refused(padding):
     with pytest.raises(InputError, match=r"\(B, 3\)"):
         build_mask(2, start=1, padding=padding)
+
+
+def test_packed_mask_by_hand():
+    mask = packed_mask(torch.tensor([[1, 1, 2, 0], [1, 1, 1, 1]]))
+    assert mask.shape == (2, 1, 4, 4)
+    assert mask[0, 0].tolist() == [[T, F, F, F], [T, T, F, F], [F, F, T, F], [F, F, F, T]]
+    assert mask[1, 0].tolist() == causal_mask(4).tolist()
+
+
+def test_packed_positions_by_hand():
+    segments = torch.tensor([[1, 1, 1, 2, 2, 3], [7, 4, 4, 0, 0, 0], [1, 1, 2, 2, 1, 1]])
+    assert packed_positions(segments).tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 1, 0, 1, 2], [0, 1, 0, 1, 0, 1]]
+
+
+ROWS_OF_TEXTS = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=5), min_size=1, max_size=3)
+
+
+@given(rows=ROWS_OF_TEXTS)
+def test_each_text_of_a_packed_row_has_its_own_causal_mask_and_positions(rows):
+    width = max(map(sum, rows))
+    segments = torch.zeros(len(rows), width, dtype=torch.int64)
+    for row, lengths in enumerate(rows):
+        numbers = torch.arange(1, len(lengths) + 1).repeat_interleave(torch.tensor(lengths))
+        segments[row, : len(numbers)] = numbers
+    mask, positions = packed_mask(segments)[:, 0], packed_positions(segments)
+    for row, lengths in enumerate(rows):
+        blocks = [*lengths, width - sum(lengths)]  # the filling, too, sees itself alone: no row is empty
+        assert torch.equal(mask[row], torch.block_diag(*(causal_mask(n) for n in blocks if n)).bool())
+        assert positions[row].tolist() == [i for n in blocks for i in range(n)]

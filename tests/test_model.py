@@ -1,4 +1,4 @@
-"""llamamm.model: equality with transformers on many shapes, cache, padding, limits, parameter counts."""
+"""llamamm.model: equality with transformers on many shapes, cache, padding, packing, limits, parameter counts."""
 
 import pytest
 import torch
@@ -111,6 +111,48 @@ def test_padded_batch_equals_one_at_a_time(lengths):
     for row, prompt in enumerate(prompts):
         alone = model(torch.tensor([prompt]))[0]
         torch.testing.assert_close(batch[row, -len(prompt) :], alone, rtol=0, atol=1e-5)
+
+
+@settings(max_examples=30)
+@given(rows=st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), min_size=1, max_size=3),
+       seed=st.integers(0, 999))  # fmt: skip
+@torch.no_grad()
+def test_packed_texts_give_the_logits_of_each_alone(rows, seed):
+    torch.manual_seed(0)
+    model = Llama3Model(TextConfig.tiny()).eval()
+    width = max(map(sum, rows))
+    ids = random_ids(model.cfg, len(rows), width, seed=seed)
+    segments = torch.zeros_like(ids)
+    for row, lengths in enumerate(rows):
+        numbers = torch.arange(1, len(lengths) + 1).repeat_interleave(torch.tensor(lengths))
+        segments[row, : len(numbers)] = numbers
+    packed = model(ids, segments=segments)
+    assert torch.isfinite(packed).all()
+    for row, lengths in enumerate(rows):
+        for text, logits in zip(ids[row].split([*lengths, width - sum(lengths)]),
+                                packed[row].split([*lengths, width - sum(lengths)]), strict=True):  # fmt: skip
+            if len(text):
+                torch.testing.assert_close(logits, model(text[None])[0], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_segments_are_refused_beside_a_cache_or_padding(tiny_model):
+    ids, segments = random_ids(tiny_model.cfg, 1, 4), torch.tensor([[1, 1, 2, 2]])
+    cache = tiny_model.make_cache(1, 8)
+    with pytest.raises(InputError, match="neither a cache nor padding"):
+        tiny_model(ids, segments=segments, cache=cache)
+    assert cache.length == 0
+    with pytest.raises(InputError, match="neither a cache nor padding"):
+        tiny_model(ids, segments=segments, padding=torch.ones(1, 4, dtype=torch.bool))
+
+
+@torch.no_grad()
+def test_hidden_states_are_what_the_head_reads(tiny_model):
+    ids = random_ids(tiny_model.cfg, 2, 9)
+    segments = torch.tensor([[1] * 4 + [2] * 5, [1] * 9])
+    hidden = tiny_model.hidden_states(ids, segments=segments)
+    assert hidden.shape == (2, 9, tiny_model.cfg.hidden_size)
+    torch.testing.assert_close(tiny_model.lm_head(hidden), tiny_model(ids, segments=segments))
 
 
 @torch.no_grad()

@@ -1,0 +1,68 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from llamamm.errors import InputError
+
+DEFAULT_MODEL = "smollm2"
+SIZES = {"1B": "meta-llama/Llama-3.2-1B-Instruct", "3B": "meta-llama/Llama-3.2-3B-Instruct"}
+
+err = Console(stderr=True, highlight=False)
+
+
+class Size(StrEnum):
+    """Llama 3.2's text models."""
+
+    B1 = "1B"
+    B3 = "3B"
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Hub id (owner/name), folder, .gguf file, or asset name (see `llamamm fetch --list`). "
+        "Default: smollm2, a 135M chat model, fetched once.",
+        show_default=False,
+    ),
+]
+SizeOption = Annotated[
+    Size | None, typer.Option(help="Llama 3.2 Instruct in this size, from the Hub (needs access and a token).")
+]
+DtypeOption = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16. Default: what this device multiplies fast.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best there is.")]
+TemperatureOption = Annotated[
+    float, typer.Option(help="0 always takes the best token; higher is more varied.")
+]
+TopKOption = Annotated[int | None, typer.Option(help="Choose among the K best tokens only.")]
+TopPOption = Annotated[float, typer.Option(help="Choose among the best tokens that reach this probability together.")]
+MinPOption = Annotated[
+    float | None, typer.Option(help="Choose among tokens at least so many times as probable as the best, such as 0.05.")
+]
+PenaltyOption = Annotated[float, typer.Option(help="Above 1, tokens that occurred already become less likely.")]
+LengthOption = Annotated[int, typer.Option(help="Stop after so many tokens.")]
+SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
+AdapterOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a LoRA adapter. Without --model its own base is loaded.", show_default=False),
+]
+SystemOption = Annotated[str | None, typer.Option(help="A system message: how the model should answer.")]
+RawOption = Annotated[bool, typer.Option("--raw", help="Continue the text as it stands, without the chat format.")]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Compile the model first: minutes of waiting, then faster on a GPU.")
+]
+
+
+def model_name(model: str | None, size: Size | None) -> str:
+    """The model that the options name. Raises InputError where they name two."""
+    if model and size:
+        raise InputError(f"--model {model} and --size {size} name two models; give one of them")
+    return SIZES[size] if size else model or DEFAULT_MODEL

@@ -1,0 +1,124 @@
+"""Documents in a file larger than memory, as a list that reads one at a time.
+
+Training reads documents in a shuffled order, again and again. The file is looked through once to learn where each
+document begins, 8 bytes apiece; after that any document is one seek and one read.
+
+Built in notebook 10.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from llamamm.errors import InputError
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def open_documents(path: str | os.PathLike[str]) -> Sequence[dict[str, Any]]:
+    """The documents of a file. UTF-8, each read, and checked, when it is asked for.
+
+    `.jsonl`: one JSON object a line; `.txt`: texts with empty lines between them, each becoming {"text": ...}.
+    Raises InputError for a file that is missing, empty or of another kind; broken documents, when read, name the line.
+    """
+    path = Path(path)
+    kinds = {".jsonl": JsonLines, ".txt": Paragraphs}
+    if path.suffix.lower() not in kinds:
+        raise InputError(f"{path}: documents are read from {' and '.join(kinds)} files, got {path.suffix!r}")
+    try:
+        return kinds[path.suffix.lower()](path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; check the path") from error
+
+
+class _Documents(Sequence):
+    """What both kinds share: where documents begin, and the bytes of one. Holds no open file, so that it may fork."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            begins = array("q", self._find_begins(file))
+            if not begins:
+                raise InputError(f"{path} holds no document: {file.tell()} bytes, nothing but empty lines")
+            self._begins = np.array([*begins, file.tell()], dtype=np.int64)  # (n + 1,): the last is the file's end
+
+    def __len__(self) -> int:
+        return len(self._begins) - 1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[operator.index(index)]  # negative ones, and the IndexError, as for a list
+        begin, end = map(int, self._begins[index : index + 2])
+        with self.path.open("rb") as file:
+            file.seek(begin)
+            data = file.read(end - begin)
+        if len(data) < end - begin:
+            raise InputError(f"{self.path} has changed: document {index} reached to byte {end}, the file ends at "
+                             f"{begin + len(data)}; open it again")
+        try:
+            return self._parse(data.decode())
+        except UnicodeDecodeError as error:
+            place, what = begin + error.start, f"byte 0x{data[error.start]:02x} is not UTF-8; convert the file to UTF-8"
+        except (ValueError, RecursionError) as error:
+            place, what = begin, str(error)
+        raise InputError(f"{self.path}, line {self._line(place)}: {what}")
+
+    def _find_begins(self, file: BinaryIO) -> Iterator[int]:
+        raise NotImplementedError
+
+    def _parse(self, text: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _line(self, position: int) -> int:
+        """The number of the line, from 1, that holds this byte: counted only for an error message."""
+        lines = 1
+        with self.path.open("rb") as file:
+            while position > 0 and (data := file.read(min(position, 2**20))):
+                lines, position = lines + data.count(b"\n"), position - len(data)
+        return lines
+
+
+class JsonLines(_Documents):
+    """One JSON object a line; empty lines between them are passed over."""
+
+    def _find_begins(self, file: BinaryIO) -> Iterator[int]:
+        for position, line in _lines(file):
+            if line.strip():
+                yield position
+
+    def _parse(self, text: str) -> dict[str, Any]:
+        record = json.loads(text)
+        if not isinstance(record, dict):
+            raise ValueError(f'a line must be a JSON object, like {{"text": ...}}, got {type(record).__name__}')
+        return record
+
+
+class Paragraphs(_Documents):
+    """Plain text, in which a document ends at an empty line."""
+
+    def _find_begins(self, file: BinaryIO) -> Iterator[int]:
+        empty_before = True
+        for position, line in _lines(file):
+            empty = not line.strip()
+            if empty_before and not empty:
+                yield position
+            empty_before = empty
+
+    def _parse(self, text: str) -> dict[str, Any]:
+        return {"text": text.replace("\r\n", "\n").rstrip()}
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Each line and the byte it begins at. A byte order mark, which Windows puts first, is no text."""
+    position = 0
+    for line in file:
+        mark = len(_BOM) if position == 0 and line.startswith(_BOM) else 0
+        yield position + mark, line[mark:]
+        position += len(line)

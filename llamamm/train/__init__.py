@@ -1,0 +1,1 @@
+"""Training: settings, the loop, checkpoints that resume bit for bit, and the same under torchrun. Notebook 10."""

@@ -1,0 +1,250 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped, bit for bit.
+
+    last/   model.safetensors, config.json, tokenizer.json     or the adapter's two files: loads anywhere
+            optimizer.safetensors                               AdamW's two moments of each trained parameter
+            training.json                                       step, place in the data, random generators, scaler
+    best/   the weights alone, of the lowest held-out loss
+
+A run over shards (FSDP) writes last/ in parts, see `distributed_checkpoint`, and at its end beside it:
+
+    final/  the last weights, or adapter, as one plain folder
+
+A folder is written under another name and renamed: a process killed at any moment, or a full disk, leaves the old one.
+Nothing is pickled. Built in notebook 10.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from llamamm.adapters import load_adapter, write_adapter
+from llamamm.errors import CheckpointError, TrainingError
+from llamamm.files import recover_folder
+from llamamm.lora import lora_modules
+from llamamm.model import Llama3Model
+from llamamm.tokenizer import Tokenizer
+from llamamm.train.distributed_checkpoint import (
+    has_shards,
+    like_parameter,
+    load_shards,
+    replace_folder_together,
+    save_shards,
+    shard_names,
+    whole_model,
+)
+from llamamm.train.loop import Trainer
+from llamamm.train.processes import is_sharded
+from llamamm.weights.checkpoint import open_checkpoint, read_header
+from llamamm.weights.loading import match
+from llamamm.weights.names import to_our_names
+from llamamm.weights.saving import write_model
+
+OPTIMIZER_FILE, STATE_FILE = "optimizer.safetensors", "training.json"
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+class FolderSaver:
+    """Writes a run's checkpoints under `folder`: last/, best/, of a run over shards final/ too.
+
+    base: the name of the model an adapter belongs to. All processes call each method; the main one writes, and of
+    shards every process its own.
+    """
+
+    def __init__(self, folder: Path, *, tokenizer: Tokenizer | None = None, base: str = "") -> None:
+        self.folder, self.tokenizer, self.base = folder, tokenizer, base
+
+    def save_last(self, trainer: Trainer) -> None:
+        state = training_state(trainer)
+        with _disk_errors(trainer), replace_folder_together(self.folder / "last", trainer.processes) as new:
+            moments = optimizer_tensors(trainer.model, trainer.optimizer)
+            if is_sharded(trainer.objective):
+                save_shards({**parameter_tensors(trainer.model), **moments}, new)
+            elif trainer.processes.is_main:
+                self._write_weights(trainer.model, new)
+                save_file(moments, new / OPTIMIZER_FILE)
+            if trainer.processes.is_main:
+                (new / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+
+    def save_best(self, trainer: Trainer) -> None:
+        self._save_whole(trainer, self.folder / "best")
+
+    def save_final(self, trainer: Trainer) -> None:
+        self._save_whole(trainer, self.folder / "final")
+
+    def _save_whole(self, trainer: Trainer, folder: Path) -> None:
+        """The weights as one plain folder."""
+        model = whole_model(trainer.model) if is_sharded(trainer.objective) else trainer.model
+        with _disk_errors(trainer), replace_folder_together(folder, trainer.processes) as new:
+            if trainer.processes.is_main:
+                self._write_weights(model, new)
+
+    def _write_weights(self, model: Llama3Model, folder: Path) -> None:
+        if lora_modules(model):
+            write_adapter(model, folder, base=self.base)
+        else:
+            write_model(model, folder, tokenizer=self.tokenizer)
+
+
+class _disk_errors:  # noqa: N801 (a context manager, read as words)
+    """A full disk, said in one line: the older checkpoint stands."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.step = trainer.step
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        # safetensors reports the system's errors under a name of its own
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            raise CheckpointError(f"the checkpoint of step {self.step} could not be written ({error}); the one before "
+                                  f"stands. Free some space and resume") from error
+
+
+def load_weights(model: Llama3Model, folder: Path) -> None:
+    """Put a checkpoint's weights, or its adapter, into the model that it was saved from. Raises CheckpointError."""
+    recover_folder(folder)
+    if has_shards(folder):
+        load_shards(parameter_tensors(model), folder)
+        return
+    if lora_modules(model):
+        load_adapter(model, folder)
+        return
+    targets = dict(model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, ref in match(to_our_names(open_checkpoint(folder), model.cfg), model).items():
+            targets[name].copy_(ref.read())
+
+
+def load_training(trainer: Trainer, folder: Path) -> None:
+    """Put the trainer where a checkpoint left off. Call `load_weights` on its model before the trainer is made.
+
+    Raises TrainingError where the checkpoint is of another run: other data, settings or parameters.
+    """
+    state = read_state(folder)
+    _load_optimizer(trainer.model, trainer.optimizer, folder)
+    trainer.batches.load_state_dict(state["batches"])
+    trainer.scaler.load_state_dict(state["scaler"])
+    trainer.step, trainer.skipped, trainer.bad_in_a_row = state["step"], state["skipped"], state["bad_in_a_row"]
+    trainer.best_loss = float(state["best_loss"])
+    trainer.evaluations_since_best = state["evaluations_since_best"]
+    randoms = [state["random"], *state.get("random_of_others", [])]
+    if trainer.processes.rank < len(randoms):  # a process that was not there goes on from its own seed
+        set_random_state(randoms[trainer.processes.rank])
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The content of training.json. Raises TrainingError."""
+    recover_folder(folder)
+    try:
+        return json.loads((folder / STATE_FILE).read_bytes())
+    except (OSError, ValueError):
+        raise TrainingError(f"{folder} has no {STATE_FILE} that can be read, so a run cannot go on from it") from None
+
+
+# ---- what a checkpoint holds besides weights ----
+
+def training_state(trainer: Trainer) -> dict[str, Any]:
+    """Everything but tensors, for JSON. All processes must call it."""
+    random, *random_of_others = trainer.processes.gather(random_state())
+    return {
+        "step": trainer.step,
+        "skipped": trainer.skipped,
+        "bad_in_a_row": trainer.bad_in_a_row,
+        "best_loss": str(trainer.best_loss),  # JSON has no infinity
+        "evaluations_since_best": trainer.evaluations_since_best,
+        "batches": trainer.batches.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+        "random": random,
+        "random_of_others": random_of_others,
+        "config": json.loads(trainer.cfg.model_dump_json()),
+    }
+
+
+def random_state() -> dict[str, Any]:
+    """Every global random generator: PyTorch's on each device, Python's, numpy's."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    version, internal, gauss_next = random.getstate()
+    return {
+        "torch": _pack(torch.get_rng_state()),
+        "cuda": [_pack(s) for s in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+        "python": [version, list(internal), gauss_next],
+        "numpy": [kind, keys.tolist(), position, has_gauss, gauss],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put the generators where `random_state` saw them."""
+    torch.set_rng_state(_unpack(state["torch"]))
+    if len(state["cuda"]) == torch.cuda.device_count() and state["cuda"]:
+        torch.cuda.set_rng_state_all([_unpack(s) for s in state["cuda"]])
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """AdamW's tensors by the name of the parameter they belong to: "exp_avg.layers.0....weight"."""
+    return {
+        f"{moment}.{name}": optimizer.state[parameter][moment].contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+        for moment in MOMENTS
+    }
+
+
+def parameter_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that train, by name: "parameter.layers.0....weight"."""
+    return {f"parameter.{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    named = {name: p for name, p in model.named_parameters() if id(p) in trained}
+    in_shards = has_shards(folder)
+    if in_shards:
+        keys = {key for key in shard_names(folder) if key.partition(".")[0] in MOMENTS}
+    else:
+        tensors = _read_tensors(folder / OPTIMIZER_FILE)
+        keys = set(tensors)
+    known = {key.partition(".")[2] for key in keys}
+    if not keys:  # no step was taken yet
+        return
+    if known != set(named):
+        odd = sorted(known ^ set(named))
+        raise TrainingError(f"{folder} is of a run that trains other parameters: {len(odd)} differ, such as {odd[0]}")
+    for name, p in named.items():
+        if in_shards:
+            step = torch.zeros((), dtype=torch.float32, device=p.device)
+            state = {moment: step if moment == "step" else torch.zeros_like(p.detach()) for moment in MOMENTS}
+        else:
+            state = {moment: like_parameter(tensors[f"{moment}.{name}"], p) for moment in MOMENTS}
+        optimizer.state[p] = state
+    if in_shards:
+        load_shards(optimizer_tensors(model, optimizer), folder)
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        read_header(file)
+        return load_file(file)
+    except OSError as error:
+        raise TrainingError(f"{file} cannot be read: {error}") from None
+
+
+def _pack(state: Tensor) -> str:
+    return base64.b64encode(state.numpy().tobytes()).decode()
+
+
+def _unpack(text: str) -> Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

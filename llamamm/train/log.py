@@ -1,0 +1,162 @@
+"""What a run tells: metrics.jsonl, TensorBoard, a progress bar on a terminal, and a picture at the end.
+
+A line of metrics.jsonl is {"step": 12, "loss": 2.31, ...} after a step, {"step": 50, "eval_loss": ...} after an
+evaluation, {"step": 51, "skipped": 1, ...} after a step that had to be left out. Built in notebook 10.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from llamamm.errors import MissingDependencyError
+from llamamm.files import write_file
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"  # told apart by colour-blind readers too
+
+
+class RunLog:
+    """Writes down what happens. Without a folder nothing is written; `quiet` shows nothing either.
+
+    folder: gets metrics.jsonl, and with tensorboard=True the folder tensorboard/.
+    step: the step a run goes on from; lines of later steps, which an interrupted run left, are dropped.
+    """
+
+    def __init__(
+        self, folder: Path | None = None, *, step: int = 0, tensorboard: bool = False, quiet: bool = False
+    ) -> None:
+        self.records: list[dict[str, Any]] = []
+        self._console = Console(stderr=True, highlight=False, quiet=quiet)
+        self._file = self._board = self._progress = self._task = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / "metrics.jsonl"
+            self.records = [r for r in read_metrics(path) if r["step"] <= step] if step and path.exists() else []
+            write_file(path, "".join(json.dumps(r) + "\n" for r in self.records))
+            self._file = path.open("a", encoding="utf-8")
+        if tensorboard and folder is not None:
+            self._board = _summary_writer(folder / "tensorboard", step)
+
+    def step(self, step: int, **values: float) -> None:
+        """A step's figures: loss, learning_rate, grad_norm, tokens_per_s, epoch."""
+        self._write(step, values)
+        if self._progress is not None:
+            text = f"loss {values['loss']:.3f}, {values['tokens_per_s']:,.0f} tokens/s"
+            self._progress.update(self._task, completed=step, text=text)
+
+    def evaluation(self, step: int, *, loss: float, best: float, samples: dict[str, str]) -> None:
+        """The held-out loss, and what the model answers to each prompt."""
+        self._write(step, {"eval_loss": loss, **({"samples": samples} if samples else {})})
+        train = [r["loss"] for r in self.records if "learning_rate" in r][-10:]
+        mean = f"training loss {sum(train) / len(train):.3f}, " if train else ""
+        self.say(f"step {step}: {mean}held-out {loss:.3f}" + (" (best)" if loss == best else f", best {best:.3f}"))
+        for prompt, answer in samples.items():
+            self.say(f"  {prompt!r} -> {answer!r}")
+
+    def skipped(self, step: int, *, loss: float, grad_norm: float, n_skipped: int) -> None:
+        """A step left out because its loss or its gradients were not finite."""
+        self._write(step, {"skipped": n_skipped, "loss": str(loss), "grad_norm": str(grad_norm)})
+        self.say(f"step {step} skipped: loss {loss:.4g}, gradient norm {grad_norm:.4g} ({n_skipped} so far)")
+
+    def say(self, text: str) -> None:
+        """A line on stderr."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def progress(self, steps: int, done: int) -> Iterator[None]:
+        """A bar with loss, tokens/s and time left, on a terminal; nothing elsewhere."""
+        if not self._console.is_terminal or self._console.quiet:
+            yield
+            return
+        columns = MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn()
+        with Progress(*columns, console=self._console, transient=True) as self._progress:
+            self._task = self._progress.add_task("", total=steps, completed=done, text="")
+            yield
+        self._progress = None
+
+    def close(self) -> None:
+        """Everything is on disk."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        record = {"step": step, **values}
+        self.records.append(record)
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, float | int) and math.isfinite(value):
+                    self._board.add_scalar(name, value, step)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a last line that a killed process left half written is dropped."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def plot_run(records: list[dict[str, Any]]) -> Figure:
+    """The run in two pictures: training and held-out loss, and the learning rate."""
+    steps = [r for r in records if "learning_rate" in r]
+    held_out = [r for r in records if "eval_loss" in r]
+    figure = Figure(figsize=(8, 3.2), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+    x, loss = [r["step"] for r in steps], [r["loss"] for r in steps]
+    left.plot(x, loss, color=GREY, alpha=0.45, linewidth=0.8)
+    left.plot(x, smooth(loss), color=BLUE, label="training, smoothed")
+    if held_out:
+        left.plot([r["step"] for r in held_out], [r["eval_loss"] for r in held_out], "o-", color=ORANGE, markersize=4,
+                  label="held-out")  # fmt: skip
+    skipped = [r["step"] for r in records if "skipped" in r]
+    for step in skipped:
+        left.axvline(step, color="black", linewidth=0.5, linestyle=":")
+    left.set(xlabel="step", ylabel="loss per token", title="Loss" + (f", {len(skipped)} steps skipped" * bool(skipped)))
+    left.legend(frameon=False)
+    right.plot(x, [r["learning_rate"] for r in steps], color=BLUE)
+    right.set(xlabel="step", title="Learning rate", ylim=(0, None))
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def smooth(values: list[float], *, keep: float = 0.9) -> list[float]:
+    """A running mean that forgets: keep times itself plus the rest of the new value, without a bias at the start."""
+    out, mean = [], 0.0
+    for i, value in enumerate(values, start=1):
+        mean = keep * mean + (1 - keep) * value
+        out.append(mean / (1 - keep**i))
+    return out
+
+
+def _summary_writer(folder: Path, step: int):
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingDependencyError("tensorboard: true needs a package: pip install 'llamamm[train]'") from None
+    return SummaryWriter(folder, purge_step=step + 1 if step else None)
+
+
+if __name__ == "__main__":
+    plot_run(read_metrics(Path(sys.argv[1]))).savefig(sys.argv[2])
