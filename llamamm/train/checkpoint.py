@@ -7,7 +7,7 @@
 
 A run over shards (FSDP) writes last/ in parts, see `distributed_checkpoint`, and at its end beside it:
 
-    final/  the last weights, or adapter, as one plain folder
+    final/  the weights, or adapter, of last/ as one plain folder
 
 A folder is written under another name and renamed: a process killed at any moment, or a full disk, leaves the old one.
 Nothing is pickled. Built in notebook 10.
@@ -18,6 +18,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ class FolderSaver:
                 save_file(moments, new / OPTIMIZER_FILE)
             if trainer.processes.is_main:
                 (new / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+        if trainer.processes.is_main:  # what an earlier end left there is older than last/ now
+            shutil.rmtree(self.folder / "final", ignore_errors=True)
 
     def save_best(self, trainer: Trainer) -> None:
         self._save_whole(trainer, self.folder / "best")
