@@ -73,6 +73,7 @@ class LoraLinear(nn.Module):
         self.enabled = True
         # While merged: the weight that is not in use, the base's own or, with the adapter switched off, the merged one.
         self.register_buffer("other_weight", None, persistent=False)
+        self.train(base.training)  # put on a model that answers, it drops nothing
 
     @property
     def in_features(self) -> int:

@@ -261,7 +261,7 @@ def test_an_untied_head_and_any_other_module_can_be_adapted():
 
 
 def test_dropout_acts_on_the_adapter_alone_and_only_in_training():
-    model = apply_lora(nn.Sequential(nn.Linear(64, 8)), r=2, alpha=2, dropout=0.5, targets="0")
+    model = apply_lora(nn.Sequential(nn.Linear(64, 8)), r=2, alpha=2, dropout=0.5, targets="0").train()
     x = torch.ones(1, 64)
     assert torch.equal(model(x), model(x))  # B is zero: what is dropped adds nothing
     randomize(model)
@@ -269,6 +269,11 @@ def test_dropout_acts_on_the_adapter_alone_and_only_in_training():
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
+
+
+def test_an_adapter_put_on_a_model_in_eval_mode_does_not_drop(tiny_model):
+    model = randomize(apply_lora(tiny_model.eval(), r=2, alpha=2, dropout=0.5))
+    assert torch.equal(model(IDS), model(IDS)) and not any(m.training for m in model.modules())
 
 
 def test_half_precision_weights_get_fp32_adapters():

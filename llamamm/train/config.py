@@ -88,9 +88,9 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.model and self.shape:
+        if self.model and self.shape is not None:
             raise ValueError("`model` and `shape` name two models; give one of them")
-        if self.shape and self.method == "lora":
+        if self.shape is not None and self.method == "lora":
             raise ValueError("a new model (`shape`) is trained in full: method: full")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size "

@@ -1,0 +1,51 @@
+"""Small data and settings for the tests of training."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from llamamm import Llama3Model, TextConfig
+from llamamm.data import Batches, Example
+from llamamm.train.config import TrainConfig
+from llamamm.train.log import RunLog
+from llamamm.train.loop import Trainer
+
+TEXTS = [f"The number {i} is followed by {i + 1}." + " Then comes the next." * (i % 5) for i in range(60)]
+
+
+def write_texts(folder: Path) -> Path:
+    path = folder / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return path
+
+
+def bytes_example(text: str) -> Example:
+    """A byte is a token: no tokenizer is needed."""
+    ids = [1, *text.encode()]
+    return Example(ids, [True] * len(ids))
+
+
+def settings(folder: Path, **changes) -> TrainConfig:
+    base = {"output": folder, "steps": 6, "method": "full", "batch_size": 4, "length": 48, "learning_rate": 3e-3,
+            "warmup_steps": 2, "device": "cpu", "precision": "fp32", "eval_every": 3, "save_every": 2}  # fmt: skip
+    return TrainConfig.make({**base, **changes})
+
+
+def byte_model(**changes) -> Llama3Model:
+    torch.manual_seed(0)
+    return Llama3Model(TextConfig.tiny(vocab_size=256, hidden_size=32, intermediate_size=64, **changes))
+
+
+def byte_batches(cfg: TrainConfig, **options) -> Batches:
+    return Batches(TEXTS, bytes_example, batch_size=cfg.batch_size, length=cfg.length, seed=cfg.seed, pack=cfg.pack,
+                   **options)  # fmt: skip
+
+
+def byte_trainer(folder: Path, *, model: Llama3Model | None = None, **changes) -> Trainer:
+    """A trainer of a tiny model on bytes, with two held-out batches."""
+    options = {k: changes.pop(k) for k in ("saver", "sampler", "log") if k in changes}
+    cfg = settings(folder, **changes)
+    held_out = byte_batches(cfg, shuffle=False)
+    return Trainer(model or byte_model(), byte_batches(cfg), cfg, eval_batches=[next(held_out), next(held_out)],
+                   log=options.pop("log", RunLog(quiet=True)), **options)  # fmt: skip
