@@ -18,7 +18,7 @@ from rich.table import Table
 
 from llamamm.adapters import load_adapter, read_adapter_config
 from llamamm.assets import fetch as fetch_asset
-from llamamm.assets import list_assets
+from llamamm.assets import list_assets, megabytes
 from llamamm.chat import chat_format
 from llamamm.cli_models import KEYS, bench, merge, train
 from llamamm.cli_options import (
@@ -204,7 +204,7 @@ def fetch(
     if list_ or name is None:
         table = Table("name", "what", "size", "licence", "from", "here")
         for row in list_assets():
-            table.add_row(row.name, row.title, f"{row.size / 1e6:.0f} MB", row.licence, ", ".join(row.sources),
+            table.add_row(row.name, row.title, megabytes(row.size), row.licence, ", ".join(row.sources),
                           "yes" if row.cached else "no")  # fmt: skip
         Console().print(table)
         return

