@@ -15,13 +15,14 @@ ROOT = Path(__file__).parent.parent
 TAUGHT = [
     "tokenizer", "tokenizer_files", "chat", "layers", "rope", "masks", "attention", "cache", "config", "model",
     "weights.tensors", "weights.checkpoint", "weights.names", "weights.loading", "weights.saving", "weights.gguf",
-    "pretrained", "sampling", "generate", "session",
+    "pretrained", "sampling", "generate", "session", "lora", "wiring", "adapters",
 ]  # fmt: skip
 
 # module: {name: why no lesson quotes it}
 IN_WORDS = "explained in the lesson's prose"
 TOO_LONG = "too long for a cell; built in small"
 CONSTANT = "a constant, named in prose"
+PIECE = "a piece of what is quoted"
 PROTOCOL = "a protocol for type checkers"
 NOT_QUOTED: dict[str, dict[str, str]] = {
     "tokenizer": {
@@ -41,7 +42,11 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "MAX_HEADER_BYTES": CONSTANT, "DTYPES": CONSTANT,
     },
     "weights.names": {"META_NAMES": "shown as a table", "GGUF_NAMES": "shown as a table"},
-    "weights.saving": {"Saveable": PROTOCOL, "write_config": IN_WORDS, "write_weights": IN_WORDS},
+    "weights.saving": {
+        "Saveable": PROTOCOL, "write_config": IN_WORDS, "write_weights": IN_WORDS, "write_model": PIECE,
+        "hf_state_dict": PIECE, "refuse_foreign_files": PIECE,
+    },
+    "masks": {"packed_mask": "for packed training rows", "packed_positions": "for packed training rows"},
     "weights.gguf": {"GGUFFile": TOO_LONG, "convert_gguf": IN_WORDS},
     "pretrained": {"locate": IN_WORDS, "load_tokenizer": IN_WORDS, "read_config": IN_WORDS},
     "sampling": {"SamplingConfig": "settings with checks of their range"},
@@ -50,6 +55,16 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "StreamingTokenizer": PROTOCOL,
     },
     "session": {"ChatSession": "used in lesson 08, not built"},
+    "lora": {
+        "LoraLinear": TOO_LONG, "ATTENTION_TARGETS": CONSTANT, "FEED_FORWARD_TARGETS": CONSTANT,
+        "ALL_TARGETS": CONSTANT, "DEFAULT": CONSTANT, "delete_adapter": IN_WORDS, "remove_lora": PIECE,
+        "adapter_names": PIECE, "plain_state_dict": PIECE, "check_adapter_name": PIECE,
+    },
+    "adapters": {
+        "CONFIG_FILE": CONSTANT, "WEIGHTS_FILE": CONSTANT, "PREFIX": CONSTANT, "SUFFIXES": CONSTANT,
+        "SAMPLES": CONSTANT, "HARMLESS": CONSTANT, "write_adapter": PIECE, "read_settings": PIECE,
+        "read_adapter_config": PIECE, "active_adapter": PIECE,
+    },
 }  # fmt: skip
 
 

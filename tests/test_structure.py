@@ -17,6 +17,7 @@ from llamamm.course.sync import quoting_cells, sync_notebook
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "llamamm"
+TRAINING_LESSONS = ("09", "10", "16")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports only from lower floors; inside `weights`, `course` and `train`, from its own folder too.
@@ -118,7 +119,8 @@ def test_lessons_keep_to_their_minutes():
     for path in NOTEBOOKS:
         first = "".join(load(path)["cells"][0]["source"])
         promised = int(re.search(r"about (\d+) minutes? on a 2-core CPU", first)[1])
-        assert taken[path.name] <= promised <= 2, path.name
+        longest = 4 if path.name[:2] in TRAINING_LESSONS else 2
+        assert taken[path.name] <= promised <= longest, path.name
 
 
 def test_python_use_in_the_readme_runs():
