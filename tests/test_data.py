@@ -203,10 +203,12 @@ def test_unpacked_rows_by_hand():
 def test_examples_with_nothing_to_learn_are_left_out():
     documents = [[], [7], [2, 4], [2, 4, 6, 8, 9], [2, 3]]  # the fourth teaches only what is cut off
     assert rows(batches(documents, answers, length=3, split=False), 1) == [([2, 2, 2], [3, 3, 3], [1, 2, 3])]
-    assert rows(batches(documents, answers, length=3), 2) == [
+    stream = batches(documents, answers, length=3)
+    assert rows(stream, 2) == [
         ([2, 4, 6], [I, I, I], [1, 1, 1]),
         ([8, 2, 2], [9, 3, I], [1, 2, 3]),
     ]
+    assert stream.n_cut == 0  # split, not cut
 
 
 @pytest.mark.parametrize("options", [{}, {"split": False}, {"pack": False}])

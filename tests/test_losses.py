@@ -79,6 +79,16 @@ def test_short_types_lose_nothing_against_the_plain_loss(dtype):
         assert relative(a.double(), e) < 1.5 * relative(b.double(), e) + 1e-6
 
 
+def test_many_chunks_of_a_short_type_are_added_up_in_fp32():
+    """Steps of one sign: a sum in bf16 stands still once it is 256 times larger than they are."""
+    hidden, weight, targets = problem(600, 4, 3, ignored=0)
+    inputs = [hidden.abs().bfloat16(), weight.bfloat16(), targets]
+    plain, ours = (value_and_gradients(f, *inputs, **options)[2].double()
+                   for f, options in ((plain_cross_entropy_sum, {}), (cross_entropy_sum, {"chunk": 1})))
+    exact = value_and_gradients(plain_cross_entropy_sum, *(x.double() for x in inputs[:2]), targets)[2]
+    assert relative(ours, exact) < 2 * relative(plain, exact)
+
+
 def test_autocast_multiplies_in_its_type_and_gives_gradients_in_the_inputs_type():
     hidden, weight, targets = problem(60, 32, 400)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -128,15 +138,16 @@ def test_a_frozen_head_gets_no_gradient_and_backward_may_run_twice():
 
 
 class Products(TorchDispatchMode):
-    """Watches every operation: how many matrix products there are, and how large a tensor gets."""
+    """Watches every operation: how many matrix products and one-hots there are, and how large a tensor gets."""
 
     def __init__(self):
         super().__init__()
-        self.n_products = self.largest = 0
+        self.n_products = self.n_one_hots = self.largest = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ARG002
         out = func(*args, **(kwargs or {}))
         self.n_products += func.overloadpacket.__name__ in ("mm", "addmm", "addmm_")
+        self.n_one_hots += func.overloadpacket.__name__ == "scatter_add_"
         sizes = [x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
         self.largest = max([self.largest, *sizes])
         return out
@@ -150,10 +161,22 @@ def test_no_table_is_larger_than_a_chunk_and_evaluation_takes_one_product_of_thr
     assert training.n_products == 3 * 20
     with Products() as evaluation, torch.no_grad():
         loss = cross_entropy_sum(hidden, weight, targets, chunk=50)
-    assert evaluation.n_products == 20 and not loss.requires_grad
+    assert (evaluation.n_products, evaluation.n_one_hots) == (20, 0) and not loss.requires_grad
+    with Products() as frozen:
+        cross_entropy_sum(hidden, weight.detach(), targets, chunk=50)
+    assert (frozen.n_products, frozen.n_one_hots) == (2 * 20, 20)
     with Products() as plain:
         plain_cross_entropy_sum(hidden, weight, targets)
     assert plain.largest == 1000 * 2000  # the watch sees it where it exists
+
+
+def test_the_chunk_is_chosen_by_the_memory_of_its_scores(monkeypatch):
+    hidden, weight, targets = problem(1000, 8, 2000, ignored=0)
+    for rows_that_fit, rows in ((50, 50), (3, 32)):
+        monkeypatch.setattr("llamamm.losses.CHUNK_BYTES", rows_that_fit * 2000 * 4)
+        with Products() as watched:
+            cross_entropy_sum(hidden, weight, targets)
+        assert watched.largest == rows * 2000
 
 
 def test_ignored_rows_take_no_work():

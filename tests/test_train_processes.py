@@ -66,7 +66,7 @@ def work(folder, report):
     # half a run, kept for one process to go on from, then the other half
     for mode in ("ddp-full", "ddp-dropout", "fsdp-lora"):
         train(mode, "half", steps=3)
-    report["stopped at"] = stop_with_ctrl_c(config(folder, "fsdp-full", output="half"))
+    report["stopped at"] = stop_with_ctrl_c(config(folder, "fsdp-full", output="half", sample_prompts=[]))
     if dist.get_rank() == 0:
         shutil.copytree(folder / "half", folder / "resumed")
     dist.barrier()
@@ -95,6 +95,7 @@ def stop_with_ctrl_c(cfg):
             return loss
 
         trainer.train_step = step
+        trainer.best_loss = 0.0  # no new best: last/ is then written right after an evaluation
         trainer.fit()
         return trainer.step
 
@@ -159,11 +160,10 @@ def start_apart(cfg):
 
 
 if __name__ == "__main__":
-    dist.init_process_group("gloo")  # one for all runs; each uses the group it finds
     notes = {}
-    work(Path(sys.argv[1]), notes)
-    Path(sys.argv[1], f"report-{dist.get_rank()}.json").write_text(json.dumps(notes))
-    dist.destroy_process_group()
+    with joined("cpu"):  # one group for all runs: each uses the one it finds
+        work(Path(sys.argv[1]), notes)
+        Path(sys.argv[1], f"report-{dist.get_rank()}.json").write_text(json.dumps(notes))
 
 
 # ---- what came of it ----

@@ -23,7 +23,7 @@ BUILDS = {
     "00": "the map", "01": "tokenizer, chat formats", "02": "RMSNorm, SwiGLU, linear layers",
     "03": "rotary positions and their scaling", "04": "attention, masks", "05": "KV cache",
     "06": "configuration, block, model", "07": "safetensors, names, loading, GGUF",
-    "08": "sampling, streaming, batches, chat",
+    "08": "sampling, streaming, batches, chat", "09": "LoRA, adapter files",
 }  # fmt: skip
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 

@@ -10,6 +10,7 @@ all of them, or those who make it wait for ever. Built in notebook 19.
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -148,6 +149,9 @@ def joined(device: str | None = None) -> Iterator[Processes]:
         yield Processes(rank, world_size, chosen)
     finally:
         if ours:
+            # Gloo's threads drop the last tensors a moment after we got them, for which they need the interpreter; one
+            # that ends meanwhile aborts ("terminate called without an active exception").
+            time.sleep(0.1)
             dist.destroy_process_group()
 
 
