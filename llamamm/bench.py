@@ -77,12 +77,12 @@ def run_bench(
     table = Table("", *sides, *(["ratio"] if against else []))
     probes = {side: _probe_loading(side, path, dtype, device) for side in sides}
     for title, key in (("load, seconds", "load_s"), ("peak memory, loaded and one token read, MB", "peak_mb")):
-        _row(table, title, {side: [probe[key]] for side, probe in probes.items()}, lower_is_better=True)
+        add_row(table, title, {side: [probe[key]] for side, probe in probes.items()}, lower_is_better=True)
 
     answers: dict[str, Answer] = {OURS: _our_answer(path, dtype, device)}
     if against:
         answers[THEIRS] = _their_answer(path, dtype, device)
-    ids = _prompt(path, max(prompt_tokens, prefill_tokens))
+    ids = prompt_ids(path, max(prompt_tokens, prefill_tokens))
     short, long = ids[:prompt_tokens], ids[:prefill_tokens]
     for answer in answers.values():
         answer(short, 4)  # warm up
@@ -91,10 +91,10 @@ def run_bench(
         for side, answer in answers.items():
             runs[side].append((answer(short, new_tokens), answer(long, new_tokens)))
     decode = {s: [r[0].decode_rate for r in rs] for s, rs in runs.items()}
-    _row(table, f"read {prefill_tokens} tokens, tokens/s", {s: [prefill_tokens / r[1].first_s for r in rs]
+    add_row(table, f"read {prefill_tokens} tokens, tokens/s", {s: [prefill_tokens / r[1].first_s for r in rs]
                                                             for s, rs in runs.items()})  # fmt: skip
-    _row(table, f"decode {new_tokens} after {prompt_tokens}, tokens/s", decode)
-    _row(table, f"decode {new_tokens} after {prefill_tokens}, tokens/s",
+    add_row(table, f"decode {new_tokens} after {prompt_tokens}, tokens/s", decode)
+    add_row(table, f"decode {new_tokens} after {prefill_tokens}, tokens/s",
          {s: [r[1].decode_rate for r in rs] for s, rs in runs.items()})  # fmt: skip
     console.print(table)
 
@@ -119,10 +119,10 @@ def read_bandwidth(device: torch.device | str = "cpu", *, megabytes: int = 512, 
     seconds = []
     for read in passes:
         for _ in range(repeats):
-            _wait(device)
+            wait_for(device)
             start = time.perf_counter()
             read()
-            _wait(device)
+            wait_for(device)
             seconds.append(time.perf_counter() - start)
     return block.nbytes / min(seconds)
 
@@ -141,7 +141,7 @@ def _our_answer(path: Path, dtype: torch.dtype, device: torch.device) -> Answer:
 
 
 def _their_answer(path: Path, dtype: torch.dtype, device: torch.device) -> Answer:
-    model = _transformers().AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
+    model = import_transformers().AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
 
     class Clock:
         """A streamer: `generate` hands it the prompt first, then each token."""
@@ -168,7 +168,7 @@ def _their_answer(path: Path, dtype: torch.dtype, device: torch.device) -> Answe
     return answer
 
 
-def _prompt(path: Path, n: int) -> list[int]:
+def prompt_ids(path: Path, n: int) -> list[int]:
     tokenizer = load_tokenizer(path)
     if tokenizer is None:
         raise InputError(f"{path.name} has no tokenizer; bench reads a text with it")
@@ -191,7 +191,7 @@ def _probe_loading(side: str, path: Path, dtype: torch.dtype, device: torch.devi
 def _load_and_report(side: str, path: str, dtype_name: str, device: str) -> None:
     dtype = getattr(torch, dtype_name.removeprefix("torch."))
     if side == THEIRS:
-        auto = _transformers().AutoModelForCausalLM
+        auto = import_transformers().AutoModelForCausalLM
     baseline = psutil.Process().memory_info().rss
     start = time.perf_counter()
     if side == OURS:
@@ -202,10 +202,10 @@ def _load_and_report(side: str, path: str, dtype_name: str, device: str) -> None
     with torch.inference_mode():
         model(torch.tensor([[1]], device=device))
     weights = sum(p.nbytes for p in model.parameters())  # a tied parameter is listed once, and read once a token
-    print(json.dumps({"load_s": load_s, "peak_mb": (_peak_rss() - baseline) / 1e6, "weight_bytes": weights}))
+    print(json.dumps({"load_s": load_s, "peak_mb": (peak_rss() - baseline) / 1e6, "weight_bytes": weights}))
 
 
-def _peak_rss() -> int:
+def peak_rss() -> int:
     """Bytes. Windows calls it peak_wset; elsewhere the kernel reports kilobytes (Linux) or bytes (macOS)."""
     info = psutil.Process().memory_info()
     if hasattr(info, "peak_wset"):
@@ -215,7 +215,7 @@ def _peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _row(table: Table, title: str, figures: dict[str, list[float]], *, lower_is_better: bool = False) -> None:
+def add_row(table: Table, title: str, figures: dict[str, list[float]], *, lower_is_better: bool = False) -> None:
     medians = [f"{statistics.median(values):.4g}" for values in figures.values()]
     if len(figures) == 2:
         pairs = zip(figures[OURS], figures[THEIRS], strict=True)
@@ -224,12 +224,12 @@ def _row(table: Table, title: str, figures: dict[str, list[float]], *, lower_is_
     table.add_row(title, *medians)
 
 
-def _wait(device: torch.device | str) -> None:
+def wait_for(device: torch.device | str) -> None:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _transformers():
+def import_transformers():
     try:
         import transformers
     except ImportError:

@@ -11,6 +11,7 @@ import yaml
 
 from llamamm.adapters import load_adapter, read_adapter_config
 from llamamm.bench import run_bench
+from llamamm.bench_train import run_train_bench
 from llamamm.cli_options import DEFAULT_MODEL, DeviceOption, DtypeOption, ModelOption, SizeOption, model_name
 from llamamm.config import parse_dtype
 from llamamm.devices import default_dtype, pick_device
@@ -73,6 +74,24 @@ def measure(
     run_bench(
         model_name(model, size), dtype=parse_dtype(dtype) if dtype else default_dtype(torch_device),
         device=torch_device, prompt_tokens=prompt_tokens, new_tokens=new_tokens, prefill_tokens=prefill_tokens,
+        repeats=repeats, against=against,
+    )  # fmt: skip
+
+
+@bench.command("train")
+def measure_training(
+    model: ModelOption = None,
+    size: SizeOption = None,
+    device: DeviceOption = None,
+    rows: Annotated[int, typer.Option(help="Rows of a step.")] = 4,
+    length: Annotated[list[int] | None, typer.Option(help="Tokens of a row. Default: 128, then 512.")] = None,
+    r: Annotated[int, typer.Option("--rank", help="LoRA's rank.")] = 8,
+    repeats: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 5,
+    against: Annotated[str | None, typer.Option(help="'transformers': with peft, side by side, in turn.")] = None,
+) -> None:
+    """Measure seconds and memory of a LoRA step, in fp32."""
+    run_train_bench(
+        model_name(model, size), device=pick_device(device), rows=rows, lengths=length or (128, 512), r=r,
         repeats=repeats, against=against,
     )  # fmt: skip
 
