@@ -144,16 +144,19 @@ def _first_steps(worker: Worker, length: int) -> dict[str, Any]:
 def _in_turn(
     workers: list[Worker], lengths: Sequence[int], *, steps: int, repeats: int
 ) -> dict[int, dict[str, list[float]]]:
-    """Seconds a step by length, side and round. Who begins changes with each round."""
+    """Seconds a step by length, side and round. Sides take turns after each step, and who begins changes too."""
     seconds: dict[int, dict[str, list[float]]] = {n: {w.side: [] for w in workers} for n in lengths}
     try:
         for length in lengths:
             for worker in workers:
                 worker.ask({"length": length, "steps": 1})  # warm up
-            for round_ in range(repeats):
-                for worker in workers if round_ % 2 == 0 else workers[::-1]:
-                    answer = worker.ask({"length": length, "steps": steps})
-                    seconds[length][worker.side].append(statistics.fmean(answer["seconds"]))
+            for _ in range(repeats):
+                taken: dict[str, list[float]] = {worker.side: [] for worker in workers}
+                for i in range(steps):
+                    for worker in workers if i % 2 == 0 else workers[::-1]:
+                        taken[worker.side] += worker.ask({"length": length, "steps": 1})["seconds"]
+                for side, values in taken.items():
+                    seconds[length][side].append(statistics.fmean(values))
     finally:
         for worker in workers:
             worker.close()
