@@ -220,8 +220,13 @@ def _samples(model: nn.Module) -> Tensor:
     """Some of the base's weights, the same places each time. (SAMPLES,) bf16, so that it may run in another dtype."""
     weights = [w.flatten() for w in plain_state_dict(model, own=True).values() if w.is_floating_point()]
     each = -(-SAMPLES // len(weights))
-    picked = torch.cat([w[torch.linspace(0, w.numel() - 1, each).long()].float().cpu() for w in weights])
-    return picked[torch.linspace(0, picked.numel() - 1, SAMPLES).long()].bfloat16()
+    picked = torch.cat([w[_spread(w.numel(), each).to(w.device)].float().cpu() for w in weights])
+    return picked[_spread(picked.numel(), SAMPLES)].bfloat16()
+
+
+def _spread(n: int, count: int) -> Tensor:
+    """`count` places from 0 to n - 1, evenly. In whole numbers: fp32 cannot tell 262,668,287 from 262,668,288."""
+    return torch.arange(count) * (n - 1) // max(count - 1, 1)
 
 
 def _require_same_base(model: nn.Module, file: Path) -> None:
