@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,9 @@ def run_train_bench(
 
     table = Table("", *({OURS: OURS, THEIRS: "transformers + peft"}[s] for s in sides), *(["ratio"] if against else []))
     firsts = {length: {side: _first_steps(start(side), length) for side in sides} for length in lengths}
-    seconds = _in_turn([start(side) for side in sides], lengths, steps=steps, repeats=repeats)
+    with ExitStack() as stack:
+        workers = [stack.enter_context(closing(start(side))) for side in sides]
+        seconds = _in_turn(workers, lengths, steps=steps, repeats=repeats)
     for length in lengths:
         first, name = firsts[length], f"{rows} x {length}"
         add_row(table, f"{name}: seconds a step", seconds[length], lower_is_better=True)
@@ -101,7 +104,7 @@ class Worker:
 
     def __init__(self, side: str, setting: dict[str, Any]) -> None:
         self.side = side
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in `close`)
+        self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "llamamm.bench_train", side], text=True, stderr=self._errors,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -128,38 +131,31 @@ class Worker:
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
-            try:
+            with suppress(BrokenPipeError):
                 stream.close()
-            except BrokenPipeError:
-                pass
 
 
 def _first_steps(worker: Worker, length: int) -> dict[str, Any]:
-    try:
+    with closing(worker):
         return worker.ask({"length": length, "steps": FIRST_STEPS})
-    finally:
-        worker.close()
 
 
 def _in_turn(
     workers: list[Worker], lengths: Sequence[int], *, steps: int, repeats: int
 ) -> dict[int, dict[str, list[float]]]:
-    """Seconds a step by length, side and round. Sides take turns after each step, and who begins changes too."""
+    """Seconds a step by length, side and round. The sides take turns step by step, and take turns in beginning too."""
     seconds: dict[int, dict[str, list[float]]] = {n: {w.side: [] for w in workers} for n in lengths}
-    try:
-        for length in lengths:
-            for worker in workers:
-                worker.ask({"length": length, "steps": 1})  # warm up
-            for _ in range(repeats):
-                taken: dict[str, list[float]] = {worker.side: [] for worker in workers}
-                for i in range(steps):
-                    for worker in workers if i % 2 == 0 else workers[::-1]:
-                        taken[worker.side] += worker.ask({"length": length, "steps": 1})["seconds"]
-                for side, values in taken.items():
-                    seconds[length][side].append(statistics.fmean(values))
-    finally:
+    for length in lengths:
         for worker in workers:
-            worker.close()
+            worker.ask({"length": length, "steps": 1})  # warm up
+        for _ in range(repeats):
+            taken: dict[str, list[float]] = {worker.side: [] for worker in workers}
+            for _ in range(steps):
+                for worker in workers:
+                    taken[worker.side] += worker.ask({"length": length, "steps": 1})["seconds"]
+                workers = workers[::-1]
+            for side, values in taken.items():
+                seconds[length][side].append(statistics.fmean(values))
     return seconds
 
 
