@@ -248,7 +248,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, whole_run, where):
 
 
 def test_killed_at_any_moment(tmp_path, whole_run):
-    """No matter when: three runs, each killed at another moment after its first checkpoint, and resumed."""
+    """No matter when: killed twice, each time a little after a step was noted, and resumed."""
     data, expected, _ = whole_run
     cfg = run_config(tmp_path / "run", data, save_every=1)
     (tmp_path / "config.yaml").write_text(cfg.to_yaml())

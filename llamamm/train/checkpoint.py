@@ -19,11 +19,14 @@ import base64
 import json
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -65,7 +68,7 @@ class FolderSaver:
 
     def save_last(self, trainer: Trainer) -> None:
         state = training_state(trainer)
-        with _disk_errors(trainer), replace_folder_together(self.folder / "last", trainer.processes) as new:
+        with _disk_errors(trainer.step), replace_folder_together(self.folder / "last", trainer.processes) as new:
             moments = optimizer_tensors(trainer.model, trainer.optimizer)
             if is_sharded(trainer.objective):
                 save_shards({**parameter_tensors(trainer.model), **moments}, new)
@@ -86,7 +89,7 @@ class FolderSaver:
     def _save_whole(self, trainer: Trainer, folder: Path) -> None:
         """The weights as one plain folder."""
         model = whole_model(trainer.model) if is_sharded(trainer.objective) else trainer.model
-        with _disk_errors(trainer), replace_folder_together(folder, trainer.processes) as new:
+        with _disk_errors(trainer.step), replace_folder_together(folder, trainer.processes) as new:
             if trainer.processes.is_main:
                 self._write_weights(model, new)
 
@@ -97,20 +100,14 @@ class FolderSaver:
             write_model(model, folder, tokenizer=self.tokenizer)
 
 
-class _disk_errors:  # noqa: N801 (a context manager, read as words)
+@contextmanager
+def _disk_errors(step: int) -> Iterator[None]:
     """A full disk, said in one line: the older checkpoint stands."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.step = trainer.step
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        # safetensors reports the system's errors under a name of its own
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise CheckpointError(f"the checkpoint of step {self.step} could not be written ({error}); the one before "
-                                  f"stands. Free some space and resume") from error
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # the library has its own name for the system's errors
+        raise CheckpointError(f"the checkpoint of step {step} could not be written ({error}); the one before "
+                              f"stands. Free some space and resume") from error
 
 
 def load_weights(model: Llama3Model, folder: Path) -> None:

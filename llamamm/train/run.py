@@ -75,9 +75,9 @@ def make_trainer(
     if cfg.eval_data:
         held_out = make_batches(open_data(cfg.eval_data), encode, cfg, tokenizer, processes=processes, shuffle=False)
         eval_batches = list(islice(held_out, cfg.eval_batches))
-    log = RunLog(cfg.output, step=step, tensorboard=cfg.tensorboard, quiet=quiet) if processes.is_main else RunLog(
-        quiet=True
-    )
+    log = RunLog(quiet=True)  # one process tells of all
+    if processes.is_main:
+        log = RunLog(cfg.output, step=step, tensorboard=cfg.tensorboard, quiet=quiet)
     note_precision(cfg, processes.device, log)
     base = cfg.model or DEFAULT_MODEL
     trainer = Trainer(
