@@ -57,11 +57,14 @@ def encode_text(text: str, tokenizer: Tokenizer) -> Example:
 def encode_dialogue(messages: Messages, tokenizer: Tokenizer, *, chat: Llama3Chat | ChatML | None = None) -> Example:
     """A conversation of which the assistant's words and the token that ends its turn are learned, nothing else.
 
-    chat: the format, by default that of the tokenizer. Raises InputError for a conversation that teaches nothing, or
-    an answer that does not begin where the header of a prompt ends.
+    Space that begins an answer is left out: its newlines would merge with that of the header into one token, which no
+    prompt ends with. chat: the format, by default that of the tokenizer.
+    Raises InputError for a conversation that teaches nothing.
     """
     chat = chat_format(tokenizer) if chat is None else chat
-    answers = [n for n, (role, _) in enumerate(check_messages(messages)) if role == "assistant"]
+    turns = check_messages(messages)
+    answers = [n for n, (role, _) in enumerate(turns) if role == "assistant"]
+    messages = [{"role": role, "content": text.lstrip() if role == "assistant" else text} for role, text in turns]
     if not answers:
         raise InputError(f"none of the {len(messages)} messages is the assistant's: there is no answer to learn")
     if answers[0] == 0:
@@ -71,9 +74,7 @@ def encode_dialogue(messages: Messages, tokenizer: Tokenizer, *, chat: Llama3Cha
     learn = [False] * len(ids)
     for n in answers:
         prompt = chat.encode(messages[:n])  # ends with the header of the answer, as when the model is used
-        if ids[: len(prompt)] != prompt:
-            raise InputError(f"message {n} begins with {messages[n]['content'][:10]!r}, which merges into one token "
-                             f"with the header before it; strip the content")
+        assert ids[: len(prompt)] == prompt, f"the header and answer {n} merge into one token"
         answer_end = next(i for i in range(len(prompt), len(ids)) if ids[i] in ends) + 1
         learn[len(prompt) : answer_end] = [True] * (answer_end - len(prompt))
     return Example(ids, learn)

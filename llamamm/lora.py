@@ -60,8 +60,9 @@ class LoraSettings:
 class LoraLinear(nn.Module):
     """A frozen linear and its adapters. (..., C) -> (..., N).
 
-    lora_a[name] is (r, C), lora_b[name] (N, r). Both are fp32 beside half-precision weights: steps are too small for
-    bf16. With DoRA, lora_magnitude[name] (N,) is the length of each row of the weight, learned apart from direction.
+    lora_a[name] is (r, C), lora_b[name] (N, r). Both begin in fp32 beside half-precision weights, since steps are too
+    small for bf16; a `model.to(dtype)` afterwards casts them too. With DoRA, lora_magnitude[name] (N,) is the length
+    of each row of the weight, learned apart from direction.
     """
 
     def __init__(self, base: nn.Linear) -> None:
@@ -243,10 +244,15 @@ def unmerge_lora(model: nn.Module) -> None:
 
 
 def delete_adapter(model: nn.Module, name: str) -> None:
-    """Drop an adapter; another becomes active, and with the last one the wrappers go too. Raises ConfigError."""
+    """Drop an adapter. If it was the active one, the first that is left becomes it; with the last, the wrappers go.
+
+    Adapters that were switched off stay off. Raises ConfigError.
+    """
     modules = _require_lora(model)
     _require_adapter(model, name)
     unmerge_lora(model)
+    active = next((m.active for m in modules.values() if m.active), "")
+    enabled = any(m.enabled for m in modules.values() if m.active)
     for path, module in modules.items():
         for part in (module.lora_a, module.lora_b, module.lora_magnitude, module.settings):
             if name in part:
@@ -255,7 +261,9 @@ def delete_adapter(model: nn.Module, name: str) -> None:
             put_module(model, path, module.base)
     left = adapter_names(model)
     if left:
-        set_adapter(model, left[0])
+        set_adapter(model, active if active in left else left[0])
+        if not enabled:
+            set_lora_enabled(model, False)
     else:
         model.requires_grad_(True)
 

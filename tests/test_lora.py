@@ -196,7 +196,15 @@ def test_several_adapters_switch_and_go(tiny_model):
         set_adapter(model, "a")
     with pytest.raises(ConfigError, match="unmerge_lora"):
         apply_lora(model, r=1, alpha=1, name="c")
-    delete_adapter(model, "b")
+    unmerge_lora(model)
+    randomize(apply_lora(model, r=1, alpha=1, name="c"), seed=3)
+    third = model(IDS)
+    delete_adapter(model, "b")  # which is not the active one
+    assert torch.equal(model(IDS), third) and adapter_names(model) == ["a", "c"]
+    set_lora_enabled(model, False)
+    delete_adapter(model, "c")
+    assert torch.equal(model(IDS), base)  # what was switched off stays off
+    set_lora_enabled(model, True)
     assert torch.equal(model(IDS), first) and adapter_names(model) == ["a"]
     delete_adapter(model, "a")
     assert torch.equal(model(IDS), base) and not lora_modules(model)

@@ -38,14 +38,14 @@ class RunLog:
         self.records: list[dict[str, Any]] = []
         self._console = Console(stderr=True, highlight=False, quiet=quiet)
         self._file = self._board = self._progress = self._task = None
+        if tensorboard and folder is not None:
+            self._board = _summary_writer(folder / "tensorboard", step)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "metrics.jsonl"
             self.records = [r for r in read_metrics(path) if r["step"] <= step] if step and path.exists() else []
             write_file(path, "".join(json.dumps(r) + "\n" for r in self.records))
             self._file = path.open("a", encoding="utf-8")
-        if tensorboard and folder is not None:
-            self._board = _summary_writer(folder / "tensorboard", step)
 
     def step(self, step: int, **values: float) -> None:
         """A step's figures: loss, learning_rate, grad_norm, tokens_per_s, epoch."""
@@ -131,7 +131,8 @@ def plot_run(records: list[dict[str, Any]]) -> Figure:
     skipped = [r["step"] for r in records if "skipped" in r]
     for step in skipped:
         left.axvline(step, color="black", linewidth=0.5, linestyle=":")
-    left.set(xlabel="step", ylabel="loss per token", title="Loss" + (f", {len(skipped)} steps skipped" * bool(skipped)))
+    title = f"Loss, steps skipped: {len(skipped)}" if skipped else "Loss"
+    left.set(xlabel="step", ylabel="loss per token", title=title)
     left.legend(frameon=False)
     right.plot(x, [r["learning_rate"] for r in steps], color=BLUE)
     right.set(xlabel="step", title="Learning rate", ylim=(0, None))

@@ -55,17 +55,21 @@ def find_learning_rate(
 
     A good rate lies well before the lowest loss, where the curve falls fastest. The trainer is left as it was.
     """
-    objective, optimizer = trainer.objective, trainer.optimizer
-    weights = {k: v.clone() for k, v in objective.state_dict().items()}
-    state, data = copy.deepcopy(optimizer.state_dict()), trainer.batches.state_dict()
+    optimizer, scaler = trainer.optimizer, trainer.scaler
+    weights = [(p, p.detach().clone()) for group in optimizer.param_groups for p in group["params"]]
+    state, scale, data = copy.deepcopy(optimizer.state_dict()), scaler.state_dict(), trainer.batches.state_dict()
     curve: list[tuple[float, float]] = []
-    for i in range(steps):
-        rate = low * (high / low) ** (i / (steps - 1))
-        loss, _, finite = trainer.update(next(trainer.batches), rate)
-        if not finite or (curve and loss > 4 * min(v for _, v in curve)):
-            break
-        curve.append((rate, loss))
-    objective.load_state_dict(weights)
+    with torch.random.fork_rng():
+        for i in range(steps):
+            rate = low * (high / low) ** (i / (steps - 1))
+            loss, _, finite = trainer.update(next(trainer.batches), rate)
+            if not finite or (curve and loss > 4 * min(v for _, v in curve)):
+                break
+            curve.append((rate, loss))
+    with torch.no_grad():
+        for p, before in weights:
+            p.copy_(before)
     optimizer.load_state_dict(state)
+    scaler.load_state_dict(scale)
     trainer.batches.load_state_dict(data)
     return curve
