@@ -41,6 +41,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "open_checkpoint": IN_WORDS, "check_shard_name": IN_WORDS, "INDEX_FILE": CONSTANT, "SINGLE_FILE": CONSTANT,
         "MAX_HEADER_BYTES": CONSTANT, "DTYPES": CONSTANT,
     },
+    "weights.loading": {"M": "a type's variable, for checkers", "only_dtype": PIECE},
     "weights.names": {"META_NAMES": "shown as a table", "GGUF_NAMES": "shown as a table"},
     "weights.saving": {
         "Saveable": PROTOCOL, "write_config": IN_WORDS, "write_weights": IN_WORDS, "write_model": PIECE,

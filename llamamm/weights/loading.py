@@ -6,9 +6,10 @@ Built in notebook 07.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from llamamm.config import TextConfig
@@ -16,6 +17,8 @@ from llamamm.errors import CheckpointError, ConfigError
 from llamamm.model import Llama3Model
 from llamamm.weights.names import to_our_names
 from llamamm.weights.tensors import TensorRef, refs_of
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def load_weights_into_llama(
@@ -58,28 +61,43 @@ def build_from_refs(
     """
     named = to_our_names(refs, cfg)
     if dtype is None:
-        dtype = _only_dtype(named)
+        dtype = only_dtype(named)
     cfg = cfg.replace(dtype=dtype)
-    with torch.device("meta"), _SkipInit():  # shapes without memory
-        model = Llama3Model(cfg)
-    for name, ref in match(named, model).items():
-        tensor = ref.read().to(device=device, dtype=dtype)
-        module_name, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(module_name), attribute, torch.nn.Parameter(tensor))
-        if on_progress is not None:
-            on_progress(tensor.nbytes)
+    model = fill(lambda: Llama3Model(cfg), named, dtype=dtype, device=device, on_progress=on_progress)
     if cfg.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
     return model.to(device).eval()  # `to` moves the RoPE table; the weights are there already
 
 
-def match(refs: Mapping[str, TensorRef], model: Llama3Model, *, strict: bool = True) -> dict[str, TensorRef]:
+def fill(
+    make: Callable[[], M],
+    named: Mapping[str, TensorRef],
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    on_progress: Callable[[int], None] | None = None,
+) -> M:
+    """The module that `make` builds, its parameters read one by one. `named`: tensors under the module's own names."""
+    with torch.device("meta"), _SkipInit():  # shapes without memory
+        model = make()
+    for name, ref in match(named, model).items():
+        tensor = ref.read().to(device=device, dtype=dtype)
+        module_name, _, attribute = name.rpartition(".")
+        module = model.get_submodule(module_name)
+        trains = getattr(module, attribute).requires_grad
+        setattr(module, attribute, torch.nn.Parameter(tensor, requires_grad=trains))
+        if on_progress is not None:
+            on_progress(tensor.nbytes)
+    return model
+
+
+def match(refs: Mapping[str, TensorRef], model: nn.Module, *, strict: bool = True) -> dict[str, TensorRef]:
     """The references that fit the model's parameters, by name. Raises CheckpointError with every one that does not.
 
     A tied model accepts a checkpoint with `lm_head.weight` or without; its embedding is what counts.
     """
     expected = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
-    if model.cfg.tie_embeddings:
+    if getattr(model.cfg, "tie_embeddings", False):
         expected.pop("lm_head.weight")
         refs = {name: ref for name, ref in refs.items() if name != "lm_head.weight"}
     wrong = [
@@ -112,7 +130,8 @@ def _listing(title: str, names: list[str], *, limit: int = 10) -> list[str]:
     return [f"{title} ({len(names)}):", *(f"  {name}" for name in names[:limit]), *more] if names else []
 
 
-def _only_dtype(refs: Mapping[str, TensorRef]) -> torch.dtype:
+def only_dtype(refs: Mapping[str, TensorRef]) -> torch.dtype:
+    """The dtype that all tensors have. Raises CheckpointError where they differ."""
     dtypes = {ref.dtype for ref in refs.values()}
     if len(dtypes) != 1:
         found = " and ".join(sorted(map(str, dtypes))) or "no tensors"

@@ -27,6 +27,11 @@ class TensorRef:
         read = self.read
         return replace(self, read=lambda: change(read()))
 
+    def reshaped(self, *shape: int) -> TensorRef:
+        """The same numbers under another shape."""
+        read = self.read
+        return replace(self, shape=shape, read=lambda: read().reshape(shape))
+
 
 def refs_of(params: Mapping[str, Tensor]) -> dict[str, TensorRef]:
     """Tensors in memory as references."""
