@@ -47,6 +47,8 @@ test: export OMP_NUM_THREADS ?= 1
 test: setup
 	$(BIN)/llamamm fetch smollm2
 	$(BIN)/llamamm fetch llama3-tokenizer
+	$(BIN)/llamamm fetch vit-s
+	$(BIN)/llamamm fetch whisper-tiny
 	$(BIN)/ruff check .
 	$(BIN)/python -m llamamm.course.sync --check
 	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \

@@ -1,4 +1,4 @@
-"""llamamm: a Llama that reads, built piece by piece in the notebooks of this course, running real weights.
+"""llamamm: a Llama that reads, sees and hears, built piece by piece in this course's notebooks, on real weights.
 
 from llamamm import from_pretrained, generate
 model, tokenizer = from_pretrained("smollm2")
@@ -6,18 +6,26 @@ model, tokenizer = from_pretrained("smollm2")
 
 from llamamm.adapters import load_adapter, save_adapter
 from llamamm.attention import GroupedQueryAttention
+from llamamm.audio import AudioEncoder
 from llamamm.cache import KVCache
 from llamamm.chat import chat_format
 from llamamm.config import LLAMA32_3B_CONFIG, LLAMA32_CONFIG, SMOLLM2_CONFIG, RopeScaling, TextConfig
 from llamamm.errors import LlamammError
 from llamamm.generate import TextStream, TokenStream, generate, pad_left
+from llamamm.image_processor import ImageProcessor
+from llamamm.images import load_image
 from llamamm.layers import FeedForward, RMSNorm
 from llamamm.lora import LoraLinear, apply_lora, merge_lora, set_adapter, set_lora_enabled, unmerge_lora
+from llamamm.mel import log_mel
 from llamamm.model import Llama3Model, TransformerBlock
 from llamamm.pretrained import from_pretrained
 from llamamm.rope import apply_rope, compute_rope_params
 from llamamm.sampling import SamplingConfig
 from llamamm.tokenizer import Tokenizer
+from llamamm.tower_config import AudioConfig, EncoderConfig, VisionConfig
+from llamamm.towers import load_audio_encoder, load_image_processor, load_vision_tower
+from llamamm.vision import VisionTower
+from llamamm.waves import load_wave
 from llamamm.weights.loading import load_weights_into_llama
 from llamamm.weights.saving import save_pretrained
 
@@ -27,8 +35,12 @@ __all__ = [
     "LLAMA32_3B_CONFIG",
     "LLAMA32_CONFIG",
     "SMOLLM2_CONFIG",
+    "AudioConfig",
+    "AudioEncoder",
+    "EncoderConfig",
     "FeedForward",
     "GroupedQueryAttention",
+    "ImageProcessor",
     "KVCache",
     "Llama3Model",
     "LlamammError",
@@ -41,6 +53,8 @@ __all__ = [
     "TokenStream",
     "Tokenizer",
     "TransformerBlock",
+    "VisionConfig",
+    "VisionTower",
     "apply_lora",
     "apply_rope",
     "chat_format",
@@ -48,7 +62,13 @@ __all__ = [
     "from_pretrained",
     "generate",
     "load_adapter",
+    "load_audio_encoder",
+    "load_image",
+    "load_image_processor",
+    "load_vision_tower",
+    "load_wave",
     "load_weights_into_llama",
+    "log_mel",
     "merge_lora",
     "pad_left",
     "save_adapter",

@@ -203,6 +203,8 @@ def fetch(
     """Download real weights and data once, into this user's cache."""
     if list_ or name is None:
         table = Table("name", "what", "size", "licence", "from", "here")
+        table.columns[0].no_wrap = True  # a name is what one types: it stays whole where the terminal is narrow
+        table.columns[4].overflow = "fold"
         for row in list_assets():
             table.add_row(row.name, row.title, megabytes(row.size), row.licence, ", ".join(row.sources),
                           "yes" if row.cached else "no")  # fmt: skip

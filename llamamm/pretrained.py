@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from llamamm.assets import ASSETS, fetch
+from llamamm.catalogue import KINDS
 from llamamm.config import TextConfig
 from llamamm.errors import CheckpointError, FetchError
 from llamamm.files import recover_folder
@@ -63,21 +64,27 @@ def from_pretrained(
 def locate(
     repo_or_dir: str | Path,
     *,
+    kind: str = "llama",
     revision: str | None = None,
     token: str | None = None,
     local_files_only: bool = False,
     progress: bool | None = None,
 ) -> Path:
-    """The folder or GGUF file of a model, downloaded if it must be. A folder here comes before a name elsewhere."""
+    """The folder or GGUF file of a model, downloaded if it must be. A folder here comes before a name elsewhere.
+
+    kind: which assets are meant, one of catalogue's KINDS. Raises FetchError, also for an asset of another kind.
+    """
     bars = sys.stderr.isatty() if progress is None else progress
     path = Path(repo_or_dir).expanduser()
     recover_folder(path)
     if path.exists():
         return path
     name = str(repo_or_dir)
-    models = [asset.name for asset in ASSETS.values() if asset.is_model]
-    if name in ASSETS and ASSETS[name].is_corpus:
-        raise FetchError(f"{name!r} is a corpus, {ASSETS[name].title}, and no model; models are {', '.join(models)}")
+    models = [asset.name for asset in ASSETS.values() if asset.kind == kind]
+    if name in ASSETS and name not in models:
+        what, title, wanted = KINDS[ASSETS[name].kind], ASSETS[name].title, KINDS[kind]
+        raise FetchError(f"{name!r} is {what}, {title}, and not {wanted}; {wanted.split(' ', 1)[1]}s are "
+                         f"{', '.join(models)}")
     if name in ASSETS:
         return fetch(name, progress=progress is not False)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and path.suffix != ".gguf":

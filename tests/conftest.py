@@ -31,6 +31,18 @@ def smollm2_gguf() -> Path:
 
 
 @pytest.fixture(scope="session")
+def vit_s_dir() -> Path:
+    """A ViT-S/14 of DINOv2's architecture as a folder of Hugging Face files, fp32."""
+    return fetch("vit-s", progress=False)
+
+
+@pytest.fixture(scope="session")
+def whisper_tiny_dir() -> Path:
+    """Whisper tiny.en, whole, as a folder of Hugging Face files, fp32."""
+    return fetch("whisper-tiny", progress=False)
+
+
+@pytest.fixture(scope="session")
 def llama3_tokenizer_path() -> Path:
     """Llama 3's tokenizer.model."""
     return fetch("llama3-tokenizer", progress=False)

