@@ -18,6 +18,7 @@ import struct
 import warnings
 import wave as wave_files
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -114,7 +115,7 @@ def _checked_rate(rate: int) -> int:
 
 
 def resample(wave: Tensor, *, rate: int, new_rate: int) -> Tensor:
-    """wave (n,) of `rate` -> (ceil(n * new_rate / rate),) of `new_rate`, float32, both beginning at the same instant.
+    """wave (..., n) of `rate` -> (..., ceil(n * new_rate / rate)) of `new_rate`, float32, from the same instant on.
 
     Flat up to 0.9 of the lower rate's half; what would fold back, from that half on, is 85 dB down. Beyond its ends
     the wave is silence.
@@ -123,21 +124,27 @@ def resample(wave: Tensor, *, rate: int, new_rate: int) -> Tensor:
         return wave.float()
     divisor = math.gcd(rate, new_rate)
     old, new = rate // divisor, new_rate // divisor  # `old` samples last as long as `new` ones do
-    length = -(-len(wave) * new // old)
+    length = -(-wave.shape[-1] * new // old)
+    kernels, half = _kernels(old, new)
+    padded = F.pad(wave.float(), (half - 1, half)).reshape(-1, 1, wave.shape[-1] + 2 * half - 1)
+    out = padded.new_empty(len(padded), length)
+    for phase in range(min(new, length)):  # new samples phase, phase + new, ... lie alike between old ones
+        start, count = phase * old // new, len(range(phase, length, new))
+        piece = padded[..., start : start + (count - 1) * old + 2 * half]
+        out[:, phase::new] = F.conv1d(piece, kernels[phase].to(padded)[None, None], stride=old)[:, 0]
+    return out.view(*wave.shape[:-1], length)
+
+
+@lru_cache(maxsize=4)
+def _kernels(old: int, new: int) -> tuple[Tensor, int]:
+    """A windowed sinc for each phase, (new, 2 * half) fp32, and half: how far it reaches, in old samples."""
     cutoff = 0.95 * min(1.0, new / old)  # of the old rate's half; the rest is for the filter to fall in
     half = math.ceil(48 / cutoff)  # 48 zeros of the sinc on each side
-    padded = F.pad(wave.float(), (half - 1, half))
-    out = wave.new_empty(length, dtype=torch.float32)
     taps = torch.arange(1 - half, half + 1, dtype=torch.float64)
-    for phase in range(min(new, length)):  # new samples phase, phase + new, ... lie alike between old ones
-        start, fraction = divmod(phase * old, new)
-        t = taps - fraction / new  # from the new sample to the old ones around it
-        kernel = torch.sinc(cutoff * t) * torch.i0(8.0 * (1 - (t / half) ** 2).clamp(min=0).sqrt())  # Kaiser's window
-        kernel = (kernel / kernel.sum()).to(padded)  # a constant stays what it was
-        count = len(out[phase::new])
-        piece = padded[start : start + (count - 1) * old + 2 * half]
-        out[phase::new] = F.conv1d(piece[None, None], kernel[None, None], stride=old)[0, 0]
-    return out
+    fractions = torch.arange(new, dtype=torch.float64)[:, None] * old % new / new
+    t = taps - fractions  # from each new sample to the old ones around it
+    kernels = torch.sinc(cutoff * t) * torch.i0(8.0 * (1 - (t / half) ** 2).clamp(min=0).sqrt())  # Kaiser's window
+    return (kernels / kernels.sum(dim=1, keepdim=True)).float(), half  # a constant stays what it was
 
 
 # ---- files ----
