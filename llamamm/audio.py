@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from llamamm.encoder import Encoder, init_weights
 from llamamm.errors import InputError
+from llamamm.mel import log_mel, n_frames, split_wave
 from llamamm.tower_config import AudioConfig
 
 
@@ -84,3 +85,16 @@ class AudioEncoder(nn.Module):
             if low < 1 or high > T // 2:
                 raise InputError(f"lengths must be from 1 to {T // 2}, the places of {T} frames; got {low} to {high}")
         return T
+
+
+def encode_wave(encoder: AudioEncoder, wave: Tensor, *, layer: int | None = None) -> Tensor:
+    """A sound of any length, piece by piece of 30 s, without the silence behind it. -> (n_places, C), 50 a second.
+
+    wave (n_samples,): 16 kHz mono in [-1, 1]. Pieces do not hear each other. Raises InputError.
+    """
+    weight, features = encoder.conv1.weight, []
+    for piece in split_wave(wave):
+        n = n_frames(len(piece))
+        mel = log_mel(piece, n_mels=encoder.cfg.n_mels)[None, :, : 2 * n].to(weight.device)
+        features.append(encoder(mel, layer=layer)[0])
+    return torch.cat(features)  # (n_places, C)

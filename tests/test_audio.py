@@ -7,8 +7,9 @@ import torch
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from llamamm.audio import AudioEncoder, sinusoids
+from llamamm.audio import AudioEncoder, encode_wave, sinusoids
 from llamamm.errors import InputError
+from llamamm.mel import log_mel
 from llamamm.tower_config import AudioConfig
 from llamamm.weights.loading import fill
 from llamamm.weights.tensors import refs_of
@@ -54,6 +55,20 @@ def test_clips_in_a_batch_equal_each_cut_and_alone(generator):
         assert alone.shape == (n, 32)
         assert (out[:n] - alone).abs().max() < 1e-5 and (out[n:] == 0).all()
     assert (encoder(mel)[0] - together[0]).abs().max() < 1e-5  # a full clip needs no mask
+
+
+@torch.no_grad()
+def test_a_long_sound_is_read_piece_by_piece(generator):
+    cfg = AudioConfig.whisper(32, 1, 2)
+    encoder = AudioEncoder(cfg).eval()
+    wave = 0.1 * torch.randn(35 * 16_000 + 100, generator=generator)
+    features = encode_wave(encoder, wave)
+    assert features.shape == (1500 + 251, 32)  # 5 s and 100 samples: 250 places and one that is begun
+    assert torch.equal(features[:1500], encoder(log_mel(wave[:480_000])[None])[0])
+    assert torch.equal(features[1500:], encode_wave(encoder, wave[480_000:]))
+    assert encode_wave(encoder, wave[:1000], layer=0).shape == (4, 32)
+    with pytest.raises(InputError):
+        encode_wave(encoder, wave[:0])
 
 
 def test_an_encoder_trains_but_for_its_positions(generator):

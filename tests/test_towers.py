@@ -2,9 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
+from matplotlib import cbook
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPConfig,
@@ -21,7 +22,7 @@ from transformers import (
     WhisperModel,
 )
 
-from llamamm import load_audio_encoder, load_image_processor, load_vision_tower, log_mel
+from llamamm import load_audio_encoder, load_image, load_image_processor, load_vision_tower, log_mel
 from llamamm.errors import CheckpointError, ConfigError, FetchError
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
@@ -146,17 +147,15 @@ def test_an_asset_of_another_kind_is_refused(load, name, message):
 
 
 @torch.no_grad()
-def test_the_real_vit_equals_transformers_on_a_picture(vit_s_dir):
-    height, width = 300, 400  # a picture with edges and colours: discs over a ramp
-    y, x = np.mgrid[:height, :width]
-    picture = np.stack([x * 255 / width, y * 255 / height, 128 + 0 * x], axis=-1)
-    for cx, cy, colour in ((100, 100, (255, 0, 0)), (260, 180, (0, 80, 255)), (200, 240, (250, 250, 0))):
-        picture[(x - cx) ** 2 + (y - cy) ** 2 < 50**2] = colour
+def test_the_real_vit_equals_transformers_on_a_photo(vit_s_dir):
+    with cbook.get_sample_data("grace_hopper.jpg") as file:  # a photograph that comes with matplotlib
+        photo = load_image(file.read())
+    assert photo.size == (512, 600)
     tower, processor = load_vision_tower("vit-s"), load_image_processor("vit-s")
-    pixels = processor(picture.astype(np.uint8))
+    pixels = processor([photo, photo.transpose(Image.Transpose.ROTATE_90)])
     expected = Dinov2Model.from_pretrained(vit_s_dir)(pixels).last_hidden_state
     features = tower(pixels)
-    assert features.shape == (1, 257, 384)
+    assert features.shape == (2, 257, 384)
     assert (features - expected).abs().max() < 1e-4
     assert tower.cfg == load_vision_tower(vit_s_dir).cfg and tower.cfg.family == "dinov2"
 
