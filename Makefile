@@ -49,6 +49,8 @@ test: setup
 	$(BIN)/llamamm fetch llama3-tokenizer
 	$(BIN)/llamamm fetch vit-s
 	$(BIN)/llamamm fetch whisper-tiny
+	$(BIN)/llamamm fetch words
+	$(BIN)/llamamm fetch openmoji
 	$(BIN)/ruff check .
 	$(BIN)/python -m llamamm.course.sync --check
 	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \

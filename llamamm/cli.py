@@ -1,4 +1,4 @@
-"""The command line: `llamamm generate`, `chat`, `train`, `merge`, `fetch`, `check`, `doctor`, `bench`.
+"""The command line: `llamamm generate`, `chat`, `train`, `merge`, `eval`, `fetch`, `check`, `doctor`, `bench`.
 
 What a user can cause ends in one line with the remedy, and exit code 2.
 """
@@ -20,6 +20,7 @@ from llamamm.adapters import load_adapter, read_adapter_config
 from llamamm.assets import fetch as fetch_asset
 from llamamm.assets import list_assets, megabytes
 from llamamm.chat import chat_format
+from llamamm.cli_eval import evaluate
 from llamamm.cli_models import KEYS, bench, merge, train
 from llamamm.cli_options import (
     AdapterOption,
@@ -64,6 +65,7 @@ app = typer.Typer(
 app.command(epilog=KEYS)(train)
 app.command()(merge)
 app.add_typer(bench, name="bench")
+app.add_typer(evaluate, name="eval")
 
 
 @app.command()

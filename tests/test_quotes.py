@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 TAUGHT = [
     "tokenizer", "tokenizer_files", "chat", "layers", "rope", "masks", "attention", "cache", "config", "model",
     "weights.tensors", "weights.checkpoint", "weights.names", "weights.loading", "weights.saving", "weights.gguf",
-    "pretrained", "sampling", "generate", "session", "lora", "wiring", "adapters",
+    "pretrained", "sampling", "generate", "session", "lora", "wiring", "adapters", "losses", "data", "data_files",
+    "train.config", "train.optim", "train.loop", "train.log", "train.checkpoint", "train.run",
 ]  # fmt: skip
 
 # module: {name: why no lesson quotes it}
@@ -47,7 +48,6 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "Saveable": PROTOCOL, "write_config": IN_WORDS, "write_weights": IN_WORDS, "write_model": PIECE,
         "hf_state_dict": PIECE, "refuse_foreign_files": PIECE,
     },
-    "masks": {"packed_mask": "for packed training rows", "packed_positions": "for packed training rows"},
     "weights.gguf": {"GGUFFile": TOO_LONG, "convert_gguf": IN_WORDS},
     "pretrained": {"locate": IN_WORDS, "load_tokenizer": IN_WORDS, "read_config": IN_WORDS},
     "sampling": {"SamplingConfig": "settings with checks of their range"},
@@ -65,6 +65,29 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "CONFIG_FILE": CONSTANT, "WEIGHTS_FILE": CONSTANT, "PREFIX": CONSTANT, "SUFFIXES": CONSTANT,
         "SAMPLES": CONSTANT, "HARMLESS": CONSTANT, "write_adapter": PIECE, "read_settings": PIECE,
         "read_adapter_config": PIECE, "active_adapter": PIECE,
+    },
+    "data": {
+        "Batch": "a plain record of tensors", "Batches": TOO_LONG, "encode_record": IN_WORDS,
+        "END_OF_TEXT": CONSTANT, "END_OF_TURN": CONSTANT,
+    },
+    "data_files": dict.fromkeys(("open_documents", "JsonLines", "Paragraphs"), "used in lesson 10: reading of files"),
+    "train.config": {"TrainConfig": "a table of settings", "explain_keys": "the text of a command's help"},
+    "train.loop": {
+        "Trainer": "too long for a cell; its update is printed", "Saver": PROTOCOL, "Sampler": PROTOCOL,
+        "resolve_precision": PIECE, "seed_everything": PIECE, "checkpoint_activations": PIECE,
+    },
+    "train.log": {
+        **dict.fromkeys(("RunLog", "read_metrics", "smooth"), "used in lesson 10: writing down"),
+        "plot_run": "a picture of a run", **dict.fromkeys(("BLUE", "ORANGE", "GREY"), "a colour of a picture"),
+    },
+    "train.checkpoint": {
+        **dict.fromkeys(("FolderSaver", "load_training", "load_weights", "training_state", "random_state",
+                         "set_random_state", "read_state", "optimizer_tensors", "parameter_tensors"), IN_WORDS),
+        **dict.fromkeys(("OPTIMIZER_FILE", "STATE_FILE", "MOMENTS"), CONSTANT),
+    },
+    "train.run": {
+        **dict.fromkeys(("run_training", "make_trainer"), "used in lesson 10, not built"), "DEFAULT_MODEL": CONSTANT,
+        **dict.fromkeys(("load_model", "open_data", "make_batches", "make_sampler", "note_precision"), PIECE),
     },
 }  # fmt: skip
 

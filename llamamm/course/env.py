@@ -26,7 +26,7 @@ TAG = "v0.1.0"
 LESSON_PACKAGES = {
     "tiktoken": "tiktoken>=0.13", "gguf": "gguf>=0.17", "transformers": "transformers>=5", "psutil": "psutil",
     "typer": "typer>=0.16", "rich": "rich>=13", "platformdirs": "platformdirs>=4", "filelock": "filelock>=3.12",
-    "yaml": "pyyaml>=6",
+    "yaml": "pyyaml>=6", "pydantic": "pydantic>=2", "tokenizers": "tokenizers>=0.21", "safetensors": "safetensors>=0.5",
 }  # fmt: skip
 
 

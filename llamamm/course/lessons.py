@@ -24,6 +24,7 @@ BUILDS = {
     "03": "rotary positions and their scaling", "04": "attention, masks", "05": "KV cache",
     "06": "configuration, block, model", "07": "safetensors, names, loading, GGUF",
     "08": "sampling, streaming, batches, chat", "09": "LoRA, adapter files",
+    "10": "data, loss, training loop",
 }  # fmt: skip
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
