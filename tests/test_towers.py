@@ -20,10 +20,13 @@ from transformers import (
     WhisperConfig,
     WhisperForConditionalGeneration,
     WhisperModel,
+    WhisperTokenizerFast,
 )
+from transformers.modeling_outputs import BaseModelOutput
 
 from llamamm import load_audio_encoder, load_image, load_image_processor, load_vision_tower, log_mel
 from llamamm.errors import CheckpointError, ConfigError, FetchError
+from llamamm.spoken import load_recordings
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
 TEXT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 99,
@@ -168,3 +171,20 @@ def test_the_real_whisper_equals_transformers_on_a_sound(whisper_tiny_dir):
     mel = log_mel(wave)[None]
     theirs = WhisperModel.from_pretrained(whisper_tiny_dir).get_encoder().eval()
     assert (load_audio_encoder("whisper-tiny")(mel) - theirs(mel).last_hidden_state).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_the_real_whisper_equals_transformers_on_speech_and_its_decoder_hears_it(whisper_tiny_dir, words_dir):
+    spoken = load_recordings(words_dir)["goforward.wav"]
+    mel = log_mel(spoken.wave)[None]
+    whisper = WhisperForConditionalGeneration.from_pretrained(whisper_tiny_dir).eval()
+    features = load_audio_encoder("whisper-tiny")(mel)
+    assert (features - whisper.get_encoder()(mel).last_hidden_state).abs().max() < 1e-4
+    tokenizer = WhisperTokenizerFast.from_pretrained(whisper_tiny_dir)
+    start = whisper.config.decoder_start_token_id, tokenizer.convert_tokens_to_ids("<|notimestamps|>")
+    ids = list(start)  # greedy: the decoder reads what our encoder heard
+    while ids[-1] != whisper.config.eos_token_id and len(ids) < 20:
+        heard = BaseModelOutput(last_hidden_state=features)
+        ids.append(int(whisper(encoder_outputs=heard, decoder_input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    text = tokenizer.decode(ids, skip_special_tokens=True).lower()
+    assert spoken.text.startswith("go forward") and "go forward" in text, text
