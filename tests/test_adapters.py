@@ -12,8 +12,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from llamamm import (
+    AudioConfig,
+    AudioEncoder,
     Llama3Model,
     TextConfig,
+    VisionConfig,
+    VisionTower,
     apply_lora,
     from_pretrained,
     load_adapter,
@@ -226,3 +230,27 @@ def test_the_config_notes_the_base_and_short_names_where_they_suffice(tiny_model
     ]
     with pytest.raises(ConfigError, match="no adapter 'x'; the model has default"):
         save_adapter(tiny_model, tmp_path / "c", name="x")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [(lambda: VisionTower(VisionConfig.tiny("clip")), torch.ones(1, 3, 32, 32)),
+     (lambda: AudioEncoder(AudioConfig.tiny()), torch.ones(1, 16, 100))],
+    ids=["vision", "audio"],
+)  # fmt: skip
+def test_towers_carry_adapters_in_files_too(make, x, tmp_path):
+    torch.manual_seed(0)
+    tower = make().eval()
+    base = tower(x)
+    other = copy.deepcopy(tower)
+    apply_lora(tower, r=2, alpha=4, targets=("q_proj", "out_proj", "fc2"), layers=[1])
+    for name, parameter in tower.named_parameters():
+        if ".lora_b." in name:
+            torch.nn.init.normal_(parameter)
+    save_adapter(tower, tmp_path / "adapter")
+    load_adapter(other, tmp_path / "adapter")
+    assert torch.equal(other(x), tower(x)) and (other(x) - base).abs().max() > 1e-3
+    torch.manual_seed(1)
+    with pytest.raises(CheckpointError, match="another base"):
+        load_adapter(make(), tmp_path / "adapter")
