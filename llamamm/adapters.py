@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llamamm.errors import CheckpointError, ConfigError
-from llamamm.files import recover_folder, replace_folder
+from llamamm.files import read_json, recover_folder, replace_folder
 from llamamm.lora import (
     DEFAULT,
     LoraLinear,
@@ -129,16 +129,7 @@ def read_settings(folder: str | Path) -> LoraSettings:
 
 def read_adapter_config(folder: str | Path) -> dict[str, Any]:
     """The content of adapter_config.json. Raises CheckpointError where it is missing or no JSON object."""
-    file = Path(folder) / CONFIG_FILE
-    try:
-        config = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no {CONFIG_FILE}; is it an adapter's folder?") from None
-    except (OSError, ValueError):
-        raise CheckpointError(f"{file} is not JSON; copy it again") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file} holds no JSON object; copy it again")
-    return config
+    return read_json(Path(folder) / CONFIG_FILE, owner="an adapter")
 
 
 def active_adapter(model: nn.Module) -> str:

@@ -7,12 +7,16 @@ replacement that was killed between them.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from llamamm.errors import CheckpointError
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:
@@ -74,3 +78,16 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def read_json(file: Path, *, owner: str = "a model") -> dict[str, Any]:
+    """The object in a JSON file of `owner`'s folder. Raises CheckpointError where it is missing or damaged."""
+    try:
+        content = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{file.parent} has no {file.name}; is it the folder of {owner}?") from None
+    except (OSError, ValueError):
+        raise CheckpointError(f"{file} is not JSON; get it again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} holds no JSON object; get it again")
+    return content

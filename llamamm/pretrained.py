@@ -5,7 +5,6 @@ Built in notebook 07.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from llamamm.assets import ASSETS, fetch
 from llamamm.catalogue import KINDS
 from llamamm.config import TextConfig
 from llamamm.errors import CheckpointError, FetchError
-from llamamm.files import recover_folder
+from llamamm.files import read_json, recover_folder
 from llamamm.model import Llama3Model
 from llamamm.tokenizer import Tokenizer
 from llamamm.weights.checkpoint import open_checkpoint
@@ -106,13 +105,7 @@ def load_tokenizer(path: Path) -> Tokenizer | None:
 
 def read_config(folder: Path) -> TextConfig:
     """The TextConfig in a folder's config.json. Raises CheckpointError where it is missing or damaged."""
-    file = folder / "config.json"
-    try:
-        return TextConfig.from_hf(json.loads(file.read_bytes()))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no config.json, which says what shape the model has") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise CheckpointError(f"{file} is not JSON; download it again") from None
+    return TextConfig.from_hf(read_json(folder / "config.json"))
 
 
 def _open(path: Path) -> tuple[TextConfig, Mapping[str, TensorRef]]:

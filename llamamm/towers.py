@@ -5,17 +5,16 @@ Built in notebooks 11 and 12.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from llamamm.audio import AudioEncoder
-from llamamm.errors import CheckpointError
+from llamamm.files import read_json
 from llamamm.image_processor import ImageProcessor
 from llamamm.pretrained import locate
 from llamamm.tower_config import AudioConfig, VisionConfig
@@ -81,19 +80,6 @@ def load_image_processor(
     """
     folder = _folder(repo_or_dir, "vision", revision, token, local_files_only)
     return ImageProcessor.from_hf(read_json(folder / "preprocessor_config.json"))
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """An object in a JSON file. Raises CheckpointError where it is missing or damaged."""
-    try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{file.parent} has no {file.name}; is it a model's folder?") from None
-    except (OSError, ValueError):
-        raise CheckpointError(f"{file} is not JSON; download it again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds no JSON object; download it again")
-    return content
 
 
 def _folder(name: str | Path, kind: str, revision: str | None, token: str | None, local_files_only: bool) -> Path:
