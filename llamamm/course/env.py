@@ -27,6 +27,7 @@ LESSON_PACKAGES = {
     "tiktoken": "tiktoken>=0.13", "gguf": "gguf>=0.17", "transformers": "transformers>=5", "psutil": "psutil",
     "typer": "typer>=0.16", "rich": "rich>=13", "platformdirs": "platformdirs>=4", "filelock": "filelock>=3.12",
     "yaml": "pyyaml>=6", "pydantic": "pydantic>=2", "tokenizers": "tokenizers>=0.21", "safetensors": "safetensors>=0.5",
+    "resvg_py": "resvg-py>=0.5", "espeakng_loader": "espeakng-loader>=0.2.4",
 }  # fmt: skip
 
 

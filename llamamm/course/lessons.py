@@ -25,6 +25,7 @@ BUILDS = {
     "06": "configuration, block, model", "07": "safetensors, names, loading, GGUF",
     "08": "sampling, streaming, batches, chat", "09": "LoRA, adapter files",
     "10": "data, loss, training loop",
+    "11": "encoder, vision tower, contrastive pair", "12": "log-mel, audio encoder, word classifier",
 }  # fmt: skip
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
