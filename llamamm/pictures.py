@@ -6,8 +6,9 @@ No random numbers, no clock: names and split are everybody's to the byte, pixels
 Many emoji share one drawing; of such copies one stays ("artist", of it and "man artist"), else a test could be passed
 by memory. Two kinds of pictures are held out, by hash:
 
-    new "thing"   1 in 10 families of names that differ in skin tone, hair, gender or direction alone: nothing like it
-                  is in training. Only those without a skin tone are kept, else a few people would be half of the test.
+    new "thing"   1 in 10 families of names that differ in skin tone, hair, gender or direction alone: none of the
+                  family is in training, though a thing much like it may be: "tiger face" where "tiger" is not.
+                  Only those without a skin tone are kept, else a few people would be half of the test.
                   Never a flag: nothing in a country's name says what is on it
     new "tone"    1 in 10 names with a skin tone, of the other families: seen, but not in these tones
 

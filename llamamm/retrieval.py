@@ -1,8 +1,9 @@
 """How well two towers find a picture's name, and a name's picture, among pictures that they have not seen.
 
 Recall@k: the share of queries whose own is among the k nearest, against chance, k / N. `llamamm.pictures` says what
-"new thing" and "new tone" mean: of the first a model has seen no relative, of the second the thing but not the tone.
-Most new things (113 of 153) have a word in their name that training never says: no model can know it from these data.
+"new thing" and "new tone" mean: of the first a model has seen none of the family, of the second the thing but not the
+tone. Most new things (113 of 153) have a word in their name that training never says: no model can know it from these
+data.
 
 Used from notebook 11 on.
 """

@@ -16,7 +16,9 @@ TAUGHT = [
     "tokenizer", "tokenizer_files", "chat", "layers", "rope", "masks", "attention", "cache", "config", "model",
     "weights.tensors", "weights.checkpoint", "weights.names", "weights.loading", "weights.saving", "weights.gguf",
     "pretrained", "sampling", "generate", "session", "lora", "wiring", "adapters", "losses", "data", "data_files",
-    "train.config", "train.optim", "train.loop", "train.log", "train.checkpoint", "train.run",
+    "train.config", "train.optim", "train.loop", "train.log", "train.checkpoint", "train.run", "tower_config",
+    "encoder", "vision", "images", "image_processor", "towers", "weights.tower_names", "contrastive", "pictures",
+    "retrieval",
 ]  # fmt: skip
 
 # module: {name: why no lesson quotes it}
@@ -25,6 +27,9 @@ TOO_LONG = "too long for a cell; built in small"
 CONSTANT = "a constant, named in prose"
 PIECE = "a piece of what is quoted"
 PROTOCOL = "a protocol for type checkers"
+USED = "used in the lesson, not built"
+TYPE_NAME = "a type's name, for checkers"
+RECORD = "a plain record of fields"
 NOT_QUOTED: dict[str, dict[str, str]] = {
     "tokenizer": {
         "Tokenizer": TOO_LONG, "META_MAX_CHARS": CONSTANT, "META_MAX_RUN": CONSTANT, "MAX_WHITESPACE_RUN": CONSTANT,
@@ -84,6 +89,40 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("FolderSaver", "load_training", "load_weights", "training_state", "random_state",
                          "set_random_state", "read_state", "optimizer_tensors", "parameter_tensors"), IN_WORDS),
         **dict.fromkeys(("OPTIMIZER_FILE", "STATE_FILE", "MOMENTS"), CONSTANT),
+    },
+    "tower_config": {
+        **dict.fromkeys(("EncoderConfig", "VisionConfig", "AudioConfig"), "settings, shown as a table"),
+        "ACTIVATION_NAMES": CONSTANT,
+    },
+    "encoder": {
+        "Encoder": "a loop over the blocks", "MLP": PIECE, "LayerScale": PIECE,
+        "init_weights": "small random starting weights",
+    },
+    "vision": {"VisionTower": TOO_LONG, "AttentionPool": "told in a table's column"},
+    "images": {"load_image": IN_WORDS, "image_tensor": IN_WORDS, "FORMATS": CONSTANT, "CHANNELS": CONSTANT,
+               "ImageLike": TYPE_NAME},
+    "image_processor": {
+        "ImageProcessor": TOO_LONG,
+        **dict.fromkeys(("CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "HALF"), CONSTANT),
+        "MAX_RESIZED_PIXELS": CONSTANT,
+    },
+    "towers": {
+        **dict.fromkeys(("load_vision_tower", "load_image_processor", "load_audio_encoder"), USED), "M": TYPE_NAME,
+    },
+    "weights.tower_names": {"vision_names": USED, "audio_names": USED},
+    "contrastive": {
+        "siglip_loss": "written by the learner, exercise 4", "TextTower": USED, "train_two_towers": USED,
+        "split_words": PIECE, "moved": PIECE, "Number": TYPE_NAME, "Loss": TYPE_NAME,
+        **dict.fromkeys(("LOSSES", "SMALL_TEXT", "SMALL_VISION"), CONSTANT),
+    },
+    "pictures": {
+        "Pictures": RECORD, "load_pictures": USED, "Record": TYPE_NAME,
+        **dict.fromkeys(("SIZE", "FILES", "NEW", "UNFIT", "COPY", "CREDIT"), CONSTANT),
+        **dict.fromkeys(("read_names", "plain_name", "family", "split_of", "render", "read_pictures", "write_pictures"),
+                        "making of the data set"),
+    },
+    "retrieval": {
+        "AT": CONSTANT, "Recall": RECORD, "Retrieval": RECORD, "recall_of": USED, "measure_retrieval": USED,
     },
     "train.run": {
         **dict.fromkeys(("run_training", "make_trainer"), "used in lesson 10, not built"), "DEFAULT_MODEL": CONSTANT,
