@@ -18,7 +18,7 @@ TAUGHT = [
     "pretrained", "sampling", "generate", "session", "lora", "wiring", "adapters", "losses", "data", "data_files",
     "train.config", "train.optim", "train.loop", "train.log", "train.checkpoint", "train.run", "tower_config",
     "encoder", "vision", "images", "image_processor", "towers", "weights.tower_names", "contrastive", "pictures",
-    "retrieval",
+    "retrieval", "waves", "mel", "audio", "spoken", "word_recognition",
 ]  # fmt: skip
 
 # module: {name: why no lesson quotes it}
@@ -123,6 +123,31 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "retrieval": {
         "AT": CONSTANT, "Recall": RECORD, "Retrieval": RECORD, "recall_of": USED, "measure_retrieval": USED,
+    },
+    "waves": {
+        **dict.fromkeys(("load_wave", "save_wave", "to_wave", "resample"), "used in lesson 12; reading of files"),
+        **dict.fromkeys(("BLOCK", "EXTENSIBLE", "FLOAT", "MAX_CHANNELS", "MAX_RATE", "MAX_SECONDS", "MIN_RATE", "PCM",
+                         "RATE", "TOO_LOUD"), CONSTANT),
+    },
+    "mel": {
+        "split_wave": IN_WORDS,
+        **dict.fromkeys(("HOP", "HZ_PER_MEL", "LINEAR_HZ", "LINEAR_MEL", "LOG_STEP", "MAX_FRAMES", "MAX_POSITIONS",
+                         "MAX_SAMPLES", "N_BINS", "N_FFT", "SAMPLES_PER_POSITION"), CONSTANT),
+    },
+    "audio": {"encode_wave": "a loop over pieces of a recording"},
+    "spoken": {
+        **dict.fromkeys(("Clip", "Recording", "Words"), RECORD),
+        **dict.fromkeys(("load_words", "load_recordings"), USED),
+        **dict.fromkeys(("cut", "read_digits", "read_recordings", "requests", "speak", "to_waves", "trimmed",
+                         "write_words"), "making of the data set"),
+        **dict.fromkeys(("ACCENTS", "BATCH", "CREDIT", "CUTS", "FILES", "MARGIN", "PITCHES", "POCKETSPHINX", "QUIET",
+                         "RECORDINGS", "SETS", "SPEAK_SECONDS", "SPEEDS", "TAKES", "TEST_VOICES", "TRAIN_VOICES",
+                         "WORDS"), CONSTANT),
+    },
+    "word_recognition": {
+        **dict.fromkeys(("WordClassifier", "clip_features", "random_encoder"), "used in lesson 12; one linear layer"),
+        **dict.fromkeys(("Guess", "Heard", "Mistake", "WordsHeard"), RECORD), "measure_words": "what the command calls",
+        **dict.fromkeys(("BATCH", "SHOWN", "TITLES"), CONSTANT),
     },
     "train.run": {
         **dict.fromkeys(("run_training", "make_trainer"), "used in lesson 10, not built"), "DEFAULT_MODEL": CONSTANT,
