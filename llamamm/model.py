@@ -112,12 +112,7 @@ class Llama3Model(nn.Module):
     ) -> Tensor:
         """All blocks, before the final norm. Embeddings (B, T, C) -> (B, T, C)."""
         T = x.shape[1]
-        start = 0 if cache is None else cache.length
-        if start + T > self.cfg.context_length:
-            raise ContextOverflowError(
-                f"start {start} + {T} tokens = {start + T} pass the context of {self.cfg.context_length}; "
-                f"shorten the prompt"
-            )
+        start = self._start(T, cache)
         if segments is None:
             cos, sin = self._angles(start, T, padding)
             mask = build_mask(T, start=start, padding=padding, device=x.device)
@@ -142,6 +137,15 @@ class Llama3Model(nn.Module):
         """Number of parameters; tied ones count once."""
         return sum(p.numel() for p in self.parameters())
 
+    def _start(self, n_tokens: int, cache: KVCache | None) -> int:
+        start = 0 if cache is None else cache.length
+        if start + n_tokens > self.cfg.context_length:
+            raise ContextOverflowError(
+                f"start {start} + {n_tokens} tokens = {start + n_tokens} pass the context of "
+                f"{self.cfg.context_length}; shorten the prompt"
+            )
+        return start
+
     def _angles(self, start: int, n_tokens: int, padding: Tensor | None) -> tuple[Tensor, Tensor]:
         if padding is None:
             return self.cos[start : start + n_tokens], self.sin[start : start + n_tokens]  # (T, D)
@@ -161,11 +165,11 @@ class Llama3Model(nn.Module):
         device = self.embed_tokens.weight.device
         if ids.device != device:
             raise InputError(f"ids are on {ids.device}, the model on {device}; move them with ids.to({str(device)!r})")
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= self.cfg.vocab_size:
+        low, high, n_rows = int(ids.min()), int(ids.max()), self.embed_tokens.num_embeddings
+        if low < 0 or high >= n_rows:
             bad = low if low < 0 else high
             raise InputError(
-                f"token id {bad} is outside the vocabulary of {self.cfg.vocab_size} (0 to {self.cfg.vocab_size - 1}); "
+                f"token id {bad} is outside the vocabulary of {n_rows} (0 to {n_rows - 1}); "
                 f"is this the model's own tokenizer?"
             )
 

@@ -1,0 +1,152 @@
+"""Llama 3.2 Vision: a Llama in whose blocks 3, 8, 13, ... text looks at images.
+
+    ids (B, T)                                   -> embeddings -> blocks, some of them cross-attention -> logits
+    images (B, I, t, 3, H, W) -> vision tower -> projector -> memory (B, I t N, C), read by the cross-attention blocks
+
+The text's own blocks are those of lesson 06. Without images the cross-attention blocks are left out, and what remains
+is the text model.
+
+Source: "The Llama 3 Herd of Models", arXiv:2407.21783 (7). Built in notebook 15.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llamamm.cache import KVCache
+from llamamm.config import TextConfig
+from llamamm.cross_attention import CrossAttentionBlock, KeysValues
+from llamamm.errors import InputError
+from llamamm.layers import Linear
+from llamamm.masks import build_mask
+from llamamm.mllama_config import EXTRA_EMBEDDINGS, MllamaConfig
+from llamamm.model import Llama3Model, TransformerBlock
+from llamamm.tiled_vision import TiledVisionTower
+
+
+@dataclass(frozen=True)
+class TiledImages:
+    """What the image processor makes of the images of B prompts, I at most in one, of t tiles at most.
+
+    pixels (B, I, t, 3, H, W) float; aspect_ratio_ids (B, I) int64, 0 where there is no image; n_tiles (B, I) int64.
+    """
+
+    pixels: Tensor
+    aspect_ratio_ids: Tensor
+    n_tiles: Tensor
+
+    def to(self, device: torch.device | str) -> TiledImages:
+        return TiledImages(self.pixels.to(device), self.aspect_ratio_ids.to(device), self.n_tiles.to(device))
+
+
+class MllamaCache(KVCache):
+    """The text's keys and values, those of the images in each cross-attention block, and who of them is seen next."""
+
+    def __init__(self, cfg: TextConfig, **options: Any) -> None:
+        super().__init__(cfg, **options)
+        self.views: dict[int, KeysValues] = {}
+        self.last_mask: Tensor | None = None  # (B, 1, 1, S): what the last word may look at, and words to come
+
+    def rewind(self, length: int = 0) -> None:
+        super().rewind(length)
+        if length == 0:
+            self.views, self.last_mask = {}, None
+
+
+class MllamaModel(Llama3Model):
+    """The whole model, with fresh random weights. It answers text alone as a Llama does.
+
+    like_transformers: the two places where transformers 5 differs from Meta's code follow transformers: what text
+    before the first image gets, and which side of a block the vision tower's intermediates are taken from.
+    """
+
+    def __init__(self, cfg: MllamaConfig, *, like_transformers: bool = False) -> None:
+        super().__init__(cfg.text)
+        self.mllama_cfg = cfg
+        text = cfg.text
+        # The text's blocks are numbered in the cache without the cross-attention blocks between them.
+        slots = iter(range(text.n_layers))
+        self.layers = nn.ModuleList(
+            CrossAttentionBlock(text, blind_rows_attend=like_transformers)
+            if n in cfg.cross_layers
+            else TransformerBlock(text, next(slots))
+            for n in range(text.n_layers)
+        )
+        self.embed_tokens = nn.Embedding(text.vocab_size + EXTRA_EMBEDDINGS, text.hidden_size, dtype=text.dtype)
+        self.lm_head = Linear(text.hidden_size, text.vocab_size, dtype=text.dtype)
+        self.vision_model = TiledVisionTower(cfg.vision, after_blocks=like_transformers).to(text.dtype)
+        self.multi_modal_projector = nn.Linear(cfg.vision.n_features, text.hidden_size, dtype=text.dtype)
+
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        images: TiledImages | None = None,
+        sees: Tensor | None = None,
+        cache: MllamaCache | None = None,
+        padding: Tensor | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Scores of each vocabulary entry as the next token. ids (B, T) int64 -> logits (B, T, V).
+
+        images: those of the prompts, given once: a cache keeps what the blocks need of them.
+        sees (B, T, I, t) bool: which tiles of which images each token may look at; None: all tiles in use.
+        cache, padding, last_only: as in `Llama3Model`. Raises InputError, ContextOverflowError.
+        """
+        self._check(ids)
+        x = self.embed_tokens(ids)  # (B, T, C)
+        T = x.shape[1]
+        start = self._start(T, cache)
+        cos, sin = self._angles(start, T, padding)
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+        mask = build_mask(T, start=start, padding=padding, device=x.device)
+        memory = None if images is None else self.memory(images)
+        look = self._look(ids, images, sees, cache)
+        for n, layer in enumerate(self.layers):
+            if not isinstance(layer, CrossAttentionBlock):
+                x = layer(x, cos, sin, mask=mask, cache=cache)
+                continue
+            view = cache.views.get(n) if cache is not None else None
+            if memory is not None:
+                view = layer.cross_attn.keys_values(memory)
+                if cache is not None:
+                    cache.views[n] = view
+            if view is not None:
+                x = layer(x, view, look)
+        if cache is not None:
+            cache.advance(T)
+            cache.last_mask = None if look is None else look[:, :, -1:]
+        x = self.norm(x[:, -1:] if last_only else x)
+        return self.lm_head(x)
+
+    def memory(self, images: TiledImages) -> Tensor:
+        """What cross-attention reads of the images: all tokens of all tiles in a row. -> (B, I t N, C)."""
+        features = self.vision_model(images.pixels, images.aspect_ratio_ids, images.n_tiles)  # (B, I, t, N, F)
+        return self.multi_modal_projector(features).flatten(1, 3)
+
+    def make_cache(self, batch_size: int = 1, max_length: int | None = None) -> MllamaCache:
+        """An empty cache on this model's device and in its dtype; max_length in tokens, by default the context."""
+        weight = self.embed_tokens.weight
+        own = self.cfg.replace(n_layers=self.cfg.n_layers - len(self.mllama_cfg.cross_layers))
+        return MllamaCache(own, batch_size=batch_size, max_length=max_length, dtype=weight.dtype, device=weight.device)
+
+    def _look(
+        self, ids: Tensor, images: TiledImages | None, sees: Tensor | None, cache: MllamaCache | None
+    ) -> Tensor | None:
+        """Which tokens of the memory each word may look at: (B, 1, T, I t N) bool; None without images."""
+        if images is None:
+            if cache is None or cache.last_mask is None:
+                return None
+            return cache.last_mask.expand(-1, -1, ids.shape[1], -1)  # words to come see what the last one saw
+        places = torch.arange(self.mllama_cfg.vision.max_tiles, device=ids.device)
+        tiles = (places < images.n_tiles[..., None])[:, None].expand(-1, ids.shape[1], -1, -1)  # (B, T, I, t)
+        if sees is not None:
+            if sees.shape != tiles.shape or sees.dtype != torch.bool:
+                raise InputError(f"sees must be bool of shape {tuple(tiles.shape)}, a mark for each token and tile, "
+                                 f"got {sees.dtype} {tuple(sees.shape)}")
+            tiles = tiles & sees
+        return tiles.flatten(2).repeat_interleave(self.mllama_cfg.vision.n_tokens, dim=2)[:, None]
