@@ -182,7 +182,9 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(smollm2_dir):
     """On a real terminal: interrupt in the middle of an answer, then at the prompt, then leave."""
     pid, terminal = pty.fork()
     if pid == 0:
-        command = [sys.executable, "-m", "llamamm", "chat", "--model", str(smollm2_dir), "--temperature", "0"]
+        # so many tokens that the answer cannot end before a busy machine has come to interrupt it
+        command = [sys.executable, "-m", "llamamm", "chat", "--model", str(smollm2_dir), "--temperature", "0",
+                   "--max-new-tokens", "6000"]  # fmt: skip
         os.execv(command[0], command)
     seen = ""
 
