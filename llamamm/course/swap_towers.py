@@ -25,11 +25,11 @@ from llamamm.assets import fetch
 from llamamm.audio import AudioEncoder
 from llamamm.errors import InputError
 from llamamm.image_processor import ImageProcessor
-from llamamm.mel import log_mel, n_frames
 from llamamm.pictures import load_pictures
 from llamamm.spoken import Clip, load_words
 from llamamm.towers import load_audio_encoder, load_image_processor, load_vision_tower
 from llamamm.vision import VisionTower
+from llamamm.word_recognition import clip_features
 
 N_PICTURES = 24
 GALLERY_VOICES, QUERY_VOICES = 5, 2  # of the training's, each word their mean; of the held-out ones
@@ -139,16 +139,10 @@ def _words() -> tuple[Tensor, list[str], list[str], Tensor, Callable[[], Tensor]
     queries = list({(clip.voice, clip.word): clip for clip in _of_voices(words.test, QUERY_VOICES)}.values())
     names = sorted({clip.word for clip in known})
 
-    @torch.no_grad()
-    def listen(waves: list[Tensor]) -> Tensor:
-        lengths = torch.tensor([n_frames(len(wave)) for wave in waves])
-        longest = int(lengths.max())
-        mel = torch.stack([log_mel(wave)[:, : 2 * longest] for wave in waves])
-        return encoder(mel, lengths=lengths).sum(dim=1) / lengths[:, None]  # (n, C)
-
-    heard, waves = listen([clip.wave for clip in known]), [clip.wave for clip in queries]
+    heard, waves = clip_features(encoder, [clip.wave for clip in known]), [clip.wave for clip in queries]
     gallery = torch.stack([heard[[clip.word == name for clip in known]].mean(dim=0) for name in names])
-    return gallery, names, [clip.word for clip in queries], listen(waves), lambda: listen(waves)
+    right = [clip.word for clip in queries]
+    return gallery, names, right, clip_features(encoder, waves), lambda: clip_features(encoder, waves)
 
 
 def _of_voices(clips: list[Clip], n: int) -> list[Clip]:
