@@ -4,6 +4,8 @@ Roles and turns are marked by special tokens. Those are put in here as ids, and 
 special token allowed: a user who types `<|eot_id|>` has typed ten characters and has not ended a turn. Templates
 that build one string first (Hugging Face's Jinja) cannot make that difference.
 
+A content is a str, or a list in which token ids, as lists of int, stand among strings: places for images and sounds.
+
 Source: Meta's llama-models 0.3.0 (`llama3/chat_format.py`); the chat templates of meta-llama/Llama-3.2-1B-Instruct
 and HuggingFaceTB/SmolLM2-135M-Instruct. Built in notebook 01.
 """
@@ -12,11 +14,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from llamamm.errors import InputError
 from llamamm.tokenizer import Tokenizer
 
-Messages = Sequence[Mapping[str, str]]
+Content = str | Sequence[str | Sequence[int]]
+Messages = Sequence[Mapping[str, Any]]
 
 ROLES = ("system", "user", "assistant", "ipython", "tool")  # "tool" is today's word for Llama's "ipython"
 SMOLLM2_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -47,19 +51,23 @@ class Llama3Chat:
             ids += [*self._message("ipython" if role == "tool" else role, content), self._eot]
         return ids + self._message("assistant", "") if add_generation_prompt else ids
 
-    def _message(self, role: str, content: str) -> list[int]:
-        header = [self._start, *self.tokenizer.encode(role), self._end]
+    def _message(self, role: str, content: Content) -> list[int]:
+        ids = [self._start, *self.tokenizer.encode(role), self._end]
         # Newlines that begin the content can merge with the two of the header: Meta keeps them apart, HF does not.
-        parts = ["\n\n", content] if self.variant == "meta" else ["\n\n" + content]
-        return header + [i for part in parts for i in self.tokenizer.encode(part)]
+        if self.variant == "meta":
+            return ids + self.tokenizer.encode("\n\n") + encode_content(self.tokenizer, "", content)
+        return ids + encode_content(self.tokenizer, "\n\n", content)
 
-    def _hf_turns(self, turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    def _hf_turns(self, turns: list[tuple[str, Content]]) -> list[tuple[str, Content]]:
         system = ""
         if turns[0][0] == "system":
             (_, system), *turns = turns
+        if not isinstance(system, str):
+            raise InputError("a system message of the 'hf' variant is a str; put images into the user's message")
         system = f"Cutting Knowledge Date: December 2023\nToday Date: {self.date}\n\n{system.strip()}"
         return [("system", system), *((role, json.dumps(content, ensure_ascii=False) if role in ("ipython", "tool")
-                                       else content.strip()) for role, content in turns)]
+                                       else content.strip() if isinstance(content, str) else content)
+                                      for role, content in turns)]
 
 
 class ChatML:
@@ -80,7 +88,8 @@ class ChatML:
             turns = [("system", self.default_system), *turns]
         ids: list[int] = []
         for role, content in turns:
-            ids += [self._start, *self.tokenizer.encode(f"{role}\n{content}"), self._end, *self.tokenizer.encode("\n")]
+            words = encode_content(self.tokenizer, f"{role}\n", content)
+            ids += [self._start, *words, self._end, *self.tokenizer.encode("\n")]
         return ids + [self._start, *self.tokenizer.encode("assistant\n")] if add_generation_prompt else ids
 
 
@@ -93,7 +102,17 @@ def chat_format(tokenizer: Tokenizer) -> Llama3Chat | ChatML:
                      "it has no chat format; encode plain text, or load an instruct model's tokenizer")
 
 
-def check_messages(messages: Messages) -> list[tuple[str, str]]:
+def encode_content(tokenizer: Tokenizer, front: str, content: Content) -> list[int]:
+    """Token ids of `front` and a content, no special token among them but those given as ids."""
+    pieces = [content] if isinstance(content, str) else list(content)
+    if pieces and isinstance(pieces[0], str):
+        pieces[0] = front + pieces[0]
+    else:
+        pieces.insert(0, front)
+    return [i for piece in pieces for i in (tokenizer.encode(piece) if isinstance(piece, str) else piece)]
+
+
+def check_messages(messages: Messages) -> list[tuple[str, Content]]:
     """Messages as (role, content) pairs. Raises InputError naming the message and what is wrong with it."""
     if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
         raise InputError(f'messages must be a list of {{"role": ..., "content": ...}}, got {type(messages).__name__}')
@@ -107,10 +126,17 @@ def check_messages(messages: Messages) -> list[tuple[str, str]]:
         role, content = message["role"], message["content"]
         if role not in ROLES:
             raise InputError(f"message {n} has the role {role!r}; roles are {', '.join(ROLES)}")
-        if not isinstance(content, str):
+        if not isinstance(content, str) and not (role != "assistant" and _is_mixed(content)):
             raise InputError(f"message {n} has content of type {type(content).__name__}; it must be a str")
         turns.append((role, content))
     return turns
+
+
+def _is_mixed(content: object) -> bool:
+    """Whether a content is a list of strings and of lists of ids."""
+    return isinstance(content, list) and all(
+        isinstance(piece, str) or (isinstance(piece, list) and all(type(i) is int for i in piece)) for piece in content
+    )
 
 
 def _special_ids(tokenizer: Tokenizer, *names: str) -> list[int]:

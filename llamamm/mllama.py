@@ -12,14 +12,11 @@ Source: "The Llama 3 Herd of Models", arXiv:2407.21783 (7). Built in notebook 15
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from llamamm.cache import KVCache
-from llamamm.config import TextConfig
-from llamamm.cross_attention import CrossAttentionBlock, KeysValues
+from llamamm.cross_attention import CrossAttentionBlock, CrossAttentionCache, image_spans
 from llamamm.errors import InputError
 from llamamm.layers import Linear
 from llamamm.masks import build_mask
@@ -41,20 +38,6 @@ class TiledImages:
 
     def to(self, device: torch.device | str) -> TiledImages:
         return TiledImages(self.pixels.to(device), self.aspect_ratio_ids.to(device), self.n_tiles.to(device))
-
-
-class MllamaCache(KVCache):
-    """The text's keys and values, those of the images in each cross-attention block, and who of them is seen next."""
-
-    def __init__(self, cfg: TextConfig, **options: Any) -> None:
-        super().__init__(cfg, **options)
-        self.views: dict[int, KeysValues] = {}
-        self.last_mask: Tensor | None = None  # (B, 1, 1, S): what the last word may look at, and words to come
-
-    def rewind(self, length: int = 0) -> None:
-        super().rewind(length)
-        if length == 0:
-            self.views, self.last_mask = {}, None
 
 
 class MllamaModel(Llama3Model):
@@ -87,14 +70,15 @@ class MllamaModel(Llama3Model):
         *,
         images: TiledImages | None = None,
         sees: Tensor | None = None,
-        cache: MllamaCache | None = None,
+        cache: CrossAttentionCache | None = None,
         padding: Tensor | None = None,
         last_only: bool = False,
     ) -> Tensor:
         """Scores of each vocabulary entry as the next token. ids (B, T) int64 -> logits (B, T, V).
 
         images: those of the prompts, given once: a cache keeps what the blocks need of them.
-        sees (B, T, I, t) bool: which tiles of which images each token may look at; None: all tiles in use.
+        sees (B, T, I, t) bool: which tiles of which images each token may look at; None: as the image tokens in ids
+        say, see `seen_tiles`; where ids hold none, all tiles in use.
         cache, padding, last_only: as in `Llama3Model`. Raises InputError, ContextOverflowError.
         """
         self._check(ids)
@@ -112,7 +96,7 @@ class MllamaModel(Llama3Model):
                 continue
             view = cache.views.get(n) if cache is not None else None
             if memory is not None:
-                view = layer.cross_attn.keys_values(memory)
+                view = layer.keys_values(memory)
                 if cache is not None:
                     cache.views[n] = view
             if view is not None:
@@ -128,14 +112,15 @@ class MllamaModel(Llama3Model):
         features = self.vision_model(images.pixels, images.aspect_ratio_ids, images.n_tiles)  # (B, I, t, N, F)
         return self.multi_modal_projector(features).flatten(1, 3)
 
-    def make_cache(self, batch_size: int = 1, max_length: int | None = None) -> MllamaCache:
+    def make_cache(self, batch_size: int = 1, max_length: int | None = None) -> CrossAttentionCache:
         """An empty cache on this model's device and in its dtype; max_length in tokens, by default the context."""
         weight = self.embed_tokens.weight
         own = self.cfg.replace(n_layers=self.cfg.n_layers - len(self.mllama_cfg.cross_layers))
-        return MllamaCache(own, batch_size=batch_size, max_length=max_length, dtype=weight.dtype, device=weight.device)
+        return CrossAttentionCache(own, batch_size=batch_size, max_length=max_length, dtype=weight.dtype,
+                                   device=weight.device)  # fmt: skip
 
     def _look(
-        self, ids: Tensor, images: TiledImages | None, sees: Tensor | None, cache: MllamaCache | None
+        self, ids: Tensor, images: TiledImages | None, sees: Tensor | None, cache: CrossAttentionCache | None
     ) -> Tensor | None:
         """Which tokens of the memory each word may look at: (B, 1, T, I t N) bool; None without images."""
         if images is None:
@@ -144,9 +129,29 @@ class MllamaModel(Llama3Model):
             return cache.last_mask.expand(-1, -1, ids.shape[1], -1)  # words to come see what the last one saw
         places = torch.arange(self.mllama_cfg.vision.max_tiles, device=ids.device)
         tiles = (places < images.n_tiles[..., None])[:, None].expand(-1, ids.shape[1], -1, -1)  # (B, T, I, t)
+        if sees is None and (ids == self.mllama_cfg.image_token).any():
+            sees = seen_tiles(ids, images, self.mllama_cfg.image_token)
         if sees is not None:
             if sees.shape != tiles.shape or sees.dtype != torch.bool:
                 raise InputError(f"sees must be bool of shape {tuple(tiles.shape)}, a mark for each token and tile, "
                                  f"got {sees.dtype} {tuple(sees.shape)}")
             tiles = tiles & sees
         return tiles.flatten(2).repeat_interleave(self.mllama_cfg.vision.n_tokens, dim=2)[:, None]
+
+
+def seen_tiles(ids: Tensor, images: TiledImages, image_token: int) -> Tensor:
+    """Which tiles each token may look at. ids (B, T) -> (B, T, I, t) bool.
+
+    Raises InputError, with both counts, where a prompt has more or fewer image tokens than images.
+    """
+    B, T = ids.shape
+    I, t = images.n_tiles.shape[1], images.pixels.shape[2]  # noqa: E741
+    marks = torch.zeros(B, T, I, t, dtype=torch.bool, device=ids.device)
+    for b in range(B):
+        spans = image_spans(ids[b].tolist(), image_token)
+        n_images = int((images.n_tiles[b] > 0).sum())
+        if len(spans) != n_images:
+            raise InputError(f"prompt {b} has {len(spans)} image tokens and {n_images} images; each image needs one")
+        for i, (begin, end) in enumerate(spans):
+            marks[b, begin:end, i, : int(images.n_tiles[b, i])] = True
+    return marks

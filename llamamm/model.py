@@ -10,6 +10,8 @@ Sources: Llama 3, arXiv:2407.21783; Llama, arXiv:2302.13971. Built in notebook 0
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -109,8 +111,12 @@ class Llama3Model(nn.Module):
         cache: KVCache | None = None,
         padding: Tensor | None = None,
         segments: Tensor | None = None,
+        before: Callable[[int, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """All blocks, before the final norm. Embeddings (B, T, C) -> (B, T, C)."""
+        """All blocks, before the final norm. Embeddings (B, T, C) -> (B, T, C).
+
+        before: gets the number of each block and what would enter it, and gives what enters instead.
+        """
         T = x.shape[1]
         start = self._start(T, cache)
         if segments is None:
@@ -122,7 +128,8 @@ class Llama3Model(nn.Module):
         else:
             raise InputError("segments are for rows read at once: they take neither a cache nor padding")
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-        for layer in self.layers:
+        for n, layer in enumerate(self.layers):
+            x = x if before is None else before(n, x)
             x = layer(x, cos, sin, mask=mask, cache=cache)
         if cache is not None:
             cache.advance(T)

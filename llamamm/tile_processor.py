@@ -4,7 +4,7 @@
     -> pixels (B, I, t, 3, H, W), aspect-ratio ids, numbers of tiles
 
 A tall receipt becomes four tiles one above the other, a square photo four in a square: the details stay, at four times
-the tokens. `sees` says which words may look at which image.
+the tokens.
 
 Source: Meta's llama-models 0.3.0; the processor of meta-llama/Llama-3.2-11B-Vision. Built in notebook 15.
 """
@@ -127,38 +127,3 @@ def aspect_ratios(max_tiles: int) -> list[tuple[int, int]]:
     """All (rows, columns) of at most max_tiles tiles, in the order in which their embeddings are numbered."""
     counts = range(1, max_tiles + 1)
     return [(rows, columns) for rows in counts for columns in counts if rows * columns <= max_tiles]
-
-
-# ---- which words look at which image ----
-
-
-def image_spans(ids: Sequence[int], image_token: int) -> list[tuple[int, int]]:
-    """For each image token of a prompt, from where to where words look at its image: [begin, end).
-
-    An image is seen from its own token up to the next image's; images in a row, without a word between, are seen
-    together, as long as the last of them.
-    """
-    begins = [i for i, token in enumerate(ids) if token == image_token]
-    spans: list[tuple[int, int]] = []
-    for begin, following in zip(begins[::-1], [len(ids), *begins[:0:-1]], strict=False):
-        neighbour = spans and following == begin + 1
-        spans.append((begin, spans[-1][1] if neighbour else following))
-    return spans[::-1]
-
-
-def sees(ids: Tensor, images: TiledImages, image_token: int) -> Tensor:
-    """Which tiles each token may look at. ids (B, T) -> (B, T, I, t) bool.
-
-    Raises InputError, with both counts, where a prompt has more or fewer image tokens than images.
-    """
-    B, T = ids.shape
-    I, t = images.n_tiles.shape[1], images.pixels.shape[2]  # noqa: E741
-    marks = torch.zeros(B, T, I, t, dtype=torch.bool, device=ids.device)
-    for b in range(B):
-        spans = image_spans(ids[b].tolist(), image_token)
-        n_images = int((images.n_tiles[b] > 0).sum())
-        if len(spans) != n_images:
-            raise InputError(f"prompt {b} has {len(spans)} image tokens and {n_images} images; each image needs one")
-        for i, (begin, end) in enumerate(spans):
-            marks[b, begin:end, i, : int(images.n_tiles[b, i])] = True
-    return marks

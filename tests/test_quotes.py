@@ -38,6 +38,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "TokenizerFile": "a plain record of fields", "read_tokenizer_file": IN_WORDS, "PRE_TOKENIZERS": CONSTANT,
         "META_BASE_TOKENS": CONSTANT, "META_SPECIAL_TOKENS": CONSTANT, "REMEDY": CONSTANT,
     },
+    "chat": {"encode_content": PIECE},
     "config": {
         "TextConfig": TOO_LONG, "LLAMA32_CONFIG": CONSTANT, "LLAMA32_3B_CONFIG": CONSTANT, "SMOLLM2_CONFIG": CONSTANT,
         "OUTLINE_NAMES": CONSTANT,

@@ -11,10 +11,12 @@ from transformers.models.mllama.processing_mllama import (
     get_cross_attention_token_mask,
 )
 
+from llamamm.cross_attention import image_spans
 from llamamm.errors import ConfigError, InputError
 from llamamm.image_processor import CLIP_MEAN, CLIP_STD
+from llamamm.mllama import seen_tiles
 from llamamm.mllama_config import ASPECT_RATIOS
-from llamamm.tile_processor import TileProcessor, aspect_ratios, image_spans, sees
+from llamamm.tile_processor import TileProcessor, aspect_ratios
 
 OURS = TileProcessor(56)
 THEIRS = MllamaImageProcessor(size={"height": 56, "width": 56}, image_mean=CLIP_MEAN, image_std=CLIP_STD)
@@ -92,11 +94,11 @@ def test_who_sees_which_image():
     ids = [1, 7, 1, 7, 7, 1, 1]
     assert image_spans(ids, 7) == [(1, 3), (3, 7), (4, 7)]
     images = OURS([[np.zeros((56, 56), np.uint8), np.zeros((56, 112), np.uint8), np.zeros((112, 56), np.uint8)]])
-    marks = sees(torch.tensor([ids]), images, 7)
+    marks = seen_tiles(torch.tensor([ids]), images, 7)
     expected = convert_sparse_cross_attention_mask_to_dense(
         [get_cross_attention_token_mask(ids, 7)], images.n_tiles.tolist(), 4, len(ids)
     )
     assert torch.equal(marks.long(), torch.from_numpy(expected))
     assert marks[0, 0].sum() == 0 and marks[0, 2].sum(dim=1).tolist() == [1, 0, 0]
     with pytest.raises(InputError, match="2 image tokens and 3 images"):
-        sees(torch.tensor([ids[:4]]), images, 7)
+        seen_tiles(torch.tensor([ids[:4]]), images, 7)
