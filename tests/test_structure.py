@@ -23,13 +23,14 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # A module imports only from lower floors; inside `weights`, `course` and `train`, from its own folder too.
 FLOORS = {
     "errors": -1, "config": 0, "tower_config": 0, "files": 0, "devices": 0, "espeak": 0, "mllama_config": 0.2,
-    "tokenizer_files": 0.5, "wiring": 0.5, "images": 0.6, "waves": 0.6,
+    "mllama_memory": 0.3, "tokenizer_files": 0.5, "wiring": 0.5, "images": 0.6, "waves": 0.6,
     "tokenizer": 1, "layers": 1, "rope": 1, "cache": 1, "masks": 1, "sampling": 1, "losses": 1, "lora": 1,
-    "mel": 1, "attention": 2, "chat": 2,
+    "mel": 1, "attention": 2, "chat": 2, "prompts": 2,
     "model": 3, "encoder": 3, "vision": 4, "audio": 4, "image_processor": 4,
+    "multimodal_config": 0.4, "fusion": 5.1, "multimodal": 7.5, "multimodal_processor": 7.55,
     "tiled_vision": 5, "cross_attention": 5, "mllama": 6, "tile_processor": 6.2,
-    "weights": 7, "generate": 7, "wheels": 7.2, "catalogue": 7.25, "corpora": 7.3, "pictures": 7.3, "spoken": 7.3,
-    "assets": 7.4,
+    "weights": 7, "generate": 7, "mllama_processor": 7.1, "wheels": 7.2, "catalogue": 7.25,
+    "corpora": 7.3, "pictures": 7.3, "spoken": 7.3, "questions": 7.3, "assets": 7.4, "locate": 7.45,
     "pretrained": 7.6, "adapters": 7.6, "towers": 7.7, "session": 8, "data_files": 8, "data": 8.2, "train": 8.5,
     "contrastive": 8.4,
     "doctor": 9, "bench": 9, "bench_train": 9.2, "retrieval": 9, "word_recognition": 9,
