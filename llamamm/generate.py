@@ -11,7 +11,7 @@ Built in notebook 08.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -31,7 +31,13 @@ class CausalLM(Protocol):
     def make_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache: ...
 
     def __call__(
-        self, ids: Tensor, *, cache: KVCache | None = None, padding: Tensor | None = None, last_only: bool = False
+        self,
+        ids: Tensor,
+        *,
+        cache: KVCache | None = None,
+        padding: Tensor | None = None,
+        last_only: bool = False,
+        **inputs: Any,
     ) -> Tensor: ...
 
 
@@ -71,6 +77,7 @@ class TokenStream:
     prefill_chunk: read the prompt in pieces of so many tokens, which bounds the memory that attention needs.
     cache: one that already holds the first tokens of the prompt, as in a conversation; only the rest is read.
     use_cache=False reads everything again at each step: the same tokens, slowly, for comparison.
+    inputs: what else the model is given with the prompt, such as its images; such a prompt is read in one piece.
 
     After the loop, `stop_reasons` says for each row "stop" (a stop token), "length" (max_new_tokens), or
     "context" (the context is full).
@@ -90,6 +97,7 @@ class TokenStream:
         use_cache: bool = True,
         prefill_chunk: int | None = None,
         cache: KVCache | None = None,
+        inputs: Mapping[str, Any] | None = None,
     ) -> None:
         n_prompt = _check_prompt(ids, padding)
         limit = min(context_size or model.cfg.context_length, model.cfg.context_length)
@@ -108,7 +116,8 @@ class TokenStream:
         self.n_steps = min(max_new_tokens, limit - n_prompt)
         self.cut_short = self.n_steps < max_new_tokens
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=ids.device)
-        self.prefill_chunk = prefill_chunk or n_prompt
+        self.inputs = inputs or {}
+        self.prefill_chunk = n_prompt if self.inputs else prefill_chunk or n_prompt
         self.use_cache = use_cache
         if cache is None and use_cache:
             cache = model.make_cache(ids.shape[0], min(n_prompt + self.n_steps, limit))
@@ -150,7 +159,7 @@ class TokenStream:
         for piece in pieces:
             start += piece.shape[1]
             padding = None if self.padding is None else self.padding[:, :start]
-            logits = self.model(piece, cache=self.cache, padding=padding, last_only=True)
+            logits = self.model(piece, cache=self.cache, padding=padding, last_only=True, **self.inputs)
         return logits[:, -1]
 
     @torch.inference_mode()
@@ -160,7 +169,7 @@ class TokenStream:
         if self.use_cache:
             return self.model(tokens[:, None], cache=self.cache, padding=self.padding, last_only=True)[:, -1]
         self.ids = torch.cat((self.ids, tokens[:, None]), dim=1)
-        return self.model(self.ids, padding=self.padding, last_only=True)[:, -1]
+        return self.model(self.ids, padding=self.padding, last_only=True, **self.inputs)[:, -1]
 
     def _seen_in_prompt(self) -> Tensor | None:
         if self.sampling.repetition_penalty == 1:
@@ -168,7 +177,7 @@ class TokenStream:
         seen = torch.zeros(self.ids.shape[0], self.model.cfg.vocab_size, dtype=torch.bool, device=self.ids.device)
         for row in range(self.ids.shape[0]):
             real = self.ids[row] if self.padding is None else self.ids[row][self.padding[row]]
-            seen[row, real] = True
+            seen[row, real[real < seen.shape[1]]] = True  # ids behind the vocabulary stand for images and sounds
         return seen
 
 
@@ -187,7 +196,7 @@ def generate(
 ) -> Tensor:
     """Continue the prompts: idx (B, T) -> (B, T + n), n <= max_new_tokens.
 
-    Sampling settings as in `SamplingConfig`; options (stop_ids, seed, padding, use_cache, prefill_chunk) as in
+    Sampling settings as in `SamplingConfig`; options (stop_ids, seed, padding, use_cache, prefill_chunk, inputs) as in
     `TokenStream`. Warns when the context ends before max_new_tokens.
     """
     sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
