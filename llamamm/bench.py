@@ -24,7 +24,8 @@ from rich.table import Table
 from llamamm.errors import InputError, LlamammError, MissingDependencyError
 from llamamm.generate import TokenStream
 from llamamm.layers import few_rows_linear
-from llamamm.pretrained import from_pretrained, load_tokenizer, locate
+from llamamm.locate import locate
+from llamamm.pretrained import from_pretrained, load_tokenizer
 
 TEXT = (
     "A river begins as a spring on a hillside, and nobody who steps over it would guess what it becomes. It gathers "

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from llamamm.bench import OURS, THEIRS, add_row, import_transformers, peak_rss, prompt_ids, wait_for
 from llamamm.errors import InputError, LlamammError, MissingDependencyError
-from llamamm.pretrained import from_pretrained, locate
+from llamamm.locate import locate
+from llamamm.pretrained import from_pretrained
 
 # Not imported here but where our side begins: llamamm.lora and llamamm.train, which would count as the other's memory.
 

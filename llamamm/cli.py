@@ -19,14 +19,15 @@ from rich.table import Table
 from llamamm.adapters import load_adapter, read_adapter_config
 from llamamm.assets import fetch as fetch_asset
 from llamamm.assets import list_assets, megabytes
-from llamamm.chat import chat_format
 from llamamm.cli_eval import evaluate
 from llamamm.cli_models import KEYS, bench, merge, train
 from llamamm.cli_options import (
     AdapterOption,
+    AudioOption,
     CompileOption,
     DeviceOption,
     DtypeOption,
+    ImageOption,
     LengthOption,
     MinPOption,
     ModelOption,
@@ -48,12 +49,14 @@ from llamamm.devices import default_dtype, pick_device
 from llamamm.doctor import examine_checkpoint, examine_machine
 from llamamm.errors import InputError, LlamammError
 from llamamm.generate import TextStream
+from llamamm.images import load_image
 from llamamm.lora import merge_lora
 from llamamm.model import Llama3Model
 from llamamm.pretrained import from_pretrained
+from llamamm.prompts import Image, Processor, Sound, as_processor, on_device, place_media
 from llamamm.sampling import SamplingConfig
 from llamamm.session import ChatSession
-from llamamm.tokenizer import Tokenizer
+from llamamm.waves import load_wave
 
 app = typer.Typer(
     help="A Llama that you built yourself: make it answer, talk with it, measure it.",
@@ -71,6 +74,8 @@ app.add_typer(evaluate, name="eval")
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to answer. '-' reads it from standard input.")],
+    image: ImageOption = None,
+    audio: AudioOption = None,
     model: ModelOption = None,
     size: SizeOption = None,
     adapter: AdapterOption = None,
@@ -88,18 +93,21 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text. May be given several times.")] = None,
     compile: CompileOption = False,
 ) -> None:
-    """Answer one prompt, as it is written."""
+    """Answer one prompt, as it is written, with images and sounds for a model that sees and hears."""
     sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
-    llama, tokenizer = _load(model, size, dtype, device, compile, adapter)
+    llama, processor = _load(model, size, dtype, device, compile, adapter)
     text = sys.stdin.read() if prompt == "-" else prompt
+    parts = place_media(text, images=[Image(f) for f in image or ()], sounds=[Sound(f) for f in audio or ()])
     if raw:
-        ids = tokenizer.encode(text, bos=tokenizer.adds_bos or not text)
+        read = processor.prompt(parts)
     else:
         system_message = [{"role": "system", "content": system}] if system else []
-        ids = chat_format(tokenizer).encode([*system_message, {"role": "user", "content": text}])
+        content = parts if image or audio else text
+        read = processor.chat([*system_message, {"role": "user", "content": content}])
+    device_here = llama.embed_tokens.weight.device
     stream = TextStream(
-        llama, tokenizer, ids, device=llama.embed_tokens.weight.device, max_new_tokens=max_new_tokens,
-        sampling=sampling, seed=seed, stop=stop or (),
+        llama, processor.tokenizer, read.ids, inputs=on_device(read.inputs, device_here), device=device_here,
+        max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop=stop or (),
     )  # fmt: skip
     for piece in stream:
         print(piece, end="", flush=True)
@@ -127,14 +135,15 @@ def chat(
 ) -> None:
     """Talk with the model. Ctrl-C stops an answer, Ctrl-D leaves; /help lists the commands."""
     sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
-    llama, tokenizer = _load(model, size, dtype, device, compile, adapter)
+    llama, processor = _load(model, size, dtype, device, compile, adapter)
     session = ChatSession(
-        llama, tokenizer, system=system, sampling=sampling, max_new_tokens=max_new_tokens, context_size=context_size,
+        llama, processor, system=system, sampling=sampling, max_new_tokens=max_new_tokens, context_size=context_size,
         seed=seed,
     )  # fmt: skip
     with suppress(ImportError):  # arrow keys and history at the prompt, where the platform has them
         import readline  # noqa: F401
     err.print("Type a message; /help lists the commands, Ctrl-D leaves.")
+    media: list[Image | Sound] = []  # go with the next message
     while True:
         try:
             line = input("> ").strip()
@@ -147,13 +156,14 @@ def chat(
         if line in ("/exit", "/quit"):
             return
         if line.startswith("/"):
-            _chat_command(session, line)
+            _chat_command(session, line, media)
         elif line:
-            _answer(session, line)
+            _answer(session, line, media)
+            media.clear()
 
 
-def _answer(session: ChatSession, line: str) -> None:
-    reply = session.reply(line)
+def _answer(session: ChatSession, line: str, media: list[Image | Sound]) -> None:
+    reply = session.reply(line, media=media)
     try:
         for piece in reply:
             print(piece, end="", flush=True)
@@ -167,16 +177,26 @@ def _answer(session: ChatSession, line: str) -> None:
         err.print(f"error: {error} (/reset)", markup=False)
 
 
-def _chat_command(session: ChatSession, line: str) -> None:
+def _chat_command(session: ChatSession, line: str, media: list[Image | Sound]) -> None:
     command, _, rest = line.partition(" ")
-    if command == "/reset":
+    if command in ("/image", "/audio") and rest.strip():
+        file = Path(rest.strip()).expanduser()
+        try:
+            media.append(Image(load_image(file)) if command == "/image" else Sound(load_wave(file)))
+            err.print(f"({file.name} goes with your next message)", markup=False)
+        except InputError as error:
+            err.print(f"error: {error}", markup=False)
+    elif command == "/reset":
+        media.clear()
         session.reset()
         err.print("(a new conversation)")
     elif command == "/system" and rest.strip():
         session.reset(system=rest.strip())
         err.print("(a new conversation, with this system message)")
     else:
-        err.print("/reset         forget the conversation\n/system TEXT   start again, with this system message\n"
+        err.print("/image FILE    show this picture with the next message\n"
+                  "/audio FILE    play this sound with the next message\n"
+                  "/reset         forget the conversation\n/system TEXT   start again, with this system message\n"
                   "/exit          leave")  # fmt: skip
 
 
@@ -235,22 +255,22 @@ def doctor(
 
 def _load(
     model: str | None, size: Size | None, dtype: str | None, device: str | None, compile: bool, adapter: Path | None
-) -> tuple[Llama3Model, Tokenizer]:
+) -> tuple[Llama3Model, Processor]:
     if adapter and not (model or size):
         model = read_adapter_config(adapter).get("base_model_name_or_path")
     name, torch_device = model_name(model, size), pick_device(device)
     torch_dtype = parse_dtype(dtype) if dtype else default_dtype(torch_device)
     if torch_dtype == torch.float16 and not dtype:
         err.print(f"(float16: {torch_device} does not multiply bfloat16)")
-    llama, tokenizer = from_pretrained(name, dtype=torch_dtype, device=torch_device)
-    if tokenizer is None:
+    llama, reader = from_pretrained(name, dtype=torch_dtype, device=torch_device)
+    if reader is None:
         raise InputError(f"{name} has no tokenizer beside its weights; put its tokenizer.json or tokenizer.model there")
     if adapter:
         load_adapter(llama, adapter)
         merge_lora(llama, keep_base=False)  # one adapter and no switching: then it should cost nothing
     if compile:
         llama.compile(dynamic=True)
-    return llama, tokenizer
+    return llama, as_processor(reader)
 
 
 def _say_why_it_stopped(reason: str | None, max_new_tokens: int) -> None:

@@ -54,6 +54,16 @@ AdapterOption = Annotated[
     Path | None,
     typer.Option(help="Folder of a LoRA adapter. Without --model its own base is loaded.", show_default=False),
 ]
+ImageOption = Annotated[
+    list[Path] | None,
+    typer.Option(help="A picture, for a model that sees; several times for several. They stand before the text, or "
+                 "where it says <image>.", show_default=False),
+]  # fmt: skip
+AudioOption = Annotated[
+    list[Path] | None,
+    typer.Option(help="A sound file, for a model that hears; before the text, or where it says <audio>.",
+                 show_default=False),
+]  # fmt: skip
 SystemOption = Annotated[str | None, typer.Option(help="A system message: how the model should answer.")]
 RawOption = Annotated[bool, typer.Option("--raw", help="Continue the text as it stands, without the chat format.")]
 CompileOption = Annotated[

@@ -69,12 +69,13 @@ class LinearProjector(nn.Module):
 
 
 class MLPProjector(nn.Module):
-    """LLaVA's: linear, GELU, linear. (B, N, F) -> (B, N, C)."""
+    """LLaVA's: linear, GELU, linear. (B, N, F) -> (B, N, C). width: between the two, by default C."""
 
-    def __init__(self, n_numbers: int, hidden_size: int) -> None:
+    def __init__(self, n_numbers: int, hidden_size: int, *, width: int | None = None) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(n_numbers, hidden_size)
-        self.linear_2 = nn.Linear(hidden_size, hidden_size)
+        width = width or hidden_size
+        self.linear_1 = nn.Linear(n_numbers, width)
+        self.linear_2 = nn.Linear(width, hidden_size)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.linear_2(F.gelu(self.linear_1(features)))
@@ -103,7 +104,12 @@ class SwiGLUProjector(nn.Module):
         return self.ln_post(self.linear_2(self.ln_mid(F.silu(gate) * x)))
 
 
-PROJECTORS = {"linear": LinearProjector, "mlp": MLPProjector, "swiglu": SwiGLUProjector}
+def make_projector(cfg: BridgeConfig, n_numbers: int, hidden_size: int) -> nn.Module:
+    """The one that cfg names, with fresh weights."""
+    if cfg.projector == "linear":
+        return LinearProjector(n_numbers, hidden_size)
+    kind = MLPProjector if cfg.projector == "mlp" else SwiGLUProjector
+    return kind(n_numbers, hidden_size, width=cfg.width or None)
 
 
 # ---- where a token stood ----
@@ -189,7 +195,8 @@ class Bridge(nn.Module):
         super().__init__()
         self.cfg, self.flat = cfg, flat
         C = text.hidden_size
-        self.projector = PROJECTORS[cfg.projector](n_numbers * (cfg.merge if flat else cfg.merge**2), C)
+        merged = n_numbers * (cfg.merge if flat else cfg.merge**2)
+        self.projector = make_projector(cfg, merged, C)
         self.tags = PositionTags(cfg.tags, C) if cfg.tags else None
         self.resampler = None
         if cfg.latents:

@@ -72,6 +72,9 @@ class MllamaConfig:
         wrong = [n for n in self.cross_layers if not 0 <= n < self.text.n_layers]
         if wrong or len(set(self.cross_layers)) != len(self.cross_layers):
             raise ConfigError(f"cross_layers {self.cross_layers} must be different blocks of {self.text.n_layers}")
+        if self.text.tie_embeddings:
+            raise ConfigError(f"tie_embeddings must be False: the token table has {EXTRA_EMBEDDINGS} rows more than "
+                              f"the {self.text.vocab_size} of the head")
         if not 0 <= self.image_token < self.text.vocab_size + EXTRA_EMBEDDINGS:
             raise ConfigError(f"image_token {self.image_token} has no row in a table of "
                               f"{self.text.vocab_size + EXTRA_EMBEDDINGS}")
@@ -133,6 +136,7 @@ class MllamaConfig:
         text = {**self.text.to_hf(), "model_type": "mllama_text_model", "cross_attention_layers": [*self.cross_layers]}
         for key in ("architectures", "attention_bias", "mlp_bias", "head_dim"):
             text.pop(key)
+        text["pad_token_id"] = None  # left out, transformers takes row 128,004, which a small table lacks
         e, v = self.vision.encoder, self.vision
         vision = {
             "model_type": "mllama_vision_model", "hidden_size": e.hidden_size, "intermediate_size": e.intermediate_size,

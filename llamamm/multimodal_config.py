@@ -19,11 +19,18 @@ PROJECTORS = ("linear", "mlp", "swiglu")
 MODEL_TYPE = "llamamm"
 
 
+def _require_int(name: str, value: object, least: int) -> None:
+    if type(value) is not int or value < least:
+        raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
 @dataclass(frozen=True)
 class BridgeConfig:
     """From a tower's features to tokens as wide as the text model's.
 
     projector: "linear"; "mlp", two linears with a GELU (LLaVA); "swiglu", with norms (Ultravox).
+    width: numbers between the two linears of "mlp" and "swiglu", for the latter before its gate halves them;
+    0: the text model's width, for "swiglu" twice that.
     merge: how many features become one first: of a picture merge x merge neighbours, of a sound `merge` in a row.
     tags: learned position tags, so many for rows and for columns of a picture, or for places of a sound; 0: none.
     latents: a Perceiver of so many latents behind the projector; 0: none. depth: its blocks; heads: in each.
@@ -36,14 +43,15 @@ class BridgeConfig:
     latents: int = 0
     depth: int = 2
     heads: int = 4
+    width: int = 0
 
     def __post_init__(self) -> None:
         if self.projector not in PROJECTORS:
             raise ConfigError(f"projector must be one of {', '.join(PROJECTORS)}, got {self.projector!r}")
-        for name, least in (("merge", 1), ("tags", 0), ("latents", 0), ("depth", 1), ("heads", 1)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        for name, least in (("merge", 1), ("tags", 0), ("latents", 0), ("depth", 1), ("heads", 1), ("width", 0)):
+            _require_int(name, getattr(self, name), least)
+        if self.width and self.projector == "linear":
+            raise ConfigError(f"width {self.width} is that between two linears, but the projector is a single one")
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ class MultimodalConfig:
         if wrong or list(self.cross_layers) != sorted(set(self.cross_layers)):
             raise ConfigError(f"cross_layers {self.cross_layers} must be different blocks of {self.text.n_layers}, in "
                               f"their order")
+        _require_int("n_prompts", self.n_prompts, 0)
         if self.n_prompts and not self.cross_layers:
             raise ConfigError(f"n_prompts {self.n_prompts} stand in cross-attention blocks, but cross_layers is empty")
         if self.vision is not None:

@@ -52,9 +52,10 @@ class MultimodalProcessor:
         Raises InputError for parts that are none of these or cannot be read, or that the model has no organ for.
         """
         media: list[Image | Sound] = []
-        ids = self.tokenizer.encode("", bos=bos and self.tokenizer.adds_bos)
+        parts = check_parts(parts)
+        ids = self.tokenizer.encode("", bos=bos and (self.tokenizer.adds_bos or not any(parts)))
         loaded = _Loaded(self)
-        for part in check_parts(parts):
+        for part in parts:
             ids += self.tokenizer.encode(part) if isinstance(part, str) else loaded.places(part)
             media += [] if isinstance(part, str) else [part]
         return Prompt(ids, tuple(media), loaded.inputs())

@@ -1,6 +1,7 @@
 """From a name to a model that answers: a Hub repository, a folder, a GGUF file, or one of this course's assets.
 
-Built in notebook 07.
+Which family a model is of, its config.json says; `_OPENERS` has a function for each but Llama itself. Built in
+notebook 07; the opener of Llama 3.2 Vision in notebook 15.
 """
 
 from __future__ import annotations
@@ -8,23 +9,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from llamamm.assets import ASSETS, fetch
-from llamamm.catalogue import KINDS
 from llamamm.config import TextConfig
-from llamamm.errors import CheckpointError, FetchError
-from llamamm.files import read_json, recover_folder
+from llamamm.errors import CheckpointError, InputError
+from llamamm.files import read_json
+from llamamm.locate import locate
+from llamamm.mllama import MllamaModel
+from llamamm.mllama_config import EXTRA_EMBEDDINGS, MllamaConfig
+from llamamm.mllama_processor import MllamaProcessor
 from llamamm.model import Llama3Model
+from llamamm.prompts import Processor
 from llamamm.tokenizer import Tokenizer
 from llamamm.weights.checkpoint import open_checkpoint
 from llamamm.weights.gguf import GGUFFile
-from llamamm.weights.hub import snapshot
 from llamamm.weights.loading import build_from_refs
+from llamamm.weights.mllama_loading import build_mllama
 from llamamm.weights.tensors import TensorRef
 
 
@@ -37,68 +42,76 @@ def from_pretrained(
     token: str | None = None,
     local_files_only: bool = False,
     progress: bool | None = None,
-) -> tuple[Llama3Model, Tokenizer | None]:
+    like_transformers: bool = False,
+) -> tuple[Llama3Model, Tokenizer | Processor | None]:
     """The model, ready to answer, and its tokenizer, None where a folder holds none.
+
+    A model that reads images comes with a processor, which holds the tokenizer as `processor.tokenizer`.
 
     repo_or_dir: "meta-llama/Llama-3.2-1B-Instruct", a folder, a .gguf file, or an asset's name such as "smollm2".
     dtype: what to cast to; None keeps the file's own.
     revision, token, local_files_only: for the Hub; token=None uses the one you are logged in with.
     progress: show bars on stderr; None means where it is a terminal, and elsewhere one line if an asset is fetched.
-    Raises FetchError, CheckpointError or ConfigError with the remedy.
+    like_transformers: for Llama 3.2 Vision alone, as in `MllamaModel`: transformers' reading of images, not Meta's,
+    with whose code the weights were trained.
+    Raises FetchError, CheckpointError, ConfigError or InputError with the remedy.
     """
     bars = sys.stderr.isatty() if progress is None else progress
     path = locate(repo_or_dir, revision=revision, token=token, local_files_only=local_files_only, progress=progress)
+    family = _family(path)
+    if like_transformers and family != "mllama":
+        raise InputError(f"like_transformers is for Llama 3.2 Vision ('mllama'), {path} is a {family!r}: leave it out")
+    return _OPENERS.get(family, _open_llama)(path, _Wish(dtype, device, bars, like_transformers))
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """How a model is to be loaded."""
+
+    dtype: torch.dtype | None
+    device: torch.device | str
+    bars: bool
+    like_transformers: bool
+
+
+def _family(path: Path) -> str:
+    """The model_type in config.json."""
+    return "llama" if path.suffix == ".gguf" else str(read_json(_folder(path) / "config.json").get("model_type"))
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+@contextmanager
+def _loading_bar(refs: Mapping[str, TensorRef], show: bool) -> Iterator[Callable[[int], None] | None]:
+    if not show:
+        yield None
+        return
+    total = sum(torch.Size(ref.shape).numel() * ref.dtype.itemsize for ref in refs.values())
+    columns = TextColumn("loading"), BarColumn(), DownloadColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading", total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+# ---- Llama ----
+
+
+def _open_llama(path: Path, wish: _Wish) -> tuple[Llama3Model, Tokenizer | None]:
     cfg, refs = _open(path)
-    with _loading_bar(refs, bars) as on_progress:
-        model = build_from_refs(cfg, refs, dtype=dtype, device=device, on_progress=on_progress)
+    with _loading_bar(refs, wish.bars) as on_progress:
+        model = build_from_refs(cfg, refs, dtype=wish.dtype, device=wish.device, on_progress=on_progress)
     tokenizer = load_tokenizer(path)
-    if tokenizer is not None and tokenizer.vocab_size > cfg.vocab_size:
-        raise CheckpointError(
-            f"{path}: the tokenizer knows {tokenizer.vocab_size} tokens, the model {cfg.vocab_size}: "
-            f"they do not belong together"
-        )
+    _require_known(tokenizer, cfg.vocab_size, path)
     return model, tokenizer
-
-
-def locate(
-    repo_or_dir: str | Path,
-    *,
-    kind: str = "llama",
-    revision: str | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
-    progress: bool | None = None,
-) -> Path:
-    """The folder or GGUF file of a model, downloaded if it must be. A folder here comes before a name elsewhere.
-
-    kind: which assets are meant, one of catalogue's KINDS. Raises FetchError, also for an asset of another kind.
-    """
-    bars = sys.stderr.isatty() if progress is None else progress
-    path = Path(repo_or_dir).expanduser()
-    recover_folder(path)
-    if path.exists():
-        return path
-    name = str(repo_or_dir)
-    models = [asset.name for asset in ASSETS.values() if asset.kind == kind]
-    if name in ASSETS and name not in models:
-        what, title, wanted = KINDS[ASSETS[name].kind], ASSETS[name].title, KINDS[kind]
-        raise FetchError(f"{name!r} is {what}, {title}, and not {wanted}; {wanted.split(' ', 1)[1]}s are "
-                         f"{', '.join(models)}")
-    if name in ASSETS:
-        return fetch(name, progress=progress is not False)
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and path.suffix != ".gguf":
-        return snapshot(name, revision=revision, token=token, local_files_only=local_files_only, progress=bars)
-    raise FetchError(
-        f"{name!r} is no file or folder here, no Hub repository (owner/name), and none of the assets "
-        f"{', '.join(models)}"
-    )
 
 
 def load_tokenizer(path: Path) -> Tokenizer | None:
     """The tokenizer in a GGUF file or a model's folder, or None where there is none."""
     if path.suffix == ".gguf":
         return Tokenizer(path)
-    folder = path if path.is_dir() else path.parent
+    folder = _folder(path)
     names = ("tokenizer.json", "tokenizer.model", "original/tokenizer.model")
     return Tokenizer(folder) if any((folder / name).is_file() for name in names) else None
 
@@ -112,16 +125,34 @@ def _open(path: Path) -> tuple[TextConfig, Mapping[str, TensorRef]]:
     if path.suffix == ".gguf":
         file = GGUFFile(path)
         return file.config, file.refs
-    return read_config(path if path.is_dir() else path.parent), open_checkpoint(path)
+    return read_config(_folder(path)), open_checkpoint(path)
 
 
-@contextmanager
-def _loading_bar(refs: Mapping[str, TensorRef], show: bool) -> Iterator[Callable[[int], None] | None]:
-    if not show:
-        yield None
-        return
-    total = sum(torch.Size(ref.shape).numel() * ref.dtype.itemsize for ref in refs.values())
-    columns = TextColumn("loading"), BarColumn(), DownloadColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("loading", total=total)
-        yield lambda n: bar.advance(task, n)
+def _require_known(tokenizer: Tokenizer | None, n_rows: int, path: Path) -> None:
+    if tokenizer is not None and tokenizer.vocab_size > n_rows:
+        raise CheckpointError(
+            f"{path}: the tokenizer knows {tokenizer.vocab_size} tokens, the model {n_rows}: "
+            f"they do not belong together"
+        )
+
+
+# ---- Llama 3.2 Vision ----
+
+
+def _open_mllama(path: Path, wish: _Wish) -> tuple[MllamaModel, MllamaProcessor | None]:
+    folder = _folder(path)
+    cfg, refs = MllamaConfig.from_hf(read_json(folder / "config.json")), open_checkpoint(path)
+    processor, tokenizer = None, load_tokenizer(path)  # what is wrong with small files shows before minutes of reading
+    if tokenizer is not None:
+        _require_known(tokenizer, cfg.text.vocab_size + EXTRA_EMBEDDINGS, path)
+        processor = MllamaProcessor.load(folder, tokenizer)
+    with _loading_bar(refs, wish.bars) as on_progress:
+        model = build_mllama(cfg, refs, dtype=wish.dtype, device=wish.device, on_progress=on_progress,
+                             like_transformers=wish.like_transformers)  # fmt: skip
+    return model, processor
+
+
+# The families besides Llama, by their model_type.
+_OPENERS: dict[str, Callable[[Path, _Wish], tuple[Llama3Model, Tokenizer | Processor | None]]] = {
+    "mllama": _open_mllama,
+}

@@ -18,7 +18,9 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from llamamm.chat import chat_format
 from llamamm.errors import InputError
+from llamamm.generate import pad_left
 from llamamm.images import ImageLike
 from llamamm.tokenizer import Tokenizer
 from llamamm.waves import load_wave, to_wave
@@ -73,6 +75,46 @@ class Processor(Protocol):
     def batch(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor, Mapping[str, Any]]: ...
 
 
+class TextProcessor:
+    """That of a model that reads text alone: the tokenizer and its chat format."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def prompt(self, parts: Sequence[Part], *, bos: bool = True) -> Prompt:
+        """Words as they stand, behind the begin-of-text token where the tokenizer has one in front of texts, or where
+        there are none. Raises InputError for images and sounds."""
+        text = "".join(self._words(part) for part in check_parts(parts))
+        return Prompt(self.tokenizer.encode(text, bos=bos and (self.tokenizer.adds_bos or not text)))
+
+    def chat(self, messages: Messages, *, add_generation_prompt: bool = True) -> Prompt:
+        """A conversation in the tokenizer's chat format. Raises InputError, also for images and sounds."""
+        for message in messages:
+            if isinstance(message, Mapping) and isinstance(message.get("content"), list):
+                for part in check_parts(message["content"]):
+                    self._words(part)
+        return Prompt(chat_format(self.tokenizer).encode(messages, add_generation_prompt=add_generation_prompt))
+
+    def batch(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
+        """Prompts as one batch, filled on the left: ids (B, T), padding (B, T) bool, and nothing beside."""
+        return *pad_left([prompt.ids for prompt in prompts]), {}
+
+    def _words(self, part: Part) -> str:
+        if not isinstance(part, str):
+            raise InputError(f"this model reads text alone, but the prompt holds {_named(part)}; "
+                             f"take a model that sees and hears")
+        return part
+
+
+def _named(part: Image | Sound) -> str:
+    return "an image" if isinstance(part, Image) else "a sound"
+
+
+def as_processor(reader: Tokenizer | Processor) -> Processor:
+    """The second of what `from_pretrained` gives, as a processor in any case."""
+    return TextProcessor(reader) if isinstance(reader, Tokenizer) else reader
+
+
 def check_parts(parts: Sequence[Any]) -> list[Part]:
     """Words, images and sounds, PIL images made `Image`s. Raises InputError for anything else."""
     if isinstance(parts, str) or not isinstance(parts, Sequence):
@@ -115,6 +157,11 @@ def require_matching(ids: Tensor, token: int, n_features: int, kind: str) -> Ten
         raise InputError(f"the prompts hold {n_places} places for {kind} features, but {n_features} were given: was a "
                          f"prompt cut, or an {kind} left out?")
     return places
+
+
+def on_device(inputs: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """A prompt's inputs, moved to where the model is."""
+    return {name: value.to(device) for name, value in inputs.items()}
 
 
 def pad_right(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

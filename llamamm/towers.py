@@ -16,7 +16,7 @@ from torch import nn
 from llamamm.audio import AudioEncoder
 from llamamm.files import read_json
 from llamamm.image_processor import ImageProcessor
-from llamamm.pretrained import locate
+from llamamm.locate import locate
 from llamamm.tower_config import AudioConfig, VisionConfig
 from llamamm.vision import VisionTower
 from llamamm.weights.checkpoint import open_checkpoint

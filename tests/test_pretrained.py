@@ -9,7 +9,7 @@ import torch
 
 from llamamm import Llama3Model, TextConfig, from_pretrained, save_pretrained
 from llamamm.errors import CheckpointError, FetchError
-from llamamm.pretrained import locate
+from llamamm.locate import locate
 
 
 @pytest.fixture

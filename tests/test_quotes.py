@@ -15,10 +15,10 @@ ROOT = Path(__file__).parent.parent
 TAUGHT = [
     "tokenizer", "tokenizer_files", "chat", "layers", "rope", "masks", "attention", "cache", "config", "model",
     "weights.tensors", "weights.checkpoint", "weights.names", "weights.loading", "weights.saving", "weights.gguf",
-    "pretrained", "sampling", "generate", "session", "lora", "wiring", "adapters", "losses", "data", "data_files",
-    "train.config", "train.optim", "train.loop", "train.log", "train.checkpoint", "train.run", "tower_config",
-    "encoder", "vision", "images", "image_processor", "towers", "weights.tower_names", "contrastive", "pictures",
-    "retrieval", "waves", "mel", "audio", "spoken", "word_recognition",
+    "locate", "pretrained", "sampling", "generate", "session", "lora", "wiring", "adapters", "losses", "data",
+    "data_files", "train.config", "train.optim", "train.loop", "train.log", "train.checkpoint", "train.run",
+    "tower_config", "encoder", "vision", "images", "image_processor", "towers", "weights.tower_names", "contrastive",
+    "pictures", "retrieval", "waves", "mel", "audio", "spoken", "word_recognition",
 ]  # fmt: skip
 
 # module: {name: why no lesson quotes it}
@@ -55,7 +55,8 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "hf_state_dict": PIECE, "refuse_foreign_files": PIECE,
     },
     "weights.gguf": {"GGUFFile": TOO_LONG, "convert_gguf": IN_WORDS},
-    "pretrained": {"locate": IN_WORDS, "load_tokenizer": IN_WORDS, "read_config": IN_WORDS},
+    "locate": {"locate": IN_WORDS},
+    "pretrained": {"load_tokenizer": IN_WORDS, "read_config": IN_WORDS},
     "sampling": {"SamplingConfig": "settings with checks of their range"},
     "generate": {
         "TokenStream": TOO_LONG, "TextStream": TOO_LONG, "CausalLM": PROTOCOL, "Decoder": PROTOCOL,

@@ -22,9 +22,10 @@ from llamamm.devices import pick_device
 from llamamm.errors import ConfigError, InputError, MissingDependencyError
 from llamamm.files import recover_folder, write_file
 from llamamm.generate import TextStream
+from llamamm.locate import locate
 from llamamm.lora import apply_lora
 from llamamm.model import Llama3Model
-from llamamm.pretrained import from_pretrained, load_tokenizer, locate
+from llamamm.pretrained import from_pretrained, load_tokenizer
 from llamamm.sampling import SamplingConfig
 from llamamm.tokenizer import Tokenizer
 from llamamm.train.checkpoint import FolderSaver, load_training, load_weights, read_state
