@@ -17,8 +17,15 @@ from llamamm.images import load_image
 from llamamm.layers import FeedForward, RMSNorm
 from llamamm.lora import LoraLinear, apply_lora, merge_lora, set_adapter, set_lora_enabled, unmerge_lora
 from llamamm.mel import log_mel
+from llamamm.mllama import MllamaModel
+from llamamm.mllama_config import MllamaConfig
+from llamamm.mllama_processor import MllamaProcessor
 from llamamm.model import Llama3Model, TransformerBlock
+from llamamm.multimodal import MultimodalLlama
+from llamamm.multimodal_config import BridgeConfig, MultimodalConfig
+from llamamm.multimodal_processor import MultimodalProcessor
 from llamamm.pretrained import from_pretrained
+from llamamm.prompts import Image, Sound
 from llamamm.rope import apply_rope, compute_rope_params
 from llamamm.sampling import SamplingConfig
 from llamamm.tokenizer import Tokenizer
@@ -37,17 +44,26 @@ __all__ = [
     "SMOLLM2_CONFIG",
     "AudioConfig",
     "AudioEncoder",
+    "BridgeConfig",
     "EncoderConfig",
     "FeedForward",
     "GroupedQueryAttention",
+    "Image",
     "ImageProcessor",
     "KVCache",
     "Llama3Model",
     "LlamammError",
     "LoraLinear",
+    "MllamaConfig",
+    "MllamaModel",
+    "MllamaProcessor",
+    "MultimodalConfig",
+    "MultimodalLlama",
+    "MultimodalProcessor",
     "RMSNorm",
     "RopeScaling",
     "SamplingConfig",
+    "Sound",
     "TextConfig",
     "TextStream",
     "TokenStream",

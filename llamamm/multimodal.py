@@ -60,6 +60,9 @@ class Features:
     sounds: Tensor | None = None
     sound_mask: Tensor | None = None
 
+    def to(self, device: torch.device | str) -> Features:
+        return Features(*(t if t is None else t.to(device) for t in (self.images, self.sounds, self.sound_mask)))
+
 
 class Saveable(Protocol):
     """What saving asks of a processor."""

@@ -24,6 +24,9 @@ from llamamm.mllama import MllamaModel
 from llamamm.mllama_config import EXTRA_EMBEDDINGS, MllamaConfig
 from llamamm.mllama_processor import MllamaProcessor
 from llamamm.model import Llama3Model
+from llamamm.multimodal import MultimodalLlama
+from llamamm.multimodal_config import MODEL_TYPE
+from llamamm.multimodal_processor import MultimodalProcessor
 from llamamm.prompts import Processor
 from llamamm.tokenizer import Tokenizer
 from llamamm.weights.checkpoint import open_checkpoint
@@ -152,7 +155,19 @@ def _open_mllama(path: Path, wish: _Wish) -> tuple[MllamaModel, MllamaProcessor 
     return model, processor
 
 
+# ---- a Llama with eyes and ears ----
+
+
+def _open_multimodal(path: Path, wish: _Wish) -> tuple[MultimodalLlama, MultimodalProcessor | None]:
+    folder = _folder(path)
+    tokenizer = load_tokenizer(folder)
+    processor = None if tokenizer is None else MultimodalProcessor.load(folder, tokenizer)
+    model = MultimodalLlama.from_pretrained(folder, dtype=wish.dtype, device=wish.device)
+    _require_known(tokenizer, model.cfg.vocab_size, path)
+    return model, processor
+
+
 # The families besides Llama, by their model_type.
 _OPENERS: dict[str, Callable[[Path, _Wish], tuple[Llama3Model, Tokenizer | Processor | None]]] = {
-    "mllama": _open_mllama,
+    "mllama": _open_mllama, MODEL_TYPE: _open_multimodal,
 }
