@@ -42,7 +42,7 @@ Tokens = tuple[Tensor, Tensor]  # (n, M, C) and which of them are real, (n, M) b
 
 @dataclass(frozen=True)
 class Media:
-    """What the towers read: pixels (n, 3, H, W); mel (m, n_mels, T) and lengths (m,), places that hold sound."""
+    """What the towers read: pixels (n, 3, H, W); mel (m, n_mels, T) and lengths (m,), places with sound; None: all."""
 
     pixels: Tensor | None = None
     mel: Tensor | None = None
@@ -136,7 +136,7 @@ class MultimodalLlama(Llama3Model):
     ) -> Tensor:
         """What the head reads. Arguments as above. (B, T) -> (B, T, C)."""
         cfg = self.multimodal_cfg
-        places = (ids == cfg.image_token) | (ids == cfg.audio_token)
+        places = torch.stack([ids == token for _, token, _ in self._senses()]).any(dim=0)
         self._check(ids.masked_fill(places, 0))
         if media is not None:
             features = self.perceive(media)
@@ -158,7 +158,8 @@ class MultimodalLlama(Llama3Model):
             self._require(cfg.audio, "ear", "sounds")
             with _gradients_of(self.audio_encoder):
                 sounds = self.audio_encoder(media.mel, layer=cfg.audio_layer, lengths=media.lengths)
-            mask = torch.arange(sounds.shape[1], device=sounds.device) < media.lengths[:, None]
+            if media.lengths is not None:
+                mask = torch.arange(sounds.shape[1], device=sounds.device) < media.lengths[:, None]
         return Features(images, sounds, mask)
 
     def bridged(self, features: Features) -> dict[str, Tokens]:
@@ -196,6 +197,8 @@ class MultimodalLlama(Llama3Model):
     ) -> Callable[[int, Tensor], Tensor] | None:
         """What the gated blocks do before a block of the text; None where there is nothing to look at."""
         memory, look = self._memory(ids, tokens)
+        if cache is not None and cache.length == 0:
+            cache.rewind()  # forgets what a reading that failed has left
         if memory is None:
             if cache is None or cache.last_mask is None:
                 return None

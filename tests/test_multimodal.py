@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 from llamamm import (
     AudioEncoder,
     Llama3Model,
-    SamplingConfig,
     TextConfig,
     TextStream,
     VisionTower,
     apply_lora,
-    from_pretrained,
     generate,
     load_adapter,
     merge_lora,
@@ -65,7 +63,7 @@ def build(changes=None, *, seed=0, gates=0.7, **parts):
             if "gate" in name and parameter.numel() == 1:
                 parameter.fill_(gates)
             elif "norm" not in name and not name.startswith("audio_encoder.embed_positions") and not parts:
-                parameter.normal_(0, 0.15)
+                parameter.normal_(0, 0.12)
     return model
 
 
@@ -354,7 +352,6 @@ def test_a_text_stream(changes, smol):
     text = "".join(stream)
     expected = generate(model, ids, 12, inputs={"media": media})[0, ids.shape[1] :].tolist()
     assert stream.new_ids == expected and text == smol.decode(expected)
-    assert SamplingConfig().temperature == 0
 
 
 @pytest.mark.parametrize("n_prompts", [0, 2])
@@ -435,7 +432,7 @@ def test_places_and_media_that_do_not_match(changes, change, message):  # faults
 def test_a_long_prompt_with_media_is_refused_with_both_numbers():  # fault 18
     model = build()
     ids, media = one(model.multimodal_cfg, 250, ("image", 1))
-    with pytest.raises(ContextOverflowError, match="256.*context of 256|start 0 . 256"):
+    with pytest.raises(ContextOverflowError, match="257 pass the context of 256"):
         model(torch.cat([ids, ids[:, :1]], dim=1), media=media)
     assert model(ids, media=media).shape == (1, 256, 512)
 
@@ -558,7 +555,7 @@ def test_bridges_learn_to_name_a_colour(changes):
 # ---- LoRA ----
 
 LORA = {
-    "text": ({}, ["layers.0.self_attn.q_proj", "layers.1.mlp.up_proj"], {"layers"}),
+    "text": ({}, ["layers.*.q_proj", "layers.1.mlp.up_proj"], {"layers"}),
     "towers": ({}, ["out_proj", "fc1"], TOWERS),
     "projectors": ({}, ["linear_1", "linear_2"], {"image_bridge", "audio_bridge"}),
     "perceivers": (SPLICED["perceivers"], ["*resampler*"], {"image_bridge", "audio_bridge"}),
@@ -695,4 +692,3 @@ def test_smollm2_with_eyes_and_ears_still_reads_as_before(smollm2):
     assert torch.equal(gated(ids), text(ids))
     out = generate(gated, ids, 8)
     assert torch.equal(out, generate(text, ids, 8)) and "Paris" in tokenizer.decode(out[0].tolist())
-    assert from_pretrained is not None

@@ -17,7 +17,7 @@ from llamamm.course.sync import quoting_cells, sync_notebook
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "llamamm"
-TRAINING_LESSONS = ("09", "10", "16")
+TRAINING_LESSONS = ("09", "10", "14", "16")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports only from lower floors; inside `weights`, `course` and `train`, from its own folder too.
@@ -32,7 +32,7 @@ FLOORS = {
     "weights": 7, "generate": 7, "mllama_processor": 7.15, "wheels": 7.2, "catalogue": 7.25,
     "corpora": 7.3, "pictures": 7.3, "spoken": 7.3, "questions": 7.3, "assets": 7.4, "locate": 7.45,
     "pretrained": 7.6, "adapters": 7.6, "towers": 7.7, "session": 8, "data_files": 8, "data": 8.2, "train": 8.5,
-    "contrastive": 8.4, "multimodal_data": 8.6, "multimodal_training": 8.7,
+    "contrastive": 8.4, "multimodal_data": 8.6, "multimodal_training": 8.7, "fusion_experiment": 8.8,
     "doctor": 9, "bench": 9, "bench_train": 9.2, "retrieval": 9, "word_recognition": 9,
     "course": 9.5,
     "cli_options": 9.7, "cli_models": 9.8, "cli_eval": 9.8, "cli": 10, "__main__": 11, "__init__": 11,
