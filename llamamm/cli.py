@@ -1,4 +1,4 @@
-"""The command line: `llamamm generate`, `chat`, `train`, `merge`, `eval`, `fetch`, `check`, `doctor`, `bench`.
+"""The command line: `llamamm generate`, `chat`, `train`, `train-multimodal`, `merge`, `eval`, `fetch`, `check`, `doctor`, `bench`.
 
 What a user can cause ends in one line with the remedy, and exit code 2.
 """
@@ -20,7 +20,7 @@ from llamamm.adapters import load_adapter, read_adapter_config
 from llamamm.assets import fetch as fetch_asset
 from llamamm.assets import list_assets, megabytes
 from llamamm.cli_eval import evaluate
-from llamamm.cli_models import KEYS, bench, merge, train
+from llamamm.cli_models import KEYS, bench, merge, train, train_multimodal
 from llamamm.cli_options import (
     AdapterOption,
     AudioOption,
@@ -66,6 +66,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=KEYS)(train)
+app.command("train-multimodal")(train_multimodal)
 app.command()(merge)
 app.add_typer(bench, name="bench")
 app.add_typer(evaluate, name="eval")

@@ -1,8 +1,10 @@
-"""Commands that measure what was learned, on held-out data: `llamamm eval retrieval`, `llamamm eval words`."""
+"""Commands that measure what was learned, on held-out data: `llamamm eval retrieval`, `words`, `multimodal`, `fusion`.
+"""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -10,8 +12,11 @@ import typer
 from rich.console import Console
 
 from llamamm.assets import fetch
-from llamamm.cli_options import DeviceOption
+from llamamm.cli_options import DeviceOption, err
 from llamamm.devices import pick_device
+from llamamm.fusion_experiment import comparison, run_comparison
+from llamamm.multimodal_training import measure_saved
+from llamamm.multimodal_training import table as score_table
 from llamamm.pictures import load_pictures
 from llamamm.retrieval import measure_retrieval
 from llamamm.spoken import load_words
@@ -47,3 +52,26 @@ def words(seed: Annotated[int, typer.Option(help="Of the control, an encoder wit
     with torch.enable_grad():
         found = measure_words(load_words(fetch("words")), seed=seed)
     Console(width=120).print(found.table())
+
+
+@evaluate.command()
+def multimodal(
+    folder: Annotated[Path, typer.Argument(help="What `llamamm train-multimodal` has written.")],
+    device: DeviceOption = None,
+) -> None:
+    """Ask a small multimodal model about pictures and sounds that it has not met, beside answers that do not look."""
+    scores = measure_saved(folder, device=pick_device(device), say=err.print)
+    Console(width=120).print(score_table(scores))
+
+
+@evaluate.command()
+def fusion(
+    steps: Annotated[int, typer.Option(help="Steps of each way.", min=1)] = 2000,
+    read: Annotated[int, typer.Option(help="Steps in which their common text model learns to read.", min=1)] = 1500,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same models on the same machine.")] = 0,
+    device: DeviceOption = None,
+) -> None:
+    """Give one text model eyes in three ways, on the same questions, and compare them on held-out pictures."""
+    with torch.enable_grad():
+        ways, tasks = run_comparison(steps=steps, read=read, seed=seed, device=pick_device(device), say=err.print)
+    Console(width=120).print(comparison(ways, tasks))

@@ -1,26 +1,32 @@
-"""Commands that make and measure models: `llamamm train`, `merge`, `bench`, `bench train`."""
+"""Commands that make and measure models: `llamamm train`, `train-multimodal`, `merge`, `bench`, `bench train`."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 import yaml
+from rich.console import Console
 
 from llamamm.adapters import load_adapter, read_adapter_config
 from llamamm.bench import run_bench
 from llamamm.bench_train import run_train_bench
-from llamamm.cli_options import DEFAULT_MODEL, DeviceOption, DtypeOption, ModelOption, SizeOption, model_name
+from llamamm.cli_options import DEFAULT_MODEL, DeviceOption, DtypeOption, ModelOption, SizeOption, err, model_name
 from llamamm.config import parse_dtype
 from llamamm.devices import default_dtype, pick_device
 from llamamm.errors import ConfigError
+from llamamm.files import write_file
 from llamamm.lora import merge_lora
+from llamamm.multimodal_training import stages, train_small
+from llamamm.multimodal_training import table as score_table
 from llamamm.pretrained import from_pretrained
 from llamamm.train.config import TrainConfig, explain_keys
 from llamamm.train.run import run_training
-from llamamm.weights.saving import save_pretrained
+from llamamm.weights.saving import refuse_foreign_files, save_pretrained
 
 # typer joins lines; an empty one keeps each key on its own
 KEYS = "Keys of CONFIG:\n\n" + "\n\n".join(explain_keys().splitlines())
@@ -37,6 +43,36 @@ def train(
     """Train a model, in full or with LoRA, as a file says. Under torchrun in many processes at once."""
     with torch.enable_grad():
         run_training(TrainConfig.from_yaml(config, **_changes(set_ or [])), resume=resume)
+
+
+def train_multimodal(
+    output: Annotated[Path, typer.Argument(help="Folder to write the model to.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same model on the same machine.", min=0)] = 0,
+    read: Annotated[int, typer.Option(help="Steps of stage 1: the text model learns to read.", min=0)] = 1500,
+    align: Annotated[int, typer.Option(help="Steps of stage 2: the bridges alone.", min=0)] = 700,
+    tune: Annotated[int, typer.Option(help="Steps of stage 3: bridges and text model.", min=0)] = 4500,
+    device: DeviceOption = None,
+) -> None:
+    """Train a small Llama that sees and hears, in three stages, and print what it knows of held-out data.
+
+    It answers questions about easy-VQA's pictures, names OpenMoji's, and recognises twenty spoken words.
+    """
+    refuse_foreign_files(output)  # before the minutes, not after
+    plan, mean = stages(read, align, tune), {}
+
+    def note(stage: str, step: int, loss: float) -> None:
+        mean[stage] = 0.98 * mean.get(stage, loss) + 0.02 * loss
+        if (step + 1) % 250 == 0:
+            err.print(f"  {stage} {step + 1:,}: loss {mean[stage]:.3f}")
+
+    with torch.enable_grad():
+        done = train_small(plan=plan, seed=seed, device=pick_device(device), say=err.print, on_step=note)
+    done.model.save_pretrained(output, processor=done.processor)
+    notes = {"seed": seed, "steps": {stage.name: stage.steps for stage in plan}, "seconds": done.seconds,
+             "scores": [asdict(score) for score in done.scores], "losses": done.curves}  # fmt: skip
+    write_file(output / "training.json", json.dumps(notes) + "\n")
+    Console(width=120).print(score_table(done.scores))
+    print(output)
 
 
 def merge(

@@ -13,19 +13,23 @@ Used in notebook 13; `llamamm eval fusion` runs it longer.
 from __future__ import annotations
 
 import copy
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
 
+from llamamm.assets import fetch
 from llamamm.model import Llama3Model
-from llamamm.multimodal import MultimodalLlama
+from llamamm.multimodal import Features, MultimodalLlama
 from llamamm.multimodal_config import BridgeConfig
-from llamamm.multimodal_data import Encoder, Tasks
-from llamamm.multimodal_training import Stage, Towers, count_right, small_config, train_stage
+from llamamm.multimodal_data import Encoder, Task, Tasks, picture_features, question_items, texts_of, train_tokenizer
+from llamamm.multimodal_training import Stage, Towers, count_right, load_towers, small_config, train_stage
+from llamamm.questions import load_questions
 from llamamm.tokenizer import Tokenizer
 
 # about 1.15 million parameters each
@@ -106,3 +110,48 @@ def comparison(ways: Sequence[Way], tasks: Tasks) -> Table:
         numbers = (f"{way.n_parameters:,}", str(way.n_tokens), str(way.n_seen), f"{way.seconds:.0f}")
         shown.add_row(way.name, *numbers, *shares)
     return shown
+
+
+def reading_model(
+    tasks: Tasks, towers: Towers, folder: Path, *, steps: int, seed: int = 0, vocab_size: int = 512
+) -> tuple[Llama3Model, Tokenizer]:
+    """The text model that all ways start from: trained to read on the tasks told in words. folder: for its tokenizer.
+    """
+    tokenizer = train_tokenizer(texts_of(tasks), folder, vocab_size=vocab_size)
+    cfg = small_config(towers, vocab_size=tokenizer.vocab_size, audio=None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text = Llama3Model(cfg.text)
+        reader = MultimodalLlama(cfg, text=text, vision=towers.vision)
+    train_stage(reader, Encoder(cfg, tokenizer), tasks.train, Stage("read", "told", steps, text=True, bridges=False),
+                seed=seed)  # fmt: skip
+    return text, tokenizer
+
+
+def run_comparison(
+    *,
+    steps: int,
+    read: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    say: Callable[[str], None] = lambda _line: None,
+) -> tuple[list[Way], Tasks]:
+    """All of easy-VQA: features, a text model that reads, and `compare`. say: gets lines of progress."""
+    towers = load_towers(device)
+    train, test = load_questions(fetch("easy-vqa"))
+    features = []
+    for questions in (train, test):
+        say(f"looking at {len(questions.pixels):,} pictures")
+        seen = picture_features(towers.vision, towers.images, questions.pixels, layer=small_config(towers).image_layer)
+        features.append(Features(images=seen))
+    tasks = Tasks({"vqa": Task("vqa", question_items(train), features[0])},
+                  {"questions": Task("vqa", question_items(test), features[1])})  # fmt: skip
+    say(f"learning to read: {read:,} steps")
+    with tempfile.TemporaryDirectory() as folder:
+        text, tokenizer = reading_model(tasks, towers, Path(folder), steps=read, seed=seed)
+
+    def note(way: str, step: int, loss: float) -> None:
+        if (step + 1) % 250 == 0:
+            say(f"  {way} {step + 1:,}: loss {loss:.3f}")
+
+    return compare(text, tokenizer, towers, tasks, steps=steps, seed=seed, on_step=note), tasks

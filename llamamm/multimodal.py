@@ -13,11 +13,9 @@ Sources: LLaVA, arXiv:2304.08485 (splicing); Flamingo, arXiv:2204.14198 (gated b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +24,7 @@ from llamamm.audio import AudioEncoder
 from llamamm.cache import KVCache
 from llamamm.cross_attention import CrossAttentionBlock, CrossAttentionCache, image_spans
 from llamamm.errors import ConfigError, InputError
-from llamamm.files import read_json, replace_folder, write_file
+from llamamm.files import read_json
 from llamamm.fusion import Bridge
 from llamamm.locate import locate
 from llamamm.model import Llama3Model
@@ -35,7 +33,7 @@ from llamamm.prompts import pad_right, require_matching
 from llamamm.vision import VisionTower
 from llamamm.weights.checkpoint import open_checkpoint
 from llamamm.weights.loading import fill
-from llamamm.weights.saving import hf_state_dict, refuse_foreign_files, write_weights
+from llamamm.weights.saving import Saveable, save_pretrained
 
 Tokens = tuple[Tensor, Tensor]  # (n, M, C) and which of them are real, (n, M) bool
 
@@ -62,12 +60,6 @@ class Features:
 
     def to(self, device: torch.device | str) -> Features:
         return Features(*(t if t is None else t.to(device) for t in (self.images, self.sounds, self.sound_mask)))
-
-
-class Saveable(Protocol):
-    """What saving asks of a processor."""
-
-    def save(self, folder: str | Path) -> None: ...
 
 
 class MultimodalLlama(Llama3Model):
@@ -299,13 +291,7 @@ class MultimodalLlama(Llama3Model):
 
         Raises CheckpointError where it holds other files, or an adapter is not merged.
         """
-        refuse_foreign_files(Path(folder))
-        with replace_folder(folder) as new:
-            write_weights(hf_state_dict(self), new)
-            cfg = replace(self.multimodal_cfg, text=self.cfg.replace(dtype=self.embed_tokens.weight.dtype))
-            write_file(new / "config.json", json.dumps(cfg.to_hf(), indent=2) + "\n")
-            if processor is not None:
-                processor.save(new)
+        save_pretrained(self, folder, processor=processor)
 
 
 def _gradients_of(tower: nn.Module) -> torch.set_grad_enabled:

@@ -95,10 +95,12 @@ def load_tasks(
     audio: AudioEncoder,
     images: ImageProcessor,
     *,
+    only_tests: bool = False,
     say: Callable[[str], None] = lambda _line: None,
 ) -> Tasks:
     """The assets easy-vqa, openmoji and words, fetched if they must be, with the towers' features. say: of each step.
 
+    only_tests: leave out the features of the training's, which nothing is measured on.
     Raises FetchError, InputError.
     """
     train, test = load_questions(fetch("easy-vqa"))
@@ -113,11 +115,12 @@ def load_tasks(
         say(f"listening to {len(clips):,} sounds")
         return sound_features(audio, [clip.wave for clip in clips], layer=cfg.audio_layer)
 
+    nothing = Features()
     return Tasks(
         train={
-            "vqa": Task("vqa", question_items(train), seen(train.pixels)),
-            "caption": Task("caption", caption_items(drawn), seen(drawn.pixels)),
-            "word": Task("word", word_items(words.train), heard(words.train)),
+            "vqa": Task("vqa", question_items(train), nothing if only_tests else seen(train.pixels)),
+            "caption": Task("caption", caption_items(drawn), nothing if only_tests else seen(drawn.pixels)),
+            "word": Task("word", word_items(words.train), nothing if only_tests else heard(words.train)),
         },
         test={
             "questions": Task("vqa", question_items(test), seen(test.pixels)),

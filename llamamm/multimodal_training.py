@@ -29,12 +29,14 @@ from torch import nn
 
 from llamamm.audio import AudioEncoder
 from llamamm.config import TextConfig
+from llamamm.errors import CheckpointError
 from llamamm.image_processor import ImageProcessor
 from llamamm.losses import IGNORE
 from llamamm.multimodal import MultimodalLlama
 from llamamm.multimodal_config import BridgeConfig, MultimodalConfig
 from llamamm.multimodal_data import Encoder, Task, Tasks, epochs, load_tasks, texts_of, train_tokenizer
 from llamamm.multimodal_processor import MultimodalProcessor
+from llamamm.pretrained import load_tokenizer
 from llamamm.towers import load_audio_encoder, load_vision_tower
 from llamamm.train.config import TrainConfig
 from llamamm.train.optim import learning_rate, make_optimizer
@@ -180,6 +182,24 @@ class Score:
 def measure(model: MultimodalLlama, encoder: Encoder, tests: Mapping[str, Task], *, how: str) -> list[Score]:
     """Scores on held-out sets as the model stands, shown. how: said in the table."""
     return [Score(what, how, count_right(model, encoder, task), len(task)) for what, task in tests.items()]
+
+
+def measure_saved(
+    folder: str | Path, *, device: torch.device | str = "cpu", say: Callable[[str], None] = lambda _line: None
+) -> list[Score]:
+    """Baselines, scores and controls of a model that `train-multimodal` has saved. Raises CheckpointError, FetchError.
+    """
+    model = MultimodalLlama.from_pretrained(folder, dtype=torch.float32, device=device)
+    tokenizer = load_tokenizer(Path(folder))
+    if tokenizer is None or model.multimodal_cfg.vision is None or model.multimodal_cfg.audio is None:
+        raise CheckpointError(f"{folder} holds no model with a tokenizer, an eye and an ear; `llamamm train-multimodal` "
+                              f"makes one")
+    processor = MultimodalProcessor.load(Path(folder), tokenizer)
+    tasks = load_tasks(model.multimodal_cfg, model.vision_tower, model.audio_encoder, processor.images,
+                       only_tests=True, say=say)  # fmt: skip
+    encoder = Encoder(model.multimodal_cfg, tokenizer)
+    scores = measure(model, encoder, tasks.test, how="as saved")
+    return [*baselines(tasks), *scores, *controls(model, encoder, tasks.test["questions"])]
 
 
 def controls(model: MultimodalLlama, encoder: Encoder, task: Task) -> list[Score]:

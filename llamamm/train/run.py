@@ -24,7 +24,9 @@ from llamamm.files import recover_folder, write_file
 from llamamm.generate import TextStream
 from llamamm.locate import locate
 from llamamm.lora import apply_lora
+from llamamm.mllama import MllamaModel
 from llamamm.model import Llama3Model
+from llamamm.multimodal import MultimodalLlama
 from llamamm.pretrained import from_pretrained, load_tokenizer
 from llamamm.sampling import SamplingConfig
 from llamamm.tokenizer import Tokenizer
@@ -109,6 +111,9 @@ def load_model(cfg: TrainConfig, device: torch.device) -> tuple[Llama3Model, Tok
     frozen = cfg.method == "lora" and device.type == "cuda"
     dtype = low_precision if frozen and low_precision else torch.float32
     model, tokenizer = from_pretrained(cfg.model or DEFAULT_MODEL, dtype=dtype, device=device)
+    if isinstance(model, MllamaModel | MultimodalLlama):
+        raise InputError(f"{cfg.model} is a model that sees, {type(model).__name__}; `llamamm train` trains text "
+                         f"models, `llamamm train-multimodal` a small one that sees and hears")
     tokenizer = _tokenizer(cfg.tokenizer) if cfg.tokenizer else tokenizer
     if tokenizer is None:
         raise InputError(f"{cfg.model} has no tokenizer beside its weights; name one with `tokenizer`")

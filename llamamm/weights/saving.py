@@ -42,7 +42,7 @@ def save_pretrained(
 ) -> None:
     """Write config.json, the weights under Hugging Face's names (sharded over max_shard_bytes), and the tokenizer.
 
-    processor: that of a model which reads images; it writes its tokenizer too, so give one of the two.
+    processor: that of a model which sees or hears; it writes its tokenizer too, so give one of the two.
 
     The folder appears whole or not at all; an older one of the same name stands until then. Raises CheckpointError
     where the folder holds files that are not a model's, since it would replace them.
@@ -60,8 +60,9 @@ def write_model(
 ) -> None:
     """The files of `save_pretrained`, into a folder that exists."""
     cfg = model.cfg.replace(dtype=model.embed_tokens.weight.dtype)
-    if isinstance(model, MllamaModel):
-        cfg = replace(model.mllama_cfg, text=cfg)
+    for name in ("mllama_cfg", "multimodal_cfg"):  # of models that are more than their text
+        if hasattr(model, name):
+            cfg = replace(getattr(model, name), text=cfg)
     write_weights(hf_state_dict(model), folder, max_shard_bytes=max_shard_bytes)
     write_config(cfg, folder, stop_ids=tokenizer.stop_ids if tokenizer else ())
     if tokenizer is not None:
