@@ -1,4 +1,5 @@
-"""The command line: `llamamm generate`, `chat`, `train`, `train-multimodal`, `merge`, `eval`, `fetch`, `check`, `doctor`, `bench`.
+"""The command line: `llamamm generate`, `chat`, `train`, `train-multimodal`, `merge`, `eval`, `fetch`, `check`,
+`doctor`, `bench`.
 
 What a user can cause ends in one line with the remedy, and exit code 2.
 """

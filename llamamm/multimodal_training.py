@@ -192,8 +192,8 @@ def measure_saved(
     model = MultimodalLlama.from_pretrained(folder, dtype=torch.float32, device=device)
     tokenizer = load_tokenizer(Path(folder))
     if tokenizer is None or model.multimodal_cfg.vision is None or model.multimodal_cfg.audio is None:
-        raise CheckpointError(f"{folder} holds no model with a tokenizer, an eye and an ear; `llamamm train-multimodal` "
-                              f"makes one")
+        raise CheckpointError(f"{folder} holds no model with a tokenizer, an eye and an ear; "
+                              f"`llamamm train-multimodal` makes one")
     processor = MultimodalProcessor.load(Path(folder), tokenizer)
     tasks = load_tasks(model.multimodal_cfg, model.vision_tower, model.audio_encoder, processor.images,
                        only_tests=True, say=say)  # fmt: skip
