@@ -50,6 +50,8 @@ class BridgeConfig:
             raise ConfigError(f"projector must be one of {', '.join(PROJECTORS)}, got {self.projector!r}")
         for name, least in (("merge", 1), ("tags", 0), ("latents", 0), ("depth", 1), ("heads", 1), ("width", 0)):
             _require_int(name, getattr(self, name), least)
+        if self.projector == "swiglu" and self.width % 2:
+            raise ConfigError(f"width {self.width} of swiglu must be even: one half gates the other")
         if self.width and self.projector == "linear":
             raise ConfigError(f"width {self.width} is that between two linears, but the projector is a single one")
 

@@ -127,7 +127,7 @@ class _Loaded:
         if self.images is None:
             raise InputError("this model has no eye, but the prompt holds an image; leave it out, or take another "
                              "model")
-        pixels = self.images(image.source)[0]
+        pixels = self.images([image.source])[0]
         if pixels.shape[1:] != self.cfg.pixels:
             raise InputError(f"the image processor gives {tuple(pixels.shape[1:])} pixels, the model reads "
                              f"{self.cfg.pixels}; set its resize or crop")

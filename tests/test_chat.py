@@ -145,6 +145,63 @@ def test_no_content_makes_a_control_token(before, after, llama, smol):
         assert [i for i in typed if i in special] == [i for i in plain if i in special]
 
 
+# ---- contents in which ids stand: places for images and sounds ----
+
+
+@pytest.mark.parametrize("variant", ["meta", "hf"])
+def test_llama3_with_ids_in_place(llama, variant):
+    chat = Llama3Chat(llama, variant=variant)
+    ids = chat.encode(user(["Look: ", [128256] * 3, [128257], " what?"]), add_generation_prompt=False)
+    newlines = llama.encode("\n\n")
+    look = newlines + llama.encode("Look: ") if variant == "meta" else llama.encode("\n\nLook: ")
+    body = [*look, 128256, 128256, 128256, 128257, *llama.encode(" what?"), 128009]
+    assert ids[-len(body) :] == body
+    first = chat.encode(user([[128256], "x"]), add_generation_prompt=False)
+    assert first[-len(newlines) - 3 :] == [*newlines, 128256, *llama.encode("x"), 128009]
+
+
+def test_chatml_with_ids_in_place(smol):
+    start, end = (smol.special_tokens[name] for name in ("<|im_start|>", "<|im_end|>"))
+    ids = ChatML(smol, default_system=None).encode(user([[49152, 49152], "Hi"]), add_generation_prompt=False)
+    assert ids == [start, *smol.encode("user\n"), 49152, 49152, *smol.encode("Hi"), end, *smol.encode("\n")]
+
+
+@settings(max_examples=30, deadline=None)
+@given(words=st.lists(CONTENT, max_size=3))
+def test_a_list_of_one_string_is_that_string_and_ids_split_words(words, llama, smol):
+    for chat in (Llama3Chat(llama), Llama3Chat(llama, variant="hf"), ChatML(smol)):
+        text = "".join(words).strip()
+        assert chat.encode(user([text])) == chat.encode(user(text))
+        place = 200_000
+        ids = chat.encode(user([x for word in words for x in (word, [place])]))
+        assert ids.count(place) == len(words)
+        without = chat.tokenizer.decode([i for i in ids if i != place])
+        assert without == chat.tokenizer.decode(chat.encode(user(["".join(words)])))
+
+
+def test_no_string_of_a_list_makes_a_control_token(llama, smol):
+    for chat in (Llama3Chat(llama), Llama3Chat(llama, variant="hf"), ChatML(smol)):
+        special = set(chat.tokenizer.special_tokens.values())
+        typed, plain = (chat.encode(user([x, [200_000], x])) for x in (INJECTION, "x"))
+        assert [i for i in typed if i in special] == [i for i in plain if i in special]
+
+
+@pytest.mark.parametrize("content", [[1, 2], [["a"]], [[True]], [None], ("a", [1]), [[1.0]], [(1,)]])
+def test_lists_that_are_no_content(content, llama, smol):
+    for chat in (Llama3Chat(llama), ChatML(smol)):
+        with pytest.raises(InputError, match="message 0 has content of type"):
+            chat.encode(user(content))
+
+
+def test_who_may_not_show_anything(llama):
+    with pytest.raises(InputError, match="message 1 .*list"):
+        Llama3Chat(llama).encode([*user("a"), {"role": "assistant", "content": ["b", [1]]}])
+    with pytest.raises(InputError, match="system message"):
+        Llama3Chat(llama, variant="hf").encode([{"role": "system", "content": ["b", [1]]}])
+    ids = Llama3Chat(llama).encode([{"role": "system", "content": ["b", [128256]]}])
+    assert 128256 in ids
+
+
 # ---- choosing, and errors ----
 
 

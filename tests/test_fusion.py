@@ -143,6 +143,15 @@ def test_swiglu_projector_is_ultravoxs_formula(norm_middle):
         "ln_pre.weight", "linear_1.weight", "linear_2.weight", "ln_mid.weight" if norm_middle else "ln_post.weight"}
 
 
+@pytest.mark.parametrize(("projector", "width", "shapes"), [
+    ("mlp", 0, [(64, 20), (64, 64)]), ("mlp", 24, [(24, 20), (64, 24)]),
+    ("swiglu", 0, [(128, 20), (64, 64)]), ("swiglu", 24, [(24, 20), (64, 12)]),
+])  # fmt: skip
+def test_the_width_between_two_linears(projector, width, shapes):
+    inside = Bridge(BridgeConfig(projector, merge=2, width=width), TEXT, n_numbers=10, flat=True).projector
+    assert [tuple(linear.weight.shape) for linear in (inside.linear_1, inside.linear_2)] == shapes
+
+
 # ---- where a token stood ----
 
 

@@ -177,6 +177,73 @@ def test_result_can_be_trained_on(tiny_model):
     assert tiny_model.embed_tokens.weight.grad is not None
 
 
+# ---- what a model is given beside ids ----
+
+
+class Listener(Llama3Model):
+    """Hears one number with the prompt and adds it to the score of token 7; keeps what it was called with."""
+
+    def __init__(self):
+        super().__init__(TextConfig.tiny())
+        self.calls = []
+
+    def forward(self, ids, *, loud=None, **options):
+        self.calls.append((ids.shape[1], loud))
+        logits = super().forward(ids, **options)
+        if loud is not None:
+            logits[..., 7] += loud
+        return logits
+
+
+def listen(**options):
+    torch.manual_seed(0)
+    model = Listener().eval()
+    out = generate(model, prompt(9), 3, inputs={"loud": 100.0}, **options)
+    return out[0, 9:].tolist(), model.calls
+
+
+def test_inputs_go_with_the_prompt_alone():
+    tokens, calls = listen()
+    assert calls == [(9, 100.0), (1, None), (1, None)] and tokens[0] == 7
+
+
+def test_a_prompt_with_inputs_is_read_in_one_piece():
+    tokens, calls = listen(prefill_chunk=2)
+    assert calls[0] == (9, 100.0) and tokens == listen()[0]
+
+
+def test_without_a_cache_inputs_are_given_each_time():
+    _, calls = listen(use_cache=False)
+    assert calls == [(9, 100.0), (10, 100.0), (11, 100.0)]
+
+
+def test_no_inputs_are_none(tiny_model):
+    whole = generate(tiny_model, prompt(9), 5)
+    for inputs in (None, {}):
+        assert torch.equal(generate(tiny_model, prompt(9), 5, inputs=inputs, prefill_chunk=2), whole)
+
+
+def test_inputs_reach_a_text_stream():
+    torch.manual_seed(0)
+    stream = TextStream(Listener().eval(), ByteTokenizer(), [1, 2], max_new_tokens=1, inputs={"loud": 100.0})
+    assert list(stream) == ["\a"] and stream.new_ids == [7]
+
+
+def test_ids_behind_the_vocabulary_are_not_counted_as_said():
+    """Places for images and sounds: the penalty's table has no row for them, and its last row is not theirs."""
+
+    class Picture(Parrot):
+        def __call__(self, ids, **_):
+            logits = torch.zeros(ids.shape[0], 1, 256)
+            logits[:, 0, 255], logits[:, 0, 3] = 5.0, 4.9
+            return logits
+
+    ids = torch.tensor([[9, 256, 256, 257, 3]])
+    assert generate(Picture(), ids, 2, repetition_penalty=1.5)[0, 5:].tolist() == [255, 255]
+    ids = torch.tensor([[9, 256, 256, 257, 255]])
+    assert generate(Picture(), ids, 1, repetition_penalty=1.5)[0, 5:].tolist() == [3]
+
+
 # ---- text ----
 
 

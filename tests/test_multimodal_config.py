@@ -23,6 +23,8 @@ TINY = MultimodalConfig.tiny
         (lambda: BridgeConfig(latents=True), "latents .* got True"),
         (lambda: BridgeConfig(depth=0), "depth .* at least 1, got 0"),
         (lambda: BridgeConfig(heads=-4), "heads .* got -4"),
+        (lambda: BridgeConfig(width=-8), "width .* at least 0, got -8"),
+        (lambda: BridgeConfig("swiglu", width=41), "width 41 of swiglu must be even"),
         (lambda: TINY(vision=None, audio=None), "an eye or an ear"),
         (lambda: TINY(cross_layers=(2,)), r"\(2,\) must be different blocks of 2"),
         (lambda: TINY(cross_layers=(-1,)), r"\(-1,\)"),
@@ -93,7 +95,7 @@ VARIANTS = {
     "everything": TINY(
         text=TextConfig.tiny(tie_embeddings=False), vision=VisionConfig.tiny("clip"), image_layer=-2, audio_layer=1,
         image_size=(16, 48), image_bridge=BridgeConfig("linear", 2, 8, 5, 3, 2),
-        audio_bridge=BridgeConfig("swiglu", 8, tags=7), cross_layers=(1,), n_prompts=2,
+        audio_bridge=BridgeConfig("swiglu", 8, tags=7, width=40), cross_layers=(1,), n_prompts=2,
     ),
     "real": TINY(text=TextConfig.llama32_3b(), vision=VisionConfig.siglip_so400m(), audio=AudioConfig.whisper_base(),
                  image_bridge=BridgeConfig(merge=3)),

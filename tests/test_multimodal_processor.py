@@ -1,4 +1,4 @@
-"""llamamm.multimodal_processor: ids with places in any order, chats, long sounds, batches equal to one by one, files."""
+"""llamamm.multimodal_processor: ids with places in any order, chats, long sounds, batches, files."""
 
 import io
 import json
