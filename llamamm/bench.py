@@ -207,13 +207,17 @@ def _load_and_report(side: str, path: str, dtype_name: str, device: str) -> None
 
 
 def peak_rss() -> int:
-    """Bytes. Windows calls it peak_wset; elsewhere the kernel reports kilobytes (Linux) or bytes (macOS)."""
+    """Bytes, of this process alone. Linux says so in /proc: its `getrusage` begins with the peak of the program that
+    started this one. Windows calls it peak_wset; macOS reports bytes."""
     info = psutil.Process().memory_info()
     if hasattr(info, "peak_wset"):
         return info.peak_wset
+    if sys.platform == "linux":
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def add_row(table: Table, title: str, figures: dict[str, list[float]], *, lower_is_better: bool = False) -> None:

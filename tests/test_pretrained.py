@@ -100,18 +100,18 @@ def test_loaded_models_are_ready_to_answer_and_to_train(folder):
 
 
 @pytest.mark.parametrize(("dtype", "factor"), [("float32", 1.0), ("bfloat16", 0.5)])
-def test_peak_memory_is_the_weights_and_little_more(smollm2_dir, dtype, factor):
-    """At most 1.15 x the weights over the interpreter's baseline, while casting too."""
+def test_peak_memory_is_the_weights_and_one_tensor(smollm2_dir, dtype, factor):
+    """The weights over the interpreter's baseline, and the largest tensor as the file holds it, while casting too."""
     script = f"""
-import resource, torch
+import psutil, torch
 from llamamm import from_pretrained
-from llamamm.weights.checkpoint import open_checkpoint
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before = peak()
+from llamamm.bench import peak_rss
+before = psutil.Process().memory_info().rss
 model, _ = from_pretrained({str(smollm2_dir)!r}, dtype=torch.{dtype}, progress=False)
-print(peak() - before, sum(p.nbytes for p in model.parameters()))
+print(peak_rss() - before, sum(p.nbytes for p in model.parameters()))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     growth, weights = map(int, done.stdout.split())
     assert weights == int(538_060_032 * factor)
-    assert growth <= 1.15 * weights, f"{growth / weights:.2f} x"
+    largest = 49_152 * 576 * 4  # the table of tokens, in fp32
+    assert 0.9 * weights <= growth <= weights + largest + 40_000_000, f"{growth / weights:.2f} x"
