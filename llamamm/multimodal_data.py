@@ -1,8 +1,9 @@
 """What a small multimodal Llama learns from: questions about pictures, names of pictures, spoken words.
 
-    easy-VQA  "is there a blue shape?"          -> "yes"
-    OpenMoji  "what does the picture show?"     -> "red apple"
-    words     "which word is said?"             -> "seven"
+    easy-VQA  "is there a blue shape?"       -> "yes"            "What is this?" -> "a blue circle"
+    OpenMoji  "what does the picture show?"  -> "red apple"      "What is this?" -> "red apple"
+    words     "which word is said?"          -> "seven"          "What is this?" -> "seven"
+    both      a question about one of the two, or                "What is this?" -> "a blue circle and seven"
 
 Each item can be asked in three ways: with its picture or sound; with that in words, "a blue circle", from which a text
 model learns to read what is described; or with nothing, which shows what a question alone gives away. The features of
@@ -38,7 +39,7 @@ from llamamm.spoken import Clip, load_words
 from llamamm.tokenizer import Tokenizer
 from llamamm.vision import VisionTower
 
-CAPTION, WORD = "what does the picture show?", "which word is said?"
+CAPTION, WORD, ANY = "what does the picture show?", "which word is said?", "What is this?"
 SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 VERSIONS = ("shown", "told", "blind")  # with the picture or sound; with that in words; with neither
 BATCH = 32  # pictures or sounds at a time through a tower
@@ -46,12 +47,16 @@ BATCH = 32  # pictures or sounds at a time through a tower
 
 @dataclass(frozen=True)
 class Item:
-    """A question, its answer, what it is about (a row of the task's features) and that in words, "" if not known."""
+    """A question, its answer, what it is about and that in words, "" if not known.
+
+    row: of the task's images, or of its sounds where it has no images; sound: of a sound beside the image.
+    """
 
     question: str
     answer: str
     row: int
     words: str = ""
+    sound: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +74,22 @@ class Task:
         """The first n items, with the same features."""
         return replace(self, items=self.items[:n])
 
-    def features_of(self, rows: Sequence[int]) -> Features:
-        """Those of some rows, in fp32, sounds no longer than the longest of them."""
+    def features_of(self, items: Sequence[Item]) -> Features:
+        """What some items are about, in fp32, sounds no longer than the longest of them."""
+        images, rows = None, [item.row for item in items]
         if self.features.images is not None:
-            return Features(images=self.features.images[list(rows)].float())
-        mask = self.features.sound_mask[list(rows)]
+            images = self.features.images[rows].float()
+            rows = [item.sound for item in items if item.sound is not None]
+        if not rows:
+            return Features(images)
+        mask = self.features.sound_mask[rows]
         n = int(mask.sum(dim=1).max())
-        return Features(sounds=self.features.sounds[list(rows), :n].float(), sound_mask=mask[:, :n])
+        return Features(images, self.features.sounds[rows, :n].float(), mask[:, :n])
 
 
 @dataclass(frozen=True, eq=False)
 class Tasks:
-    """train: by kind, "vqa", "caption" and "word"; test: held-out ones by what is new in them."""
+    """train: by kind, "vqa", "caption", "word" and "both"; test: held-out ones by what is new in them."""
 
     train: dict[str, Task]
     test: dict[str, Task]
@@ -115,38 +124,55 @@ def load_tasks(
         say(f"listening to {len(clips):,} sounds")
         return sound_features(audio, [clip.wave for clip in clips], layer=cfg.audio_layer)
 
+    def both(name: str, pictures: Task, sounds: Task) -> Task:
+        features = Features(pictures.features.images, sounds.features.sounds, sounds.features.sound_mask)
+        return Task(name, both_items(pictures.items, sounds.items), features)
+
     nothing = Features()
-    return Tasks(
-        train={
-            "vqa": Task("vqa", question_items(train), nothing if only_tests else seen(train.pixels)),
-            "caption": Task("caption", caption_items(drawn), nothing if only_tests else seen(drawn.pixels)),
-            "word": Task("word", word_items(words.train), nothing if only_tests else heard(words.train)),
-        },
-        test={
-            "questions": Task("vqa", question_items(test), seen(test.pixels)),
-            **{f"new {new}s": Task("caption", caption_items(part), seen(part.pixels))
-               for new in sorted(set(unseen.new)) for part in (unseen.only(new),)},
-            "other voices": Task("word", word_items(words.test), heard(words.test)),
-            "people": Task("word", word_items(words.real), heard(words.real)),
-        },
-    )  # fmt: skip
+    learned = {
+        "vqa": Task("vqa", question_items(train, describing=True), nothing if only_tests else seen(train.pixels)),
+        "caption": Task("caption", caption_items(drawn, (CAPTION, ANY)), nothing if only_tests else seen(drawn.pixels)),
+        "word": Task("word", word_items(words.train, (WORD, ANY)), nothing if only_tests else heard(words.train)),
+    }
+    held_out = {"questions": Task("vqa", question_items(test), seen(test.pixels))}
+    for new in sorted(set(unseen.new)):
+        part = unseen.only(new)
+        held_out[f"new {new}s"] = Task("caption", caption_items(part), seen(part.pixels))
+    held_out["other voices"] = Task("word", word_items(words.test), heard(words.test))
+    held_out["people"] = Task("word", word_items(words.real), heard(words.real))
+    learned["both"] = both("both", learned["vqa"], learned["word"])
+    held_out["picture and voice"] = both("both", held_out["questions"], held_out["other voices"]).first(1500)
+    return Tasks(learned, held_out)
 
 
-def question_items(questions: Questions) -> list[Item]:
-    """An item for each question, in their order."""
+def question_items(questions: Questions, *, describing: bool = False) -> list[Item]:
+    """An item for each question, in their order; describing: behind them, what each known picture is, in words."""
     words = describe(questions)
     triples = zip(questions.questions, questions.answers, questions.images, strict=True)
-    return [Item(question, answer, image, words.get(image, "")) for question, answer, image in triples]
+    items = [Item(question, answer, image, words.get(image, "")) for question, answer, image in triples]
+    return items + [Item(ANY, text, image, text) for image, text in words.items()] * describing
 
 
-def caption_items(pictures: Pictures) -> list[Item]:
-    """What does the picture show? Its name."""
-    return [Item(CAPTION, name, row, name) for row, name in enumerate(pictures.names)]
+def caption_items(pictures: Pictures, asked: Sequence[str] = (CAPTION,)) -> list[Item]:
+    """What does the picture show? Its name. An item for each picture and each of the questions `asked`."""
+    return [Item(question, name, row, name) for question in asked for row, name in enumerate(pictures.names)]
 
 
-def word_items(clips: Sequence[Clip]) -> list[Item]:
-    """Which word is said?"""
-    return [Item(WORD, clip.word, row, clip.word) for row, clip in enumerate(clips)]
+def word_items(clips: Sequence[Clip], asked: Sequence[str] = (WORD,)) -> list[Item]:
+    """Which word is said? An item for each clip and each of the questions `asked`."""
+    return [Item(question, clip.word, row, clip.word) for question in asked for row, clip in enumerate(clips)]
+
+
+def both_items(pictures: Sequence[Item], sounds: Sequence[Item]) -> list[Item]:
+    """For each question about a described picture a sound beside it, and asked in turn: that question, which word is
+    said, and what both are. Pairs are made by counting, without random numbers."""
+    items = []
+    for n, picture in enumerate(p for p in pictures if p.words and p.question != ANY):
+        sound = sounds[n * 7 % len(sounds)]  # neighbours in `sounds` are often the same word
+        words = f"{picture.words} and {sound.answer}"
+        question, answer = ((picture.question, picture.answer), (WORD, sound.answer), (ANY, words))[n % 3]
+        items.append(Item(question, answer, picture.row, words, sound.row))
+    return items
 
 
 def describe(questions: Questions) -> dict[int, str]:
@@ -245,14 +271,14 @@ class Encoder:
         targets = torch.full_like(ids, IGNORE)
         for b, (row, wanted) in enumerate(rows):
             ids[b, : len(row)], targets[b, : len(row)] = row, wanted
-        features = task.features_of([item.row for item in items]) if version == "shown" else None
+        features = task.features_of(items) if version == "shown" else None
         return ids, targets, features
 
     def _row(self, item: Item, task: Task, version: str) -> tuple[Tensor, Tensor]:
         """ids (T,) and, for each, what comes next if it is learned, else IGNORE."""
         content: str | list[str | list[int]] = item.question
         if version == "shown":
-            content = [self._places(task, item.row), item.question]
+            content = [self._places(task, item), item.question]
         elif version == "told" and item.words:
             content = f"{item.words}. {item.question}"
         key = (str(content), item.answer)
@@ -264,10 +290,15 @@ class Encoder:
             self._rows[key] = ids[:-1], wanted[1:]
         return self._rows[key]
 
-    def _places(self, task: Task, row: int) -> list[int]:
+    def _places(self, task: Task, item: Item) -> list[int]:
+        """The picture's, then the sound's."""
+        ids, row = [], item.row
         if task.features.images is not None:
-            return [self.cfg.image_token] * self.cfg.n_image_places()
-        return [self.cfg.audio_token] * self.cfg.n_audio_places(int(task.features.sound_mask[row].sum()))
+            ids, row = [self.cfg.image_token] * self.cfg.n_image_places(), item.sound
+        if row is not None:
+            n_places = int(task.features.sound_mask[row].sum())
+            ids += [self.cfg.audio_token] * self.cfg.n_audio_places(n_places)
+        return ids
 
 
 def epochs(n: int, *, batch_size: int, generator: np.random.Generator) -> Iterator[list[int]]:

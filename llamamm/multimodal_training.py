@@ -44,7 +44,7 @@ from llamamm.vision import VisionTower
 
 SIDE = 84  # pixels: 6 x 6 patches of 14
 VOCAB = 1024
-SHARES = {"vqa": 0.4, "caption": 0.45, "word": 0.15}  # of the steps
+SHARES = {"vqa": 0.35, "caption": 0.4, "word": 0.1, "both": 0.15}  # of the steps
 BLIND = 0.25  # of the steps in which questions about pictures come with nothing: what a question alone gives away
 
 
