@@ -51,7 +51,7 @@ def stack_frames(features: Tensor, mask: Tensor | None, *, merge: int) -> tuple[
     if mask is None:
         mask = torch.ones(B, N, dtype=torch.bool, device=features.device)
     features = F.pad(features * mask[..., None], (0, 0, 0, -N % merge))
-    return features.view(B, -1, merge * n_numbers), mask[:, ::merge]
+    return features.reshape(B, -1, merge * n_numbers), mask[:, ::merge]
 
 
 # ---- as wide as the text: projectors ----

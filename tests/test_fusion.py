@@ -92,6 +92,17 @@ def test_stack_frames_by_hand():
     assert mask.tolist() == [[True, True, False]]
 
 
+@pytest.mark.parametrize("B", [1, 2])
+def test_features_may_lie_in_memory_in_any_order(B):
+    """An encoder's hidden states come out of a convolution, channels last."""
+    features = rows(B, 4, 8)
+    turned = features.transpose(1, 2).contiguous().transpose(1, 2)
+    assert not turned.is_contiguous()
+    for x in (features, turned):
+        assert torch.equal(stack_frames(x, None, merge=2)[0], features.view(B, 2, 16))
+        assert torch.equal(pixel_shuffle(x, (2, 2), merge=2), features.view(B, 1, 32))
+
+
 @given(st.integers(1, 20), st.integers(1, 9), st.integers(0, 12))
 def test_a_stack_is_real_if_its_first_frame_is(n, merge, padding):
     features = rows(1, n + padding, 3)
@@ -302,11 +313,13 @@ def test_any_bridge_counts_its_tokens_right(projector, merge, latents, lengths):
     assert real.sum(dim=1).tolist() == [latents or -(-n // merge) for n in lengths]
 
 
-def test_bf16_features_meet_fp32_weights():
-    ear = bridge(BRIDGES["all"], flat=True)
-    assert ear(rows(1, 8, 10).bfloat16())[0].dtype == torch.float32
-    assert Bridge(BRIDGES["all"], TEXT.replace(dtype=torch.bfloat16), n_numbers=10, flat=True)(
-        rows(1, 8, 10))[0].dtype == torch.float32  # fmt: skip
+@pytest.mark.parametrize("cfg", BRIDGES.values(), ids=BRIDGES)
+def test_bf16_features_meet_fp32_weights(cfg):
+    """A bridge begins in fp32, whatever the tower and the text model are in."""
+    ear = Bridge(cfg, TEXT.replace(dtype=torch.bfloat16), n_numbers=10, flat=True)
+    assert {p.dtype for p in ear.parameters()} == {torch.float32}
+    features = rows(1, 8, 10).bfloat16()
+    assert torch.equal(ear(features)[0], ear(features.float())[0])
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():

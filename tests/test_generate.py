@@ -238,8 +238,8 @@ def test_ids_behind_the_vocabulary_are_not_counted_as_said():
             logits[:, 0, 255], logits[:, 0, 3] = 5.0, 4.9
             return logits
 
-    ids = torch.tensor([[9, 256, 256, 257, 3]])
-    assert generate(Picture(), ids, 2, repetition_penalty=1.5)[0, 5:].tolist() == [255, 255]
+    ids = torch.tensor([[9, 256, 256, 257, 8]])
+    assert generate(Picture(), ids, 2, repetition_penalty=1.5)[0, 5:].tolist() == [255, 3]
     ids = torch.tensor([[9, 256, 256, 257, 255]])
     assert generate(Picture(), ids, 1, repetition_penalty=1.5)[0, 5:].tolist() == [3]
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llamamm import (
@@ -40,7 +40,7 @@ SPLICED = {
     "tags": {"image_bridge": BridgeConfig("linear", 2, tags=2), "audio_bridge": BridgeConfig("mlp", 2, tags=25)},
     "perceivers": {"image_bridge": BridgeConfig(latents=3), "audio_bridge": BridgeConfig("linear", 2, latents=5,
                                                                                         depth=1, heads=2)},
-    "layers": {"vision": VisionConfig.tiny("clip"), "image_layer": -2, "audio_layer": 1, "image_size": (16, 48)},
+    "layers": {"vision": VisionConfig.tiny("clip"), "image_layer": -2, "audio_layer": -1, "image_size": (16, 48)},
 }  # fmt: skip
 CROSS = {
     "cross": {"cross_layers": (0, 1)},
@@ -209,18 +209,20 @@ def test_each_medium_reaches_its_own_words(changes):
 
 
 @torch.no_grad()
-def test_splicing_by_hand():
-    model = build()
+@pytest.mark.parametrize(("size", "grid"), [((32, 32), (4, 4)), ((16, 48), (2, 6)), ((64, 16), (8, 2))])
+def test_splicing_by_hand(size, grid):
+    model = build({"image_size": size})
     cfg = model.multimodal_cfg
     ids, media = one(cfg, 2, ("image", 1), 1, ("sound", 2, 9), 1)
-    words = model.embed_tokens(ids[:, [0, 1, 8, -1]])[0]
-    seen = model.image_bridge(model.vision_tower(media.pixels, cls=False), grid=(4, 4))[0][0]
+    n = grid[0] * grid[1] // 4
+    words = model.embed_tokens(ids[:, [0, 1, 2 + n + 2, -1]])[0]
+    seen = model.image_bridge(model.vision_tower(media.pixels, cls=False), grid=grid)[0][0]
     heard = model.audio_bridge(model.audio_encoder(media.mel))[0][0]
     eye, ear = model.image_bridge, model.audio_bridge
     row = [words[:2], eye.start[None], seen, eye.end[None], words[2:3],
            ear.start[None], heard, ear.end[None], words[3:]]  # fmt: skip
     x = torch.cat(row)[None]
-    assert x.shape == (1, 2 + 6 + 1 + 5 + 1, 64)
+    assert x.shape == (1, 2 + n + 2 + 1 + 5 + 1, 64)
     expected = model.lm_head(model.norm(model.run_blocks(x)))
     assert (model(ids, media=media) - expected).abs().max() < 1e-6
 
@@ -245,6 +247,12 @@ def test_gated_blocks_by_hand(monkeypatch):
     expected[0, 3:, 12:15] = True  # a sound, to the end
     expected[1, 5:, :1] = True  # one token of sound, and nothing of what fills the row
     assert torch.equal(look[:, 0], expected)
+    tokens = model.bridged(model.perceive(media))
+    (seen, _), (heard, real) = tokens["image"], tokens["audio"]
+    memory = torch.zeros(2, 15, 64)
+    memory[0] = torch.cat([*seen, heard[0]])
+    memory[1, :1] = heard[1, real[1]]
+    assert (model.gated["0"].keys_values(memory)[0] - k).abs().max() < 1e-5
     assert torch.equal(x[0, 1], model.image_bridge.start) and torch.equal(x[1, 5], model.audio_bridge.start)
     assert torch.equal(x[0, 0], model.embed_tokens.weight[1])
 
@@ -259,6 +267,16 @@ def test_features_instead_of_media(changes):
     assert torch.equal(out, model(ids, media=media, padding=padding))
     model.vision_tower = model.audio_encoder = None  # not needed again
     assert torch.equal(out, model(ids, features=features, padding=padding))
+
+
+@torch.no_grad()
+def test_what_the_towers_give_is_of_the_layers_that_the_configuration_names():
+    model = build(SPLICED["layers"])
+    _, _, media = batched(model.multimodal_cfg)
+    features = model.perceive(media)
+    assert torch.equal(features.images, model.vision_tower(media.pixels, layer=-2)[:, 1:])  # without the CLS token
+    assert torch.equal(features.sounds, model.audio_encoder(media.mel, layer=-1, lengths=media.lengths))
+    assert features.sound_mask.sum(dim=1).tolist() == media.lengths.tolist() == [9, 17, 50, 1]
 
 
 @torch.no_grad()
@@ -381,6 +399,7 @@ PARTS = st.lists(st.one_of(
 
 
 @settings(max_examples=40)
+@example(prompts=[[("sound", 0, 4)]], variant="layers")  # what no stack has to fill up
 @given(prompts=st.lists(PARTS, min_size=1, max_size=3), variant=st.sampled_from(sorted(VARIANTS)))
 def test_any_prompts_run_and_have_as_many_places_as_the_bridges_make(prompts, variant):
     model = FITTING.setdefault(variant, build(VARIANTS[variant]))
@@ -488,7 +507,7 @@ def test_given_parts_are_taken_as_they_are():
     assert model.vision_tower is parts["vision"] and model.audio_encoder is parts["audio"]
     assert all(torch.equal(v, state[name][k]) for name, part in parts.items() for k, v in part.state_dict().items())
     assert model.lm_head.weight is model.embed_tokens.weight
-    assert not any(p.is_meta for p in model.parameters()) and not model.cos.is_meta
+    assert not any(p.is_meta for p in model.parameters()) and model.cos is parts["text"].cos
 
 
 TEXT_PARTS = {"embed_tokens", "layers", "norm", "lm_head"}
