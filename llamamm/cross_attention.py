@@ -103,18 +103,31 @@ class CrossAttentionBlock(nn.Module):
 
 
 class CrossAttentionCache(KVCache):
-    """The text's keys and values, those of the memory in each cross-attention block, and who of it is seen next."""
+    """The text's keys and values, those of the memory in each cross-attention block, and who looks at what of it."""
 
     def __init__(self, cfg: TextConfig, **options: Any) -> None:
         super().__init__(cfg, **options)
         self.views: dict[int, KeysValues] = {}
-        self.last_mask: Tensor | None = None  # (B, 1, 1, S): what the last word may look at, and words to come
+        self._look: Tensor | None = None  # (B, 1, T, S), of the words that came with the memory
+        self._begin = 0  # where the first of them stands
+
+    def remember(self, look: Tensor) -> None:
+        """Keep what the words that now follow may look at, (B, 1, T, S) bool."""
+        self._look, self._begin = look, self.length
+
+    @property
+    def last_mask(self) -> Tensor | None:
+        """What the last word may look at, and words to come: (B, 1, 1, S); None where there is nothing."""
+        if self._look is None or self.length <= self._begin:
+            return None
+        last = min(self.length - self._begin, self._look.shape[2]) - 1
+        return self._look[:, :, last : last + 1]
 
     def rewind(self, length: int = 0) -> None:
-        """As in `KVCache`; at 0 the memory is forgotten too."""
+        """As in `KVCache`; before the words that came with the memory, that is forgotten too."""
         super().rewind(length)
-        if length == 0:
-            self.views, self.last_mask = {}, None
+        if length <= self._begin:
+            self.views, self._look, self._begin = {}, None, 0
 
 
 def image_spans(ids: Sequence[int], image_token: int) -> list[tuple[int, int]]:

@@ -90,6 +90,8 @@ class MllamaModel(Llama3Model):
         mask = build_mask(T, start=start, padding=padding, device=x.device)
         memory = None if images is None else self.memory(images)
         look = self._look(ids, images, sees, cache)
+        if cache is not None and images is not None:
+            cache.remember(look)
         for n, layer in enumerate(self.layers):
             if not isinstance(layer, CrossAttentionBlock):
                 x = layer(x, cos, sin, mask=mask, cache=cache)
@@ -103,7 +105,6 @@ class MllamaModel(Llama3Model):
                 x = layer(x, view, look)
         if cache is not None:
             cache.advance(T)
-            cache.last_mask = None if look is None else look[:, :, -1:]
         x = self.norm(x[:, -1:] if last_only else x)
         return self.lm_head(x)
 

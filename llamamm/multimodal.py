@@ -130,6 +130,8 @@ class MultimodalLlama(Llama3Model):
         cfg = self.multimodal_cfg
         places = torch.stack([ids == token for _, token, _ in self._senses()]).any(dim=0)
         self._check(ids.masked_fill(places, 0))
+        if media is not None and features is not None:
+            raise InputError("media and features are two forms of the same; give one of them")
         if media is not None:
             features = self.perceive(media)
         tokens = self.bridged(features or Features())
@@ -171,15 +173,15 @@ class MultimodalLlama(Llama3Model):
         cfg = self.multimodal_cfg
         x = self.embed_tokens(ids.masked_fill(places, 0))
         for kind, token, bridge in self._senses():
-            spliced = x.new_empty(0, x.shape[2])
+            spliced, lengths = x.new_empty(0, x.shape[2]), []
             if kind in tokens:
                 found, mask = tokens[kind]
                 if cfg.cross_layers:
-                    spliced = bridge.start.expand(len(found), -1)
+                    spliced, lengths = bridge.start.expand(len(found), -1), [1] * len(found)
                 else:
                     framed, mask = bridge.framed(found, mask)
-                    spliced = framed[mask]  # (all places, C)
-            where = require_matching(ids, token, len(spliced), kind)
+                    spliced, lengths = framed[mask], mask.sum(dim=1).tolist()  # (all places, C)
+            where = require_matching(ids, token, lengths, kind)
             if len(spliced):
                 x = x.masked_scatter(where[..., None], spliced.to(x.dtype))
         return x
@@ -199,7 +201,7 @@ class MultimodalLlama(Llama3Model):
             if cache.length:
                 raise InputError(f"the cache holds {cache.length} tokens already; images and sounds that gated blocks "
                                  f"look at go with the first ones: rewind it")
-            cache.last_mask = look[:, :, -1:]
+            cache.remember(look)
 
         def before(n: int, x: Tensor) -> Tensor:
             if str(n) not in self.gated:
@@ -273,18 +275,16 @@ class MultimodalLlama(Llama3Model):
     ) -> MultimodalLlama:
         """The model that `save_pretrained` wrote, ready to answer; `llamamm.from_pretrained` gives its processor too.
 
-        folder: or a repository of the Hub. dtype: what to cast to; None: what the text model's weights are in.
+        folder: or a repository of the Hub. dtype: what to cast to; None keeps what each weight has.
         Raises FetchError, CheckpointError or ConfigError.
         """
         folder = locate(folder)
         cfg = MultimodalConfig.from_hf(read_json(folder / "config.json"))
         refs = {name.removeprefix("model."): ref for name, ref in open_checkpoint(folder).items()}
-        own = refs["embed_tokens.weight"].dtype if "embed_tokens.weight" in refs else cfg.text.dtype
-        model = fill(lambda: cls(cfg), refs, dtype=dtype or own, device=device)
+        model = fill(lambda: cls(cfg), refs, dtype=dtype, device=device)
         if cfg.text.tie_embeddings:
             model.lm_head.weight = model.embed_tokens.weight
         return model.to(device).eval()
-
 
     def save_pretrained(self, folder: str | Path, *, processor: Saveable | None = None) -> None:
         """Write config.json, the weights, and the processor's files; the folder appears whole or not at all.

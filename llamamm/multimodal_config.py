@@ -95,6 +95,16 @@ class MultimodalConfig:
                 raise ConfigError(f"a picture of {rows} x {columns} patches does not merge by {merge} x {merge}; "
                                   f"change image_size or merge")
 
+        for name, tower, layer in (("image_layer", self.vision, self.image_layer),
+                                   ("audio_layer", self.audio, self.audio_layer)):  # fmt: skip
+            if tower is not None and layer is not None:
+                n = tower.encoder.n_layers
+                if not -n - 1 <= layer <= n:
+                    raise ConfigError(f"{name} {layer} is not among the hidden states -{n + 1} to {n} of {n} blocks")
+        if self.vision is not None and 0 < self.image_bridge.tags < max(self.grid) // self.image_bridge.merge:
+            raise ConfigError(f"tags {self.image_bridge.tags} are fewer than the {max(self.grid)} / "
+                              f"{self.image_bridge.merge} rows or columns of a picture")
+
     @property
     def image_token(self) -> int:
         """The id that stands in a prompt for a feature of a picture: the first behind the vocabulary."""

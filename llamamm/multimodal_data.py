@@ -24,16 +24,16 @@ from torch import Tensor
 
 from llamamm.assets import fetch
 from llamamm.audio import AudioEncoder
-from llamamm.data import encode_dialogue
+from llamamm.data import Example, encode_dialogue
 from llamamm.errors import InputError, MissingDependencyError
 from llamamm.image_processor import ImageProcessor
 from llamamm.losses import IGNORE
 from llamamm.mel import log_mel, n_frames
 from llamamm.multimodal import Features, Media
 from llamamm.multimodal_config import MultimodalConfig
-from llamamm.multimodal_processor import make_media
+from llamamm.multimodal_processor import MultimodalProcessor, make_media
 from llamamm.pictures import Pictures, load_pictures
-from llamamm.prompts import pad_right
+from llamamm.prompts import Messages, Prompt, pad_right
 from llamamm.questions import COLOURS, SHAPES, Questions, load_questions
 from llamamm.spoken import Clip, load_words
 from llamamm.tokenizer import Tokenizer
@@ -245,6 +245,21 @@ def texts_of(tasks: Tasks) -> list[str]:
     for task in tasks.train.values():
         texts += [text for item in task.items for text in (item.question, f" {item.answer}", item.answer, item.words)]
     return texts
+
+
+def encode_conversation(messages: Messages, processor: MultimodalProcessor) -> tuple[Example, Prompt]:
+    """A conversation with images and sounds as something to learn from: ids with marks, and the model's inputs.
+
+    The assistant's words are learned, never a place of an image or a sound. Raises InputError as `encode_dialogue`.
+    """
+    examples: list[Example] = []
+
+    def encode(with_ids: Messages) -> list[int]:
+        examples.append(encode_dialogue(with_ids, processor.tokenizer))
+        return examples[0].ids
+
+    prompt = processor.placed(messages, encode)
+    return examples[0], prompt
 
 
 class Encoder:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -149,13 +150,21 @@ def place_media(text: str, *, images: Sequence[Image] = (), sounds: Sequence[Sou
     return first + [left[piece].pop(0) if left.get(piece) else piece for piece in pieces if piece]
 
 
-def require_matching(ids: Tensor, token: int, n_features: int, kind: str) -> Tensor:
-    """Where in ids (B, T) the places of one kind are, bool. Raises InputError, with both counts, for other features."""
+def require_matching(ids: Tensor, token: int, lengths: Sequence[int], kind: str) -> Tensor:
+    """Where in ids (B, T) the places of one kind are, bool. lengths: how many places each image or sound takes.
+
+    Raises InputError, with both counts, where there are other places, or an image's would lie in two prompts.
+    """
     places = ids == token
-    n_places = int(places.sum())
-    if n_places != n_features:
-        raise InputError(f"the prompts hold {n_places} places for {kind} features, but {n_features} were given: was a "
-                         f"prompt cut, or an {kind} left out?")
+    counts, n_features = places.sum(dim=1).tolist(), sum(lengths)
+    if sum(counts) != n_features:
+        raise InputError(f"the prompts hold {sum(counts)} places for {kind} features, but {n_features} were given: was "
+                         f"a prompt cut, or an {kind} left out?")
+    ends = {0, *accumulate(lengths)}
+    for b, end in enumerate(accumulate(counts)):
+        if end not in ends:
+            raise InputError(f"prompt {b} holds {counts[b]} places for {kind} features, which are not whole ones; each "
+                             f"{kind} takes {' or '.join(map(str, sorted(set(lengths))))}: was the prompt cut?")
     return places
 
 

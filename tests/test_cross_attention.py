@@ -181,14 +181,23 @@ def test_keys_and_values_of_all_steps_are_the_same():
     assert (steps - block(x, view)).abs().max() < 1e-5
 
 
-def test_a_cache_forgets_the_memory_only_at_its_beginning():
-    cache = CrossAttentionCache(CFG, max_length=8)
-    cache.views, cache.last_mask = {0: (torch.ones(1), torch.ones(1))}, torch.ones(1, 1, 1, 2).bool()
-    cache.advance(5)
-    cache.rewind(3)
-    assert cache.length == 3 and cache.views and cache.last_mask is not None
-    cache.rewind()
-    assert (cache.length, cache.views, cache.last_mask) == (0, {}, None)
+def test_a_cache_knows_what_the_last_word_saw_also_after_a_rewind():
+    cache = CrossAttentionCache(CFG, max_length=12)
+    assert cache.last_mask is None
+    look = torch.tensor([[1, 0], [1, 1], [0, 1]], dtype=torch.bool)[None, None]  # (1, 1, 3, 2): three words
+    cache.views[0] = (torch.ones(1), torch.ones(1))
+    cache.advance(2)  # two words before the memory comes
+    cache.remember(look)
+    assert cache.last_mask is None
+    cache.advance(3)
+    assert cache.last_mask.tolist() == [[[[False, True]]]]
+    cache.advance(4)  # words to come see what the last one saw
+    assert cache.last_mask.tolist() == [[[[False, True]]]]
+    for length, seen in ((4, [True, True]), (3, [True, False])):
+        cache.rewind(length)
+        assert cache.last_mask.tolist() == [[[seen]]] and cache.views
+    cache.rewind(2)
+    assert (cache.length, cache.views, cache.last_mask) == (2, {}, None)
 
 
 def test_lora_by_the_same_wiring():

@@ -707,3 +707,32 @@ def test_smollm2_with_eyes_and_ears_still_reads_as_before(smollm2):
     assert torch.equal(gated(ids), text(ids))
     out = generate(gated, ids, 8)
     assert torch.equal(out, generate(text, ids, 8)) and "Paris" in tokenizer.decode(out[0].tolist())
+
+
+def test_rewinding_between_two_pictures_sees_what_was_seen_there():
+    model = build({"cross_layers": (0, 1), "audio": None})
+    ids = torch.tensor([[5, IMAGE, 6, 7, IMAGE, 8, 9]])
+    media = Media(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    cache = model.make_cache(1, 16)
+    with torch.no_grad():
+        whole = model(ids, media=media, cache=cache)
+        cache.rewind(3)
+        again = model(ids[:, 3:4], cache=cache)
+    assert (again[:, 0] - whole[:, 3]).abs().max() < 1e-5
+
+
+def test_media_and_features_are_one_too_many():
+    model = build({"audio": None})
+    media = Media(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(InputError, match="give one of them"):
+        model(torch.tensor([[1]]), media=media, features=model.perceive(media))
+
+
+def test_saved_and_loaded_each_weight_keeps_its_dtype(tmp_path):
+    model = build({"text": TextConfig.tiny(dtype=torch.bfloat16)})
+    kinds = {name: p.dtype for name, p in model.named_parameters()}
+    assert set(kinds.values()) == {torch.bfloat16, torch.float32}
+    model.save_pretrained(tmp_path / "m")
+    loaded = MultimodalLlama.from_pretrained(tmp_path / "m")
+    assert {name: p.dtype for name, p in loaded.named_parameters()} == kinds
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), loaded.parameters(), strict=True))

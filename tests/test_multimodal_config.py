@@ -135,3 +135,13 @@ def test_a_file_that_lacks_something_is_refused(key):
 def test_a_changed_copy_is_checked_again():
     with pytest.raises(ConfigError, match="merge by 3"):
         replace(TINY(), image_bridge=BridgeConfig(merge=3))
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"image_layer": 3}, "image_layer 3 .*-3 to 2 of 2 blocks"),
+    ({"audio_layer": -4}, "audio_layer -4 .*-3 to 2 of 2 blocks"),
+    ({"image_bridge": BridgeConfig(merge=2, tags=1)}, "tags 1 .*4 / 2 rows"),
+])  # fmt: skip
+def test_what_the_first_picture_would_show_shows_at_once(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        MultimodalConfig.tiny(**changes)

@@ -160,14 +160,19 @@ def test_as_processor(smol):
 
 def test_places_that_match_by_hand():
     ids = torch.tensor([[1, 9, 9], [9, 1, 1]])
-    assert require_matching(ids, 9, 3, "image").tolist() == [[False, True, True], [True, False, False]]
-    assert not require_matching(ids, 8, 0, "audio").any()
+    assert require_matching(ids, 9, [2, 1], "image").tolist() == [[False, True, True], [True, False, False]]
+    assert not require_matching(ids, 8, [], "audio").any()
+
+
+def test_an_image_does_not_lie_in_two_prompts():  # 1 + 3 places for two images of 2: the sums agree
+    with pytest.raises(InputError, match="prompt 0 holds 1 places.*each image takes 2.*cut"):
+        require_matching(torch.tensor([[1, 1, 9], [9, 9, 9]]), 9, [2, 2], "image")
 
 
 @pytest.mark.parametrize("n", [0, 2, 4])
 def test_places_that_do_not_match(n):  # fault 22, with both counts
     with pytest.raises(InputError, match=f"3 places for image features, but {n} were given.*cut"):
-        require_matching(torch.tensor([[1, 9, 9], [9, 1, 1]]), 9, n, "image")
+        require_matching(torch.tensor([[1, 9, 9], [9, 1, 1]]), 9, [1] * n, "image")
 
 
 @settings(max_examples=30)

@@ -73,11 +73,14 @@ def fill(
     make: Callable[[], M],
     named: Mapping[str, TensorRef],
     *,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     device: torch.device | str,
     on_progress: Callable[[int], None] | None = None,
 ) -> M:
-    """The module that `make` builds, its parameters read one by one. `named`: tensors under the module's own names."""
+    """The module that `make` builds, its parameters read one by one. `named`: tensors under the module's own names.
+
+    dtype: what to cast to; None: each keeps its own.
+    """
     with torch.device("meta"), _SkipInit():  # shapes without memory
         model = make()
     for name, ref in match(named, model).items():
