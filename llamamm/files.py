@@ -49,6 +49,9 @@ def replace_folder(folder: str | Path) -> Iterator[Path]:
     try:
         os.chmod(temporary, 0o777 & ~_umask())
         yield temporary
+        for path in temporary.rglob("*.safetensors"):  # the library writes files for the owner alone
+            if path.stat().st_nlink == 1:  # else it is a second name for a file of the Hub's cache
+                os.chmod(path, 0o666 & ~_umask())
         if folder.exists():
             os.rename(folder, _previous(folder))
         os.rename(temporary, folder)

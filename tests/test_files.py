@@ -56,3 +56,17 @@ def test_recovery_undoes_a_replacement_killed_halfway(tmp_path):
     recover_folder(tmp_path / "m")
     assert (tmp_path / "m" / "a").read_text() == "old"
     assert not previous.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+def test_weights_may_be_read_by_whoever_the_umask_lets(tmp_path):
+    kept = tmp_path / "cache"
+    kept.write_bytes(b"")
+    kept.chmod(0o600)
+    with replace_folder(tmp_path / "m") as new:
+        (new / "a.safetensors").touch(mode=0o600)
+        os.link(kept, new / "b.safetensors")
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert (tmp_path / "m" / "a.safetensors").stat().st_mode == plain.stat().st_mode
+    assert kept.stat().st_mode & 0o777 == 0o600  # another name of a file of the cache: left alone
