@@ -19,6 +19,8 @@ TAUGHT = [
     "data_files", "train.config", "train.optim", "train.loop", "train.log", "train.checkpoint", "train.run",
     "tower_config", "encoder", "vision", "images", "image_processor", "towers", "weights.tower_names", "contrastive",
     "pictures", "retrieval", "waves", "mel", "audio", "spoken", "word_recognition",
+    "mllama_config", "tiled_vision", "mllama", "tile_processor", "mllama_processor", "mllama_memory",
+    "weights.mllama_names", "weights.mllama_loading",
 ]  # fmt: skip
 
 # module: {name: why no lesson quotes it}
@@ -155,6 +157,21 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("run_training", "make_trainer"), "used in lesson 10, not built"), "DEFAULT_MODEL": CONSTANT,
         **dict.fromkeys(("load_model", "open_data", "make_batches", "make_sampler", "note_precision"), PIECE),
     },
+    "mllama_config": {
+        "MllamaConfig": TOO_LONG, "TiledVisionConfig": TOO_LONG, "ASPECT_RATIOS": CONSTANT,
+        "EXTRA_EMBEDDINGS": CONSTANT,
+    },
+    "tiled_vision": {"TiledVisionTower": TOO_LONG, "MULTIPLE": CONSTANT},
+    "mllama": {"MllamaModel": TOO_LONG, "TiledImages": RECORD},
+    "tile_processor": {"TileProcessor": TOO_LONG, "aspect_ratios": "a list that stands in the prose"},
+    "mllama_processor": {
+        "MllamaProcessor": USED, "collate_images": PIECE, "IMAGE_NAME": CONSTANT, "PREPROCESSOR": CONSTANT,
+        "BOTH": CONSTANT,
+    },
+    "mllama_memory": {
+        "memory_plan": "sums of products; three computed by hand", "MemoryPlan": RECORD, "FP32": CONSTANT,
+    },
+    "weights.mllama_loading": {"build_mllama": "three lines around lesson 07's fill"},
 }  # fmt: skip
 
 
