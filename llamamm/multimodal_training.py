@@ -210,16 +210,17 @@ def controls(model: MultimodalLlama, encoder: Encoder, task: Task) -> list[Score
 
 
 def baselines(tasks: Tasks) -> list[Score]:
-    """Answers that look at nothing: the commonest one, and for each question text the one it has most often."""
+    """Answers that look at nothing: the commonest one, and for each question text the one it has most often, for a text
+    that training lacks the commonest of all."""
     test, out = tasks.test["questions"], []
     answers = Counter(item.answer for item in tasks.train["vqa"].items)
-    commonest = answers.most_common(1)[0][0]
     by_text: dict[str, Counter[str]] = defaultdict(Counter)
     for item in tasks.train["vqa"].items:
         by_text[item.question][item.answer] += 1
-    for how, guess in (("commonest answer", lambda _question: commonest),
-                       ("commonest for the text", lambda question: by_text[question].most_common(1)[0][0])):
-        out.append(Score("questions", how, sum(guess(i.question) == i.answer for i in test.items), len(test)))
+    for how, said in (("commonest answer", lambda _question: answers),
+                      ("commonest for the text", lambda question: by_text[question] or answers)):
+        right = sum(said(item.question).most_common(1)[0][0] == item.answer for item in test.items)
+        out.append(Score("questions", how, right, len(test)))
     return out
 
 

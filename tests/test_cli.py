@@ -1,5 +1,6 @@
 """llamamm.cli: what a user types, what stands on the screen, and one line with the remedy when it goes wrong."""
 
+import io
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import PIL.Image
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,6 +20,11 @@ from typer.testing import CliRunner
 import llamamm.cli as cli
 from llamamm import Llama3Model, TextConfig, Tokenizer, save_pretrained
 from llamamm.cli import app
+from llamamm.image_processor import ImageProcessor
+from llamamm.multimodal_data import train_tokenizer
+from llamamm.multimodal_processor import MultimodalProcessor
+from llamamm.waves import save_wave
+from tests.test_multimodal import build
 from tests.test_weights import ENTRY, write_raw
 
 FRANCE = "What is the capital of France?"
@@ -34,6 +41,25 @@ def shell(*arguments, input_text="", **env):
         timeout=120, env={**os.environ, "COLUMNS": "200", **env}, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def main(monkeypatch, capsys):
+    """The whole program in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments, input_text=""):
+        monkeypatch.setattr(sys, "argv", ["llamamm", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(input_text))
+        code, had = 0, torch.is_grad_enabled()
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        finally:
+            torch.set_grad_enabled(had)
+        return code, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +253,116 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(smollm2_dir):
         raise
     finally:
         os.close(terminal)
+
+
+# ---- images and sounds ----
+
+
+@pytest.fixture(scope="module")
+def seeing_dir(tmp_path_factory):
+    """A random model that sees and hears, with a tokenizer of a few words: loads at once, speaks nonsense."""
+    folder = tmp_path_factory.mktemp("seeing")
+    tokenizer = train_tokenizer(["user assistant what is this a red picture"] * 9, folder, vocab_size=300)
+    model = build({"text": TextConfig.tiny(vocab_size=tokenizer.vocab_size, context_length=200)})
+    processor = MultimodalProcessor(model.multimodal_cfg, tokenizer, ImageProcessor.vit(32))
+    model.save_pretrained(folder / "model", processor=processor)
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """red.png, blue.png, low.wav, high.wav; and bad.png, bad.wav, which hold words."""
+    folder = tmp_path_factory.mktemp("media")
+    for colour in ("red", "blue"):
+        PIL.Image.new("RGB", (50, 40), colour).save(folder / f"{colour}.png")
+    for name, pitch in (("low", 0.1), ("high", 0.9)):
+        save_wave(folder / f"{name}.wav", 0.5 * torch.sin(torch.arange(8000) * pitch))
+    for name in ("bad.png", "bad.wav"):
+        (folder / name).write_text("no picture and no sound")
+    return folder
+
+
+def said(directory, *arguments):
+    """What `generate` says, and that all is well."""
+    options = ["--model", directory, "--temperature", 0, "--max-new-tokens", 8, "--dtype", "float32"]
+    result = run("generate", *arguments, *options)
+    assert result.exit_code == 0, result.exception
+    return result.stdout
+
+
+def test_generate_answers_about_images_and_sounds(seeing_dir, files):
+    red, blue = ("--image", files / "red.png"), ("--image", files / "blue.png")
+    low, high = ("--audio", files / "low.wav"), ("--audio", files / "high.wav")
+    each = [(), red, blue, low, high, (*red, *blue), (*blue, *red), (*red, *low), (*red, *blue, *low, *high)]
+    answers = [said(seeing_dir, "what is this", *media) for media in each]
+    assert len(set(answers)) == len(answers)  # each is looked at and listened to, in its order
+    assert answers[-1] == said(seeing_dir, "what is this", *low, *red, *high, *blue)  # images come before sounds
+
+
+def test_markers_say_where_images_and_sounds_stand(seeing_dir, files):
+    red, blue, low = ("--image", files / "red.png"), ("--image", files / "blue.png"), ("--audio", files / "low.wav")
+    first = said(seeing_dir, "what is this", *red)
+    assert said(seeing_dir, "<image>what is this", *red) == first
+    assert said(seeing_dir, "what is this<image>", *red) != first
+    assert said(seeing_dir, "what<image> is<audio> this <image>", *red, *low, *blue) != said(
+        seeing_dir, "what<image> is<audio> this <image>", *blue, *low, *red
+    )
+    assert said(seeing_dir, "what is this", "--raw", *red) == said(seeing_dir, "<image>what is this", "--raw", *red)
+    assert said(seeing_dir, "what <image>") != said(seeing_dir, "what ")  # without a picture it is text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["<image> or <image>", "--image", "red.png"], "2 <image> markers, but 1 "),
+        (["<image>", "--image", "red.png", "--image", "blue.png"], "1 <image> markers, but 2 "),
+        (["<audio><audio>", "--audio", "low.wav"], "2 <audio> markers, but 1 "),
+        (["hi", "--image", "bad.png"], "bad.png"),
+        (["hi", "--image", "none.png"], "none.png"),
+        (["hi", "--audio", "bad.wav"], "bad.wav"),
+        (["hi", "--audio", "none.wav"], "none.wav"),
+        (["hi", *["--image", "red.png"] * 40], r"\d{3} .*context.* 200"),
+    ],
+)
+def test_media_that_do_not_work_are_one_line(main, seeing_dir, files, arguments, message):
+    arguments = [files / a if a.endswith((".png", ".wav")) else a for a in arguments]
+    code, out, err = main("generate", *arguments, "--model", seeing_dir)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"error: .*{message}.*\n", err), err
+
+
+@pytest.mark.parametrize(
+    ("option", "file", "kind"), [("--image", "red.png", "an image"), ("--audio", "low.wav", "a sound")]
+)
+def test_a_text_model_refuses_media(main, tiny_dir, files, option, file, kind):
+    code, out, err = main("generate", "hi", option, files / file, "--model", tiny_dir)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"error: this model reads text alone, .*{kind}.* take a model that sees and hears\n", err)
+
+
+def test_chat_about_images_and_sounds(main, seeing_dir, files):
+    options = ["--model", seeing_dir, "--temperature", 0, "--max-new-tokens", 8, "--dtype", "float32"]
+    spoken = [f"/image {files}/red.png", f"/audio {files}/low.wav", "what is this", "/reset", "what is this",
+              "/reset", f"/image {files}/red.png", "/reset", "what is this",
+              f"/image {files}/none.png", f"/image {files}/bad.png", f"/audio {files}/bad.wav", "/image", "/exit"]
+    code, out, err = main("chat", *options, input_text="\n".join(spoken) + "\n")
+    assert code == 0
+    assert "(red.png goes with your next message)" in err and "(low.wav goes with your next message)" in err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3 and all(n in e for n, e in zip(("none.png", "bad.png", "bad.wav"), errors, strict=True))
+    assert "/image FILE" in err.split("bad.wav")[-1]  # /image alone gets the list of commands
+    alone = said(seeing_dir, "what is this").strip()
+    shown = said(seeing_dir, "what is this", "--image", files / "red.png", "--audio", files / "low.wav").strip()
+    assert shown != alone
+    assert out.count(shown) == 1 and out.count(alone) == 2  # media go with one message, and a reset drops them
+
+
+def test_a_text_model_says_in_chat_that_it_cannot_see(main, tiny_dir, files):
+    text = f"/image {files}/red.png\nhi\nhi\n"
+    code, out, err = main("chat", "--model", tiny_dir, "--max-new-tokens", 2, input_text=text)
+    assert code == 0
+    assert err.count("this model reads text alone") == 1
+    assert "stopped after 2 tokens" in err.split("reads text alone")[-1]  # the second "hi" is answered
 
 
 # ---- doctor, fetch, bench ----
