@@ -106,7 +106,7 @@ def memory_plan(
 ) -> MemoryPlan:
     """What one prompt and its answer take. context: tokens of both; dtype: of the weights, and of all that follows.
 
-    prompt_tokens: how many are read at once, None for all of the context; `prefill_chunk` of `generate` makes it less.
+    prompt_tokens: how many are read at once, None for all of the context: a prompt with images is read in one piece.
     An image takes as much with one tile as with all: those it lacks are filled up. Raises ConfigError.
     """
     if not 1 <= context <= cfg.text.context_length or n_images < 0:

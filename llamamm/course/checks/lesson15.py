@@ -243,7 +243,7 @@ def _accept_wasteful(size: Any, case: tuple) -> str | None:
 
 
 WASTEFUL = Exercise(
-    id="15.5", name="wasteful", minutes=10, level="hard",
+    id="15.5", name="wasteful", minutes=10, level="break it",
     reference=lambda side: (side + 1, side + 1),
     cases=lambda _: [(224,), (448,), (560,), (28,)],
     accept=_accept_wasteful,
