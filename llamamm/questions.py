@@ -8,7 +8,7 @@ pictures are the test, none of them in training to the pixel, though every shape
 four questions are yes or no, and most of those are answered as the text alone suggests: there are 8 colours, so seldom
 is it blue. Whoever reports a share right puts `majority` and `text_only_best` beside it, which look at no picture.
 
-Fetched by `llamamm.assets` as "easy-vqa".
+Fetched by `llamamm.assets` as "easy-vqa". Used from notebook 13 on.
 """
 
 from __future__ import annotations

@@ -90,7 +90,8 @@ def test_a_stage_trains_what_it_says_and_the_rest_stays_bit_for_bit(tokenizer, s
     expected = {"embed_tokens", "layers", "norm", "lm_head"} if stage.text else set()
     if stage.bridges:
         expected |= {"image_bridge", "audio_bridge"} | ({"gated"} if changes else set())
-    assert trained == expected  # never a tower
+    assert trained == expected
+    assert {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad} == expected - {"lm_head"}
     assert model.training and model.lm_head.weight is model.embed_tokens.weight
 
 

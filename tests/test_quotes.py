@@ -20,7 +20,8 @@ TAUGHT = [
     "tower_config", "encoder", "vision", "images", "image_processor", "towers", "weights.tower_names", "contrastive",
     "pictures", "retrieval", "waves", "mel", "audio", "spoken", "word_recognition",
     "mllama_config", "tiled_vision", "mllama", "tile_processor", "mllama_processor", "mllama_memory",
-    "weights.mllama_names", "weights.mllama_loading",
+    "weights.mllama_names", "weights.mllama_loading", "fusion", "cross_attention", "fusion_experiment", "prompts",
+    "multimodal_config", "multimodal", "multimodal_processor", "multimodal_data", "multimodal_training", "questions",
 ]  # fmt: skip
 
 # module: {name: why no lesson quotes it}
@@ -172,6 +173,44 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "memory_plan": "sums of products; three computed by hand", "MemoryPlan": RECORD, "FP32": CONSTANT,
     },
     "weights.mllama_loading": {"build_mllama": "three lines around lesson 07's fill"},
+    "fusion": {"make_projector": PIECE},
+    "cross_attention": {"KeysValues": TYPE_NAME},
+    "fusion_experiment": {
+        "Way": RECORD, **dict.fromkeys(("compare", "comparison", "reading_model"), USED),
+        "run_comparison": "what the command calls",
+    },
+    "prompts": {
+        **dict.fromkeys(("Image", "Sound", "Prompt"), RECORD), **dict.fromkeys(("Part", "Messages"), TYPE_NAME),
+        "Processor": PROTOCOL, **dict.fromkeys(("TextProcessor", "as_processor", "on_device"), IN_WORDS),
+        "pad_right": PIECE,
+    },
+    "multimodal_config": {
+        **dict.fromkeys(("BridgeConfig", "MultimodalConfig"), "settings with checks of their range"),
+        **dict.fromkeys(("PROJECTORS", "MODEL_TYPE"), CONSTANT),
+    },
+    "multimodal": {"MultimodalLlama": TOO_LONG, "Media": RECORD, "Features": RECORD, "Tokens": TYPE_NAME},
+    "multimodal_processor": {
+        "MultimodalProcessor": TOO_LONG, **dict.fromkeys(("make_media", "join_media"), PIECE), "PREPROCESSOR": CONSTANT,
+    },
+    "multimodal_data": {
+        **dict.fromkeys(("Item", "Task", "Tasks"), RECORD),
+        **dict.fromkeys(("CAPTION", "WORD", "ANY", "SPECIAL", "VERSIONS", "BATCH"), CONSTANT),
+        **dict.fromkeys(("load_tasks", "question_items", "caption_items", "word_items", "both_items", "describe",
+                         "picture_features", "sound_features", "train_tokenizer", "texts_of",
+                         "encode_conversation"), USED),
+        "epochs": PIECE,
+    },
+    "multimodal_training": {
+        **dict.fromkeys(("Stage", "Towers", "Score", "Trained"), RECORD),
+        **dict.fromkeys(("SIDE", "VOCAB", "SHARES", "BLIND"), CONSTANT),
+        **dict.fromkeys(("stages", "load_towers", "small_config", "count_right", "misled", "measure", "controls",
+                         "baselines", "table", "train_small"), USED),
+        "measure_saved": "what the command calls",
+    },
+    "questions": {
+        "Questions": RECORD, **dict.fromkeys(("load_questions", "majority", "text_only_best", "write_questions"), USED),
+        **dict.fromkeys(("SIZE", "SIDES", "FILES", "SHAPES", "COLOURS", "YES_NO", "ANSWERS", "CREDIT"), CONSTANT),
+    },
 }  # fmt: skip
 
 

@@ -142,6 +142,9 @@ def test_with_a_new_picture_all_are_read_again(sighted, read):
     list(session.reply("And this?", media=[Image(BLUE)]))
     prompt = sighted[1].chat(session.messages[:-1])
     assert read[:2] == ["eye", len(prompt.ids)] and len(prompt.media) == 2
+    session.messages[0]["content"][0] = Image(BLUE)  # as many pictures, the same words: another picture all the same
+    ask(session, "Hm?")
+    assert "eye" in read[2:]
 
 
 @pytest.mark.parametrize("system", ["Be brief.", None])
