@@ -176,7 +176,7 @@ def _answer(session: ChatSession, line: str, media: list[Image | Sound]) -> None
         print()
         err.print("(stopped)")
     except InputError as error:
-        err.print(f"error: {error} (/reset)", markup=False)
+        err.print(f"error: {error} (/reset)", markup=False, soft_wrap=True)
 
 
 def _chat_command(session: ChatSession, line: str, media: list[Image | Sound]) -> None:
@@ -185,9 +185,9 @@ def _chat_command(session: ChatSession, line: str, media: list[Image | Sound]) -
         file = Path(rest.strip()).expanduser()
         try:
             media.append(Image(load_image(file)) if command == "/image" else Sound(load_wave(file)))
-            err.print(f"({file.name} goes with your next message)", markup=False)
+            err.print(f"({file.name} goes with your next message)", markup=False, soft_wrap=True)
         except InputError as error:
-            err.print(f"error: {error}", markup=False)
+            err.print(f"error: {error}", markup=False, soft_wrap=True)
     elif command == "/reset":
         media.clear()
         session.reset()
