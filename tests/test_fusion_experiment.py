@@ -81,6 +81,14 @@ def test_the_text_model_has_learned_to_read(reader, towers, tasks, tmp_path):
     assert text.cfg.vocab_size == tokenizer.vocab_size <= 512
 
 
+def test_reading_shows_no_pictures(tasks, towers, tmp_path, monkeypatch):
+    versions, batch = [], Encoder.batch
+    monkeypatch.setattr(Encoder, "batch", lambda self, task, chosen, version: versions.append(version)
+                        or batch(self, task, chosen, version))  # fmt: skip
+    fusion.reading_model(tasks, towers, tmp_path, steps=12)
+    assert len(versions) == 12 and set(versions) == {"told", "blind"}
+
+
 def test_reading_is_decided_by_the_seed(tasks, towers, tmp_path):
     def read(seed, noise):
         torch.manual_seed(noise)  # what the caller draws from has no say, and is left as it was
@@ -120,6 +128,17 @@ def test_each_way_adds_about_as_many_parameters():
         text = fusion.Llama3Model(cfg.text)
         added = {name: fusion.build_way(name, text, None, towers).n_parameters for name in fusion.WAYS}
     assert all(abs(n / 1.15e6 - 1) < 0.02 for n in added.values()), added
+    by_hand = {
+        # two linears of width 640 behind 4 x 384 numbers; start and end
+        "projection": (1536 * 640 + 640) + (640 * 256 + 256) + 2 * 256,
+        # two linears of width 720; start and end; four prompts; two norms; q and o, k and v of two heads of 32, their
+        # norms; two gates; a feed-forward of 672
+        "cross-attention": (384 * 720 + 720) + (720 * 256 + 256) + 2 * 256 + 4 * 256 + 2 * 256 + 2 * 256 * 256
+        + 2 * 64 * 256 + 2 * 32 + 2 + 3 * 256 * 672,
+        # one linear; start and end; eight latents; three norms; q, k, v, o; a feed-forward of 1024; a norm behind
+        "perceiver": (384 * 256 + 256) + 2 * 256 + 8 * 256 + 3 * 256 + 4 * 256 * 256 + 3 * 256 * 1024 + 256,
+    }  # fmt: skip
+    assert added == by_hand
 
 
 def test_what_a_picture_takes_in_each_way(compared, tasks):
