@@ -293,7 +293,8 @@ def said(directory, *arguments):
 def test_generate_answers_about_images_and_sounds(seeing_dir, files):
     red, blue = ("--image", files / "red.png"), ("--image", files / "blue.png")
     low, high = ("--audio", files / "low.wav"), ("--audio", files / "high.wav")
-    each = [(), red, blue, low, high, (*red, *blue), (*blue, *red), (*red, *low), (*red, *blue, *low, *high)]
+    each = [(), red, blue, low, high, (*red, *blue), (*blue, *red), (*low, *high), (*red, *low),
+            (*red, *blue, *low, *high)]  # fmt: skip
     answers = [said(seeing_dir, "what is this", *media) for media in each]
     assert len(set(answers)) == len(answers)  # each is looked at and listened to, in its order
     assert answers[-1] == said(seeing_dir, "what is this", *low, *red, *high, *blue)  # images come before sounds

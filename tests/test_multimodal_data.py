@@ -130,12 +130,12 @@ def test_a_picture_and_a_sound_by_hand():
     seen = [Item("q0", "yes", 4, "a red circle"), Item("q1", "no", 5), Item(ANY, "a red circle", 4, "a red circle"),
             Item("q3", "blue", 6, "a blue circle"), Item("q4", "no", 7, "a teal circle"),
             Item("q5", "no", 8, "a gray circle")]  # fmt: skip
-    heard = [Item(WORD, word, row, word) for row, word in ((10, "one"), (11, "two"), (12, "six"))]
-    assert data.both_items(seen, heard) == [  # sounds 0, 7 % 3, 14 % 3, 21 % 3
+    heard = [Item(WORD, word, row, word) for row, word in enumerate(("one", "two", "six", "ten", "go"), 10)]
+    assert data.both_items(seen, heard) == [  # sounds 0, 7 % 5, 14 % 5, 21 % 5
         Item("q0", "yes", 4, "a red circle and one", 10),
-        Item(WORD, "two", 6, "a blue circle and two", 11),
-        Item(ANY, "a teal circle and six", 7, "a teal circle and six", 12),
-        Item("q5", "no", 8, "a gray circle and one", 10),
+        Item(WORD, "six", 6, "a blue circle and six", 12),
+        Item(ANY, "a teal circle and go", 7, "a teal circle and go", 14),
+        Item("q5", "no", 8, "a gray circle and two", 11),
     ]
 
 
