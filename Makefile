@@ -53,20 +53,20 @@ test: setup
 	$(BIN)/llamamm fetch openmoji
 	$(BIN)/llamamm fetch easy-vqa
 	$(BIN)/ruff check .
-	$(BIN)/python -m llamamm.course.sync --check
+	$(BIN)/python -m llamamm.course.build.sync --check
 	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg --ignore notebooks/exercises tests notebooks
 
 check: setup
 	$(BIN)/ruff check .
-	$(BIN)/python -m llamamm.course.sync --check
+	$(BIN)/python -m llamamm.course.build.sync --check
 
 notebooks: export LLAMAMM_ASSET_SOURCE = wheel
 notebooks: export HF_HUB_OFFLINE = 1
 notebooks: setup
-	$(BIN)/python -m llamamm.course.run
-	$(BIN)/python -m llamamm.course.exercises
-	$(BIN)/python -m llamamm.course.lessons
+	$(BIN)/python -m llamamm.course.build.run
+	$(BIN)/python -m llamamm.course.build.exercises
+	$(BIN)/python -m llamamm.course.build.lessons
 
 clean:
 	rm -rf $(VENV)

@@ -4,37 +4,37 @@ from llamamm import from_pretrained, generate
 model, tokenizer = from_pretrained("smollm2")
 """
 
-from llamamm.adapters import load_adapter, save_adapter
-from llamamm.attention import GroupedQueryAttention
-from llamamm.audio import AudioEncoder
-from llamamm.cache import KVCache
-from llamamm.chat import chat_format
-from llamamm.config import LLAMA32_3B_CONFIG, LLAMA32_CONFIG, SMOLLM2_CONFIG, RopeScaling, TextConfig
 from llamamm.errors import LlamammError
-from llamamm.generate import TextStream, TokenStream, generate, pad_left
-from llamamm.image_processor import ImageProcessor
-from llamamm.images import load_image
-from llamamm.layers import FeedForward, RMSNorm
-from llamamm.lora import LoraLinear, apply_lora, merge_lora, set_adapter, set_lora_enabled, unmerge_lora
-from llamamm.mel import log_mel
-from llamamm.mllama import MllamaModel
-from llamamm.mllama_config import MllamaConfig
-from llamamm.mllama_processor import MllamaProcessor
-from llamamm.model import Llama3Model, TransformerBlock
-from llamamm.multimodal import MultimodalLlama
-from llamamm.multimodal_config import BridgeConfig, MultimodalConfig
-from llamamm.multimodal_processor import MultimodalProcessor
-from llamamm.pretrained import from_pretrained
-from llamamm.prompts import Image, Sound
-from llamamm.rope import apply_rope, compute_rope_params
-from llamamm.sampling import SamplingConfig
-from llamamm.tokenizer import Tokenizer
-from llamamm.tower_config import AudioConfig, EncoderConfig, VisionConfig
-from llamamm.towers import load_audio_encoder, load_image_processor, load_vision_tower
-from llamamm.vision import VisionTower
-from llamamm.waves import load_wave
+from llamamm.generation.generate import TextStream, TokenStream, generate, pad_left
+from llamamm.generation.prompts import Image, Sound
+from llamamm.generation.sampling import SamplingConfig
+from llamamm.llama32_vision.config import MllamaConfig
+from llamamm.llama32_vision.model import MllamaModel
+from llamamm.llama32_vision.processor import MllamaProcessor
+from llamamm.lora.adapter_files import load_adapter, save_adapter
+from llamamm.lora.lora import LoraLinear, apply_lora, merge_lora, set_adapter, set_lora_enabled, unmerge_lora
+from llamamm.multimodal.config import BridgeConfig, MultimodalConfig
+from llamamm.multimodal.model import MultimodalLlama
+from llamamm.multimodal.processor import MultimodalProcessor
+from llamamm.pretrained.load import from_pretrained
+from llamamm.pretrained.save import save_pretrained
+from llamamm.pretrained.towers import load_audio_encoder, load_image_processor, load_vision_tower
+from llamamm.senses.audio import AudioEncoder
+from llamamm.senses.config import AudioConfig, EncoderConfig, VisionConfig
+from llamamm.senses.image_processor import ImageProcessor
+from llamamm.senses.images import load_image
+from llamamm.senses.mel import log_mel
+from llamamm.senses.vision import VisionTower
+from llamamm.senses.waves import load_wave
+from llamamm.text.attention import GroupedQueryAttention
+from llamamm.text.cache import KVCache
+from llamamm.text.chat import chat_format
+from llamamm.text.config import LLAMA32_3B_CONFIG, LLAMA32_CONFIG, SMOLLM2_CONFIG, RopeScaling, TextConfig
+from llamamm.text.layers import FeedForward, RMSNorm
+from llamamm.text.model import Llama3Model, TransformerBlock
+from llamamm.text.rope import apply_rope, compute_rope_params
+from llamamm.text.tokenizer import Tokenizer
 from llamamm.weights.loading import load_weights_into_llama
-from llamamm.weights.saving import save_pretrained
 
 __version__ = "0.1.0"
 

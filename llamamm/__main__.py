@@ -1,6 +1,6 @@
 """`python -m llamamm` is `llamamm`."""
 
-from llamamm.cli import main
+from llamamm.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -13,7 +13,7 @@ import huggingface_hub
 import psutil
 import torch
 
-from llamamm.assets import cache_root
+from llamamm.assets.fetch import cache_root
 from llamamm.devices import cpu_flags, cpu_has_bf16_units, default_dtype, pick_device
 from llamamm.errors import CheckpointError
 from llamamm.weights.checkpoint import open_checkpoint

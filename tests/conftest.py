@@ -15,7 +15,7 @@ settings.register_profile("llamamm", deadline=None, derandomize=bool(os.environ.
 settings.load_profile("llamamm")
 
 from llamamm import Llama3Model, TextConfig, Tokenizer, from_pretrained  # noqa: E402
-from llamamm.assets import fetch, gguf_file  # noqa: E402
+from llamamm.assets.fetch import fetch, gguf_file  # noqa: E402
 
 
 @pytest.fixture(scope="session")

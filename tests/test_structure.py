@@ -1,4 +1,4 @@
-"""The house rules that a machine can see: floors, packaging files in step, one source for notebooks, tidy notebooks."""
+"""The house rules that a machine can see: rooms, packaging files in step, one source for notebooks, tidy notebooks."""
 
 import ast
 import json
@@ -11,56 +11,120 @@ from pathlib import Path
 import pytest
 import yaml
 
+from llamamm.course.build.lessons import minutes, with_table
+from llamamm.course.build.sync import quoting_cells, sync_notebook
 from llamamm.course.env import LESSON_PACKAGES, colab_url
-from llamamm.course.lessons import minutes, with_table
-from llamamm.course.sync import quoting_cells, sync_notebook
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "llamamm"
 TRAINING_LESSONS = ("09", "10", "14", "16")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-# A module imports only from lower floors; inside `weights`, `course` and `train`, from its own folder too.
-FLOORS = {
-    "errors": -1, "config": 0, "tower_config": 0, "files": 0, "devices": 0, "espeak": 0, "mllama_config": 0.2,
-    "mllama_memory": 0.3, "tokenizer_files": 0.5, "wiring": 0.5, "images": 0.6, "waves": 0.6,
-    "tokenizer": 1, "layers": 1, "rope": 1, "cache": 1, "masks": 1, "sampling": 1, "losses": 1, "lora": 1,
-    "mel": 1, "attention": 2, "chat": 2, 
-    "model": 3, "encoder": 3, "vision": 4, "audio": 4, "image_processor": 4,
-    "multimodal_config": 0.4, "prompts": 7.1, "fusion": 5.1, "multimodal": 7.5, "multimodal_processor": 7.55,
-    "tiled_vision": 5, "cross_attention": 5, "mllama": 6, "tile_processor": 6.2,
-    "weights": 7, "generate": 7, "mllama_processor": 7.15, "wheels": 7.2, "catalogue": 7.25,
-    "corpora": 7.3, "pictures": 7.3, "spoken": 7.3, "questions": 7.3, "assets": 7.4, "locate": 7.45,
-    "pretrained": 7.6, "adapters": 7.6, "towers": 7.7, "session": 8, "data_files": 8, "data": 8.2, "train": 8.5,
-    "contrastive": 8.4, "multimodal_data": 8.6, "multimodal_training": 8.7, "fusion_experiment": 8.8,
-    "doctor": 9, "bench": 9, "bench_train": 9.2, "retrieval": 9, "word_recognition": 9,
-    "course": 9.5,
-    "cli_options": 9.7, "cli_models": 9.8, "cli_eval": 9.8, "cli": 10, "__main__": 11, "__init__": 11,
+# What each room may import; `errors` is open to all. A room is a folder, or one of the files in the top room.
+MAY_IMPORT = {
+    "errors": "",
+    "files": "", "devices": "", "wiring": "",
+    "text": "files", "senses": "files",
+    "generation": "text senses",
+    "weights": "text files",
+    "lora": "weights text wiring files",
+    "multimodal": "generation text senses files",
+    "llama32_vision": "multimodal generation text senses files",
+    "assets": "weights senses files",
+    "doctor": "assets weights devices",
+    "pretrained": "assets weights lora llama32_vision multimodal generation senses text files",
+    "tasks": "assets multimodal senses",
+    "train": "pretrained tasks lora weights multimodal generation text files devices",
+    "evals": "train tasks pretrained lora multimodal generation text",
+    "experiments": "evals train tasks pretrained assets multimodal senses text",
 }  # fmt: skip
+MAY_IMPORT["course"] = " ".join(MAY_IMPORT)
+MAY_IMPORT["cli"] = " ".join(MAY_IMPORT)
+MAY_IMPORT["__main__"] = "cli"
+FACE = "__init__"
+ROOMS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())
+MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports_of(path):
-    """Names of this package's modules that a file imports, wherever in it the import stands."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def room_of(path):
+    """The folder of a module, or its own name where it stands in the top room."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(tree, *, name="tree"):
+    """Names of this package's rooms that a module imports, wherever in it the import stands."""
+    for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: relative import"
+            assert node.level == 0, f"{name}: relative import"
             names = [f"{node.module}.{a.name}" if node.module == "llamamm" else node.module for a in node.names]
         elif isinstance(node, ast.Import):
             names = [a.name for a in node.names]
-        yield from (n.split(".")[1] if "." in n else "__init__" for n in names if n.split(".")[0] == "llamamm")
+        for n in names:
+            if n.split(".")[0] == "llamamm":
+                part = n.split(".")[1] if "." in n else FACE
+                yield part if part in MAY_IMPORT else FACE
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_module_imports_only_from_lower_floors(path):
-    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    assert own in FLOORS, f"{own} has no floor"
-    for other in imports_of(path):
-        same_folder = other == own and own in ("weights", "course", "train")
-        assert same_folder or FLOORS[other] < FLOORS[own], f"{own} (floor {FLOORS[own]}) imports {other}"
+def forbidden(room, tree):
+    """The rooms that a module of `room` imports against the table."""
+    return {other for other in imports_of(tree) if other not in {room, "errors", *MAY_IMPORT[room].split()}}
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) != FACE], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_imports_only_what_the_table_allows(path):
+    room = room_of(path)
+    assert room in MAY_IMPORT, f"{room} is not in the table"
+    assert forbidden(room, ast.parse(path.read_text(encoding="utf-8"))) == set()
+
+
+def test_the_table_has_no_circle_and_no_room_that_is_not_there():
+    assert {*MAY_IMPORT} == {room_of(p) for p in MODULES} - {FACE}
+    order = list(MAY_IMPORT)  # each may import only what stands before it
+    for room, others in MAY_IMPORT.items():
+        assert all(order.index(other) < order.index(room) for other in others.split()), room
+
+
+@pytest.mark.parametrize(
+    ("room", "code", "found"),
+    [
+        ("text", "from llamamm.generation.session import ChatSession", {"generation"}),
+        ("text", "def late():\n    import llamamm.train.loop", {"train"}),
+        ("senses", "from llamamm import from_pretrained", {FACE}),
+        ("course", "from llamamm.cli.main import app", {"cli"}),
+        ("text", "from llamamm.errors import InputError\nfrom llamamm.text.rope import apply_rope", set()),
+    ],
+)
+def test_an_import_against_the_table_is_noticed(room, code, found):
+    assert forbidden(room, ast.parse(code)) == found
+
+
+def test_every_room_has_a_sign_alone():
+    for room in PACKAGE.rglob("__init__.py"):
+        tree = ast.parse(room.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), room
+        if room.parent not in (PACKAGE, PACKAGE / "course" / "checks"):  # the face, and that of the exercises
+            assert len(tree.body) == 1, f"{room}: a sign is a docstring alone; a name has one home"
+
+
+def test_rooms_are_two_levels_deep_and_tests_stand_in_the_same_rooms():
+    for path in MODULES:
+        parts = path.relative_to(PACKAGE).parts
+        assert len(parts) <= (3 if parts[0] == "course" else 2), path
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        assert (PACKAGE / path.parent.relative_to(ROOT / "tests")).is_dir(), f"{path}: no such room in the package"
+
+
+def test_the_readme_prints_the_rooms():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = re.search(r"^    llamamm/\n((?:      .*\n)+)", readme, re.M)[1]
+    printed = [line.split()[0].rstrip("/") for line in tree.splitlines() if line[6] != " "]
+    files = [word.removesuffix(".py") for line in tree.splitlines() for word in line.split() if word.endswith(".py")]
+    assert sorted(name for name in printed if not name.endswith(".py")) == ROOMS
+    assert sorted(files) == sorted(p.stem for p in PACKAGE.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_modules_are_short_and_say_what_they_are(path):
     text = path.read_text(encoding="utf-8")
     # a lesson's checks are a list of exercises, each read alone
@@ -210,21 +274,21 @@ class TestNotebook:
 
 def test_a_changed_quote_is_noticed_and_mended(tmp_path):
     path = tmp_path / "n.ipynb"
-    quote = "# package: llamamm.rope\nimport torch\n\n\ndef rotate_half(x):\n    return x\n"
+    quote = "# package: llamamm.text.rope\nimport torch\n\n\ndef rotate_half(x):\n    return x\n"
     path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": quote.splitlines(keepends=True)}]}))
     assert sync_notebook(path, check=True)
     assert "".join(load(path)["cells"][0]["source"]) == quote  # only looked
     assert sync_notebook(path)
     assert not sync_notebook(path, check=True)
     (cell, module), = quoting_cells(load(path))
-    assert module == "llamamm.rope"
+    assert module == "llamamm.text.rope"
     assert "torch.cat((-b, a), dim=-1)" in "".join(cell["source"]) and "import torch" in "".join(cell["source"])
 
 
 def test_a_quote_without_docstring_is_equal(tmp_path):
     path = tmp_path / "n.ipynb"
     quote = (
-        "# package: llamamm.rope\ndef rotate_half(x: Tensor) -> Tensor:\n    a, b = x.chunk(2, dim=-1)\n"
+        "# package: llamamm.text.rope\ndef rotate_half(x: Tensor) -> Tensor:\n    a, b = x.chunk(2, dim=-1)\n"
         "    return torch.cat((-b, a), dim=-1)\n"
     )
     path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": quote}]}))

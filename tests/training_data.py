@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from llamamm import Llama3Model, TextConfig
-from llamamm.data import Batches, Example
 from llamamm.train.config import TrainConfig
 from llamamm.train.log import RunLog
 from llamamm.train.loop import Trainer
+from llamamm.train.rows import Batches, Example
 
 TEXTS = [f"The number {i} is followed by {i + 1}." + " Then comes the next." * (i % 5) for i in range(60)]
 

@@ -1,1 +1,4 @@
-"""What the notebooks need and the model does not: set-up, pictures, and the tie between notebook and package."""
+"""What lessons use: set-up, pictures, exercises that check themselves, your code in the real model.
+
+Read in this order: env, plots, swap, swap_towers; checks/ holds the exercises, build/ makes what is committed.
+"""

@@ -25,13 +25,13 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from llamamm.chat import chat_format
 from llamamm.errors import InputError, SamplingError
-from llamamm.generate import TextStream
-from llamamm.layers import FeedForward, RMSNorm
-from llamamm.model import Llama3Model, TransformerBlock
-from llamamm.pretrained import from_pretrained
-from llamamm.tokenizer import Tokenizer
+from llamamm.generation.generate import TextStream
+from llamamm.pretrained.load import from_pretrained
+from llamamm.text.chat import chat_format
+from llamamm.text.layers import FeedForward, RMSNorm
+from llamamm.text.model import Llama3Model, TransformerBlock
+from llamamm.text.tokenizer import Tokenizer
 
 QUESTION = "What is the capital of France?"
 NO_TEXT = "(no text: with your part in it, the model's logits are NaN)"
@@ -155,13 +155,13 @@ def _patch_block(stack: ExitStack, _model: Llama3Model, part: Any) -> None:
 
 
 _PATCHES: dict[str, Callable[[ExitStack, Llama3Model, Any], None]] = {
-    "rope": _patch_name("llamamm.attention.apply_rope"),
+    "rope": _patch_name("llamamm.text.attention.apply_rope"),
     "norm": _patch_forward(RMSNorm, lambda m: (m.weight, m.eps)),
     "feed_forward": _patch_forward(
         FeedForward, lambda m: (m.gate_proj.weight, m.up_proj.weight, m.down_proj.weight)
     ),
     "attention": _patch_attention,
-    "mask": _patch_name("llamamm.model.build_mask"),
-    "cache": _patch_name("llamamm.model.KVCache"),
+    "mask": _patch_name("llamamm.text.model.build_mask"),
+    "cache": _patch_name("llamamm.text.model.KVCache"),
     "block": _patch_block,
 }

@@ -21,15 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamamm.assets import fetch
-from llamamm.audio import AudioEncoder
+from llamamm.assets.fetch import fetch
+from llamamm.assets.openmoji import load_pictures
+from llamamm.assets.spoken_words import Clip, load_words
 from llamamm.errors import InputError
-from llamamm.image_processor import ImageProcessor
-from llamamm.pictures import load_pictures
-from llamamm.spoken import Clip, load_words
-from llamamm.towers import load_audio_encoder, load_image_processor, load_vision_tower
-from llamamm.vision import VisionTower
-from llamamm.word_recognition import clip_features
+from llamamm.experiments.word_recognition import clip_features
+from llamamm.pretrained.towers import load_audio_encoder, load_image_processor, load_vision_tower
+from llamamm.senses.audio import AudioEncoder
+from llamamm.senses.image_processor import ImageProcessor
+from llamamm.senses.vision import VisionTower
 
 N_PICTURES = 24
 GALLERY_VOICES, QUERY_VOICES = 5, 2  # of the training's, each word their mean; of the held-out ones
@@ -59,12 +59,12 @@ def swap_patches(embed_patches: Callable[..., Tensor], *, quiet: bool = False) -
 
     quiet=True prints nothing. What your part raises comes out of the `with` line.
     """
-    return _swap("llamamm.vision.embed_patches", embed_patches, _pictures, quiet)
+    return _swap("llamamm.senses.vision.embed_patches", embed_patches, _pictures, quiet)
 
 
 def swap_mel(mel_filterbank: Callable[..., Tensor], *, quiet: bool = False) -> Any:
     """Put your `mel_filterbank` before the real Whisper for a block. Arguments as in `swap_patches`."""
-    return _swap("llamamm.mel.mel_filterbank", mel_filterbank, _words, quiet)
+    return _swap("llamamm.senses.mel.mel_filterbank", mel_filterbank, _words, quiet)
 
 
 @contextmanager

@@ -30,12 +30,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llamamm.adapters import active_adapter, load_adapter, read_settings, write_adapter
 from llamamm.errors import CheckpointError, TrainingError
 from llamamm.files import recover_folder
-from llamamm.lora import lora_modules
-from llamamm.model import Llama3Model
-from llamamm.tokenizer import Tokenizer
+from llamamm.lora.adapter_files import active_adapter, load_adapter, read_settings, write_adapter
+from llamamm.lora.lora import lora_modules
+from llamamm.pretrained.save import write_model
+from llamamm.text.model import Llama3Model
+from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.distributed_checkpoint import (
     has_shards,
     like_parameter,
@@ -50,7 +51,6 @@ from llamamm.train.processes import is_sharded
 from llamamm.weights.checkpoint import open_checkpoint, read_header
 from llamamm.weights.loading import match
 from llamamm.weights.names import to_our_names
-from llamamm.weights.saving import write_model
 
 OPTIMIZER_FILE, STATE_FILE = "optimizer.safetensors", "training.json"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")

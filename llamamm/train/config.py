@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from llamamm.errors import ConfigError
-from llamamm.lora import ALL_TARGETS, LoraSettings
+from llamamm.lora.lora import ALL_TARGETS, LoraSettings
 
 
 class TrainConfig(BaseModel):

@@ -27,11 +27,11 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from llamamm.adapters import active_adapter
 from llamamm.errors import CheckpointError
 from llamamm.files import replace_folder
-from llamamm.lora import adapter_names, lora_modules, set_adapter, wrap_linear
-from llamamm.model import Llama3Model
+from llamamm.lora.adapter_files import active_adapter
+from llamamm.lora.lora import adapter_names, lora_modules, set_adapter, wrap_linear
+from llamamm.text.model import Llama3Model
 from llamamm.train.processes import Processes
 
 

@@ -25,16 +25,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from llamamm.data import Batch, Batches
 from llamamm.devices import default_dtype
 from llamamm.errors import TrainingError
-from llamamm.lora import LoraLinear
-from llamamm.losses import cross_entropy_sum
-from llamamm.model import Llama3Model
+from llamamm.lora.lora import LoraLinear
+from llamamm.text.model import Llama3Model
 from llamamm.train.config import TrainConfig
 from llamamm.train.log import RunLog
+from llamamm.train.losses import cross_entropy_sum
 from llamamm.train.optim import learning_rate, make_optimizer
 from llamamm.train.processes import Processes, as_local, is_sharded, root_gathered
+from llamamm.train.rows import Batch, Batches
 
 
 class Objective(nn.Module):

@@ -13,28 +13,26 @@ from typing import Any
 
 import torch
 
-from llamamm.adapters import load_adapter
-from llamamm.chat import chat_format
-from llamamm.config import TextConfig
-from llamamm.data import Batch, Batches, encode_record
-from llamamm.data_files import open_documents
 from llamamm.devices import pick_device
 from llamamm.errors import ConfigError, InputError, MissingDependencyError
 from llamamm.files import recover_folder, write_file
-from llamamm.generate import TextStream
-from llamamm.locate import locate
-from llamamm.lora import apply_lora
-from llamamm.mllama import MllamaModel
-from llamamm.model import Llama3Model
-from llamamm.multimodal import MultimodalLlama
-from llamamm.pretrained import from_pretrained, load_tokenizer
-from llamamm.sampling import SamplingConfig
-from llamamm.tokenizer import Tokenizer
+from llamamm.generation.generate import TextStream
+from llamamm.generation.sampling import SamplingConfig
+from llamamm.lora.adapter_files import load_adapter
+from llamamm.lora.lora import apply_lora
+from llamamm.pretrained.load import from_pretrained, load_tokenizer
+from llamamm.pretrained.locate import locate
+from llamamm.text.chat import chat_format
+from llamamm.text.config import TextConfig
+from llamamm.text.model import Llama3Model
+from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.checkpoint import FolderSaver, load_training, load_weights, read_state
 from llamamm.train.config import TrainConfig
+from llamamm.train.documents import open_documents
 from llamamm.train.log import RunLog, plot_run
 from llamamm.train.loop import Trainer, resolve_precision
 from llamamm.train.processes import Processes, joined
+from llamamm.train.rows import Batch, Batches, encode_record
 
 DEFAULT_MODEL = "smollm2"
 
@@ -111,7 +109,7 @@ def load_model(cfg: TrainConfig, device: torch.device) -> tuple[Llama3Model, Tok
     frozen = cfg.method == "lora" and device.type == "cuda"
     dtype = low_precision if frozen and low_precision else torch.float32
     model, tokenizer = from_pretrained(cfg.model or DEFAULT_MODEL, dtype=dtype, device=device)
-    if isinstance(model, MllamaModel | MultimodalLlama):
+    if not isinstance(tokenizer, Tokenizer | None):  # a processor: more than text goes in
         raise InputError(f"{cfg.model} is a model that sees, {type(model).__name__}; `llamamm train` trains text "
                          f"models, `llamamm train-multimodal` a small one that sees and hears")
     tokenizer = _tokenizer(cfg.tokenizer) if cfg.tokenizer else tokenizer

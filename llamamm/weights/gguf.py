@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llamamm.config import RopeScaling, TextConfig
 from llamamm.errors import CheckpointError, MissingDependencyError
-from llamamm.rope import rope_frequencies
-from llamamm.tokenizer import Tokenizer
+from llamamm.text.config import RopeScaling, TextConfig
+from llamamm.text.rope import rope_frequencies
+from llamamm.text.tokenizer import Tokenizer
 from llamamm.weights.names import to_our_names
 from llamamm.weights.saving import write_config, write_weights
 from llamamm.weights.tensors import TensorRef

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from llamamm.config import TextConfig
 from llamamm.errors import CheckpointError, ConfigError
-from llamamm.model import Llama3Model
+from llamamm.text.config import TextConfig
+from llamamm.text.model import Llama3Model
 from llamamm.weights.names import to_our_names
 from llamamm.weights.tensors import TensorRef, refs_of
 

@@ -39,13 +39,3 @@ def mllama_names(refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
             raise CheckpointError(f"the checkpoint holds {ours} twice, as {out[ours].name} and as {name}")
         out[ours] = ref
     return out
-
-
-def hf_name(ours: str) -> str:
-    """The name on disk of one of our parameters."""
-    if ours.startswith("vision_model."):
-        name = re.sub(r"(?<=transformer)\.(?=\d)", ".layers.", ours).replace(".layer_norm1.", ".input_layernorm.")
-        return name.replace(".layer_norm2.", ".post_attention_layernorm.").replace(".out_proj.", ".o_proj.")
-    if ours.startswith("multi_modal_projector."):
-        return ours
-    return f"language_model.{ours}" if ours.startswith("lm_head.") else f"language_model.model.{ours}"

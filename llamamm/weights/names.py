@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from llamamm.config import TextConfig
 from llamamm.errors import CheckpointError
+from llamamm.text.config import TextConfig
 from llamamm.weights.tensors import TensorRef
 
 META_NAMES = {

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from llamamm.chat import ChatML
 from llamamm.course.checks.core import Exercise, Mistake
+from llamamm.text.chat import ChatML
 
 Pair = tuple[int, int]
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llamamm.course.checks.core import Exercise, Mistake
-from llamamm.layers import RMSNorm
+from llamamm.text.layers import RMSNorm
 
 # ---- 02.1: swiglu_fused(x, gate_up, down) ----
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamamm.config import RopeScaling
 from llamamm.course.checks.core import Exercise, Mistake
-from llamamm.rope import apply_rope, rope_frequencies
+from llamamm.text.config import RopeScaling
+from llamamm.text.rope import apply_rope, rope_frequencies
 
 # ---- 03.1: one pair ----
 

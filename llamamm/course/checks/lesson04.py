@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamamm.attention import readable_attention
-from llamamm.config import TextConfig
 from llamamm.course.checks.core import Exercise, Mistake
-from llamamm.masks import build_mask, causal_mask
-from llamamm.model import Llama3Model
+from llamamm.text.attention import readable_attention
+from llamamm.text.config import TextConfig
+from llamamm.text.masks import build_mask, causal_mask
+from llamamm.text.model import Llama3Model
 
 # ---- 04.1: the weights of one query ----
 

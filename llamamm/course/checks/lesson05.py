@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamamm.cache import KVCache
-from llamamm.config import TextConfig
 from llamamm.course.checks.core import Exercise, Mistake
 from llamamm.errors import ContextOverflowError, InputError
-from llamamm.model import Llama3Model
+from llamamm.text.cache import KVCache
+from llamamm.text.config import TextConfig
+from llamamm.text.model import Llama3Model
 
 CFG = TextConfig.tiny(context_length=32)  # 2 layers, 4 query heads on 2 kv heads, D = 16
 

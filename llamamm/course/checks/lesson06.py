@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llamamm.attention import readable_attention
-from llamamm.config import LLAMA32_3B_CONFIG, SMOLLM2_CONFIG, RopeScaling, TextConfig
 from llamamm.course.checks.core import Exercise, Mistake
-from llamamm.layers import RMSNorm
-from llamamm.model import Llama3Model, TransformerBlock
-from llamamm.rope import apply_rope, compute_rope_params
+from llamamm.text.attention import readable_attention
+from llamamm.text.config import LLAMA32_3B_CONFIG, SMOLLM2_CONFIG, RopeScaling, TextConfig
+from llamamm.text.layers import RMSNorm
+from llamamm.text.model import Llama3Model, TransformerBlock
+from llamamm.text.rope import apply_rope, compute_rope_params
 
 # ---- 06.1: count_parameters ----
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from llamamm.course.checks.core import Exercise, Mistake
-from llamamm.generate import _possible_stop
-from llamamm.sampling import keep_min_p, keep_top_p
+from llamamm.generation.generate import _possible_stop
+from llamamm.generation.sampling import keep_min_p, keep_top_p
 
 # ---- 08.1 ----
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llamamm.config import TextConfig
 from llamamm.course.checks.core import Exercise, Mistake
-from llamamm.lora import ALL_TARGETS, ATTENTION_TARGETS, LoraLinear, LoraSettings
+from llamamm.lora.lora import ALL_TARGETS, ATTENTION_TARGETS, LoraLinear, LoraSettings
+from llamamm.text.config import TextConfig
 
 # ---- 09.1: numbers of an adapter ----
 

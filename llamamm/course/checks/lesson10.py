@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llamamm.course.checks.core import Exercise, Mistake
-from llamamm.losses import IGNORE, cross_entropy_sum
-from llamamm.masks import packed_mask
+from llamamm.text.masks import packed_mask
 from llamamm.train.config import TrainConfig
+from llamamm.train.losses import IGNORE, cross_entropy_sum
 from llamamm.train.optim import learning_rate
 
 # ---- 10.1: warm-up and cosine ----

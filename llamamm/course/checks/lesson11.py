@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamamm.contrastive import siglip_loss
 from llamamm.course.checks.core import Exercise, Mistake
-from llamamm.vision import resize_positions
+from llamamm.senses.contrastive import siglip_loss
+from llamamm.senses.vision import resize_positions
 
 # ---- 11.1: count ----
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llamamm.course.checks.core import Exercise, Mistake
-from llamamm.mel import HOP, N_BINS, hz_to_mel, log_mel, mel_to_hz, n_frames
-from llamamm.waves import RATE
+from llamamm.senses.mel import HOP, N_BINS, hz_to_mel, log_mel, mel_to_hz, n_frames
+from llamamm.senses.waves import RATE
 
 # ---- 12.1: samples, frames, places ----
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llamamm.course.checks.core import Exercise, Mistake
-from llamamm.fusion import pixel_shuffle, stack_frames
+from llamamm.multimodal.bridge import pixel_shuffle, stack_frames
 
 # ---- 13.1: places ----
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llamamm.course.checks.core import Exercise, Mistake
-from llamamm.losses import IGNORE
+from llamamm.train.losses import IGNORE
 
 # ---- 14.1: the length of a prompt ----
 

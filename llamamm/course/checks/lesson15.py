@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from llamamm.course.checks.core import Exercise, Mistake
-from llamamm.cross_attention import image_spans
-from llamamm.mllama_config import TiledVisionConfig
-from llamamm.tile_processor import TileProcessor
-from llamamm.tiled_vision import MULTIPLE
-from llamamm.tower_config import EncoderConfig
+from llamamm.llama32_vision.config import TiledVisionConfig
+from llamamm.llama32_vision.tiles import TileProcessor
+from llamamm.llama32_vision.tower import MULTIPLE
+from llamamm.multimodal.places import image_spans
+from llamamm.senses.config import EncoderConfig
 
 # ---- 15.1: tokens of an image ----
 

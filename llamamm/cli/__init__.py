@@ -1,0 +1,4 @@
+"""The command line, `llamamm`.
+
+Read in this order: main, options; talk (generate, chat), make (train, merge), measure (eval, bench).
+"""

@@ -1,0 +1,201 @@
+"""Commands that talk: `llamamm generate` and `llamamm chat`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from llamamm.cli.options import (
+    AdapterOption,
+    AudioOption,
+    CompileOption,
+    DeviceOption,
+    DtypeOption,
+    ImageOption,
+    LengthOption,
+    MinPOption,
+    ModelOption,
+    PenaltyOption,
+    RawOption,
+    SeedOption,
+    Size,
+    SizeOption,
+    SystemOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    err,
+    model_name,
+)
+from llamamm.devices import default_dtype, pick_device
+from llamamm.errors import InputError
+from llamamm.generation.generate import TextStream
+from llamamm.generation.prompts import Image, Processor, Sound, as_processor, on_device, place_media
+from llamamm.generation.sampling import SamplingConfig
+from llamamm.generation.session import ChatSession
+from llamamm.lora.adapter_files import load_adapter, read_adapter_config
+from llamamm.lora.lora import merge_lora
+from llamamm.pretrained.load import from_pretrained
+from llamamm.senses.images import load_image
+from llamamm.senses.waves import load_wave
+from llamamm.text.config import parse_dtype
+from llamamm.text.model import Llama3Model
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to answer. '-' reads it from standard input.")],
+    image: ImageOption = None,
+    audio: AudioOption = None,
+    model: ModelOption = None,
+    size: SizeOption = None,
+    adapter: AdapterOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    temperature: TemperatureOption = 0.6,
+    top_k: TopKOption = None,
+    top_p: TopPOption = 0.9,
+    min_p: MinPOption = None,
+    repetition_penalty: PenaltyOption = 1.0,
+    max_new_tokens: LengthOption = 256,
+    seed: SeedOption = None,
+    system: SystemOption = None,
+    raw: RawOption = False,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text. May be given several times.")] = None,
+    compile: CompileOption = False,
+) -> None:
+    """Answer one prompt, as it is written, with images and sounds for a model that sees and hears."""
+    sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
+    llama, processor = _load(model, size, dtype, device, compile, adapter)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    parts = place_media(text, images=[Image(f) for f in image or ()], sounds=[Sound(f) for f in audio or ()])
+    if raw:
+        read = processor.prompt(parts)
+    else:
+        system_message = [{"role": "system", "content": system}] if system else []
+        content = parts if image or audio else text
+        read = processor.chat([*system_message, {"role": "user", "content": content}])
+    device_here = llama.embed_tokens.weight.device
+    stream = TextStream(
+        llama, processor.tokenizer, read.ids, inputs=on_device(read.inputs, device_here), device=device_here,
+        max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop=stop or (),
+    )  # fmt: skip
+    for piece in stream:
+        print(piece, end="", flush=True)
+    print()
+    _say_why_it_stopped(stream.stop_reason, max_new_tokens)
+
+
+def chat(
+    model: ModelOption = None,
+    size: SizeOption = None,
+    adapter: AdapterOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    temperature: TemperatureOption = 0.6,
+    top_k: TopKOption = None,
+    top_p: TopPOption = 0.9,
+    min_p: MinPOption = None,
+    repetition_penalty: PenaltyOption = 1.0,
+    max_new_tokens: LengthOption = 512,
+    context_size: Annotated[int, typer.Option(help="Tokens that the whole conversation may take.")] = 8192,
+    seed: SeedOption = None,
+    system: SystemOption = None,
+    compile: CompileOption = False,
+) -> None:
+    """Talk with the model. Ctrl-C stops an answer, Ctrl-D leaves; /help lists the commands."""
+    sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
+    llama, processor = _load(model, size, dtype, device, compile, adapter)
+    session = ChatSession(
+        llama, processor, system=system, sampling=sampling, max_new_tokens=max_new_tokens, context_size=context_size,
+        seed=seed,
+    )  # fmt: skip
+    with suppress(ImportError):  # arrow keys and history at the prompt, where the platform has them
+        import readline  # noqa: F401
+    err.print("Type a message; /help lists the commands, Ctrl-D leaves.")
+    media: list[Image | Sound] = []  # go with the next message
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            err.print("\n(Ctrl-D or /exit leaves)")
+            continue
+        if line in ("/exit", "/quit"):
+            return
+        if line.startswith("/"):
+            _chat_command(session, line, media)
+        elif line:
+            _answer(session, line, media)
+            media.clear()
+
+
+def _answer(session: ChatSession, line: str, media: list[Image | Sound]) -> None:
+    reply = session.reply(line, media=media)
+    try:
+        for piece in reply:
+            print(piece, end="", flush=True)
+        print()
+        _say_why_it_stopped(session.stop_reason, session.max_new_tokens)
+    except KeyboardInterrupt:
+        reply.close()  # keeps what was said so far
+        print()
+        err.print("(stopped)")
+    except InputError as error:
+        err.print(f"error: {error} (/reset)", markup=False, soft_wrap=True)
+
+
+def _chat_command(session: ChatSession, line: str, media: list[Image | Sound]) -> None:
+    command, _, rest = line.partition(" ")
+    if command in ("/image", "/audio") and rest.strip():
+        file = Path(rest.strip()).expanduser()
+        try:
+            media.append(Image(load_image(file)) if command == "/image" else Sound(load_wave(file)))
+            err.print(f"({file.name} goes with your next message)", markup=False, soft_wrap=True)
+        except InputError as error:
+            err.print(f"error: {error}", markup=False, soft_wrap=True)
+    elif command == "/reset":
+        media.clear()
+        session.reset()
+        err.print("(a new conversation)")
+    elif command == "/system" and rest.strip():
+        session.reset(system=rest.strip())
+        err.print("(a new conversation, with this system message)")
+    else:
+        err.print("/image FILE    show this picture with the next message\n"
+                  "/audio FILE    play this sound with the next message\n"
+                  "/reset         forget the conversation\n/system TEXT   start again, with this system message\n"
+                  "/exit          leave")  # fmt: skip
+
+
+def _load(
+    model: str | None, size: Size | None, dtype: str | None, device: str | None, compile: bool, adapter: Path | None
+) -> tuple[Llama3Model, Processor]:
+    if adapter and not (model or size):
+        model = read_adapter_config(adapter).get("base_model_name_or_path")
+    name, torch_device = model_name(model, size), pick_device(device)
+    torch_dtype = parse_dtype(dtype) if dtype else default_dtype(torch_device)
+    if torch_dtype == torch.float16 and not dtype:
+        err.print(f"(float16: {torch_device} does not multiply bfloat16)")
+    llama, reader = from_pretrained(name, dtype=torch_dtype, device=torch_device)
+    if reader is None:
+        raise InputError(f"{name} has no tokenizer beside its weights; put its tokenizer.json or tokenizer.model there")
+    if adapter:
+        load_adapter(llama, adapter)
+        merge_lora(llama, keep_base=False)  # one adapter and no switching: then it should cost nothing
+    if compile:
+        llama.compile(dynamic=True)
+    return llama, as_processor(reader)
+
+
+def _say_why_it_stopped(reason: str | None, max_new_tokens: int) -> None:
+    if reason == "length":
+        err.print(f"(stopped after {max_new_tokens} tokens; --max-new-tokens allows more)")
+    elif reason == "context":
+        err.print("(stopped: the model's context is full)")

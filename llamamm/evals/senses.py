@@ -1,0 +1,111 @@
+"""What a multimodal model knows of held-out pictures and sounds, beside answers that do not look.
+
+Used in notebook 14.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from llamamm.errors import CheckpointError
+from llamamm.multimodal.model import MultimodalLlama
+from llamamm.pretrained.load import from_pretrained
+from llamamm.tasks.items import Task, Tasks
+from llamamm.tasks.senses import load_tasks
+from llamamm.train.losses import IGNORE
+from llamamm.train.media_rows import Encoder
+
+
+@torch.no_grad()
+def count_right(
+    model: MultimodalLlama, encoder: Encoder, task: Task, *, version: str = "shown", batch_size: int = 64
+) -> int:
+    """How many items are answered exactly, the token that ends the answer too, always taking the likeliest token.
+
+    All tokens of an answer are scored at once: each is the likeliest behind the right ones before it just where
+    writing them one by one gives this answer.
+    """
+    model.eval()
+    device, right = model.embed_tokens.weight.device, 0
+    for i in range(0, len(task), batch_size):
+        ids, targets, features = encoder.batch(task, range(i, min(i + batch_size, len(task))), version)
+        guesses = model(ids.to(device), features=features and features.to(device)).argmax(dim=-1).cpu()
+        right += int(((guesses == targets) | (targets == IGNORE)).all(dim=1).sum())
+    return right
+
+
+def misled(task: Task, seed: int = 0) -> Task:
+    """The same questions, each about the picture or sound of another item: what a model gets that does not look."""
+    rows = np.random.Generator(np.random.PCG64(seed)).permutation([item.row for item in task.items]).tolist()
+    return replace(task, items=[replace(item, row=row) for item, row in zip(task.items, rows, strict=True)])
+
+
+@dataclass(frozen=True)
+class Score:
+    """right of n items after a stage, asked in one version. what: the held-out set."""
+
+    what: str
+    how: str
+    right: int
+    n: int
+
+
+def measure(model: MultimodalLlama, encoder: Encoder, tests: Mapping[str, Task], *, how: str) -> list[Score]:
+    """Scores on held-out sets as the model stands, shown. how: said in the table."""
+    return [Score(what, how, count_right(model, encoder, task), len(task)) for what, task in tests.items()]
+
+
+def measure_saved(
+    folder: str | Path, *, device: torch.device | str = "cpu", say: Callable[[str], None] = lambda _line: None
+) -> list[Score]:
+    """Baselines, scores and controls of a model that `train-multimodal` has saved. Raises CheckpointError, FetchError.
+    """
+    model, processor = from_pretrained(folder, dtype=torch.float32, device=device)
+    cfg = getattr(model, "multimodal_cfg", None)
+    if processor is None or cfg is None or cfg.vision is None or cfg.audio is None:
+        raise CheckpointError(f"{folder} holds no model with a tokenizer, an eye and an ear; "
+                              f"`llamamm train-multimodal` makes one")
+    tasks = load_tasks(cfg, model.vision_tower, model.audio_encoder, processor.images,
+                       only_tests=True, say=say)  # fmt: skip
+    encoder = Encoder(cfg, processor.tokenizer)
+    scores = measure(model, encoder, tasks.test, how="as saved")
+    return [*baselines(tasks), *scores, *controls(model, encoder, tasks.test["questions"])]
+
+
+def controls(model: MultimodalLlama, encoder: Encoder, task: Task) -> list[Score]:
+    """The same model on questions without any picture, and with the picture of another question."""
+    blind, other = count_right(model, encoder, task, version="blind"), count_right(model, encoder, misled(task))
+    return [Score("questions", "no picture", blind, len(task)),
+            Score("questions", "another's picture", other, len(task))]  # fmt: skip
+
+
+def baselines(tasks: Tasks) -> list[Score]:
+    """Answers that look at nothing: the commonest one, and for each question text the one it has most often, for a text
+    that training lacks the commonest of all."""
+    test, out = tasks.test["questions"], []
+    answers = Counter(item.answer for item in tasks.train["vqa"].items)
+    by_text: dict[str, Counter[str]] = defaultdict(Counter)
+    for item in tasks.train["vqa"].items:
+        by_text[item.question][item.answer] += 1
+    for how, said in (("commonest answer", lambda _question: answers),
+                      ("commonest for the text", lambda question: by_text[question] or answers)):
+        right = sum(said(item.question).most_common(1)[0][0] == item.answer for item in test.items)
+        out.append(Score("questions", how, right, len(test)))
+    return out
+
+
+def table(scores: Sequence[Score]) -> Table:
+    """Scores as a table, a line each."""
+    shown = Table("held out", "", title_justify="left")
+    for title in ("N", "right", "share"):
+        shown.add_column(title, justify="right")
+    for score in scores:
+        shown.add_row(score.what, score.how, str(score.n), str(score.right), f"{score.right / score.n:.1%}")
+    return shown

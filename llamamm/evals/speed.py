@@ -1,0 +1,248 @@
+"""Measuring a model: loading, memory, reading a prompt, decoding, and how near decoding comes to the memory's speed.
+
+For each new token every weight is read once from memory, so bandwidth / bytes of weights is the limit of decoding one
+prompt. Machines are noisy: each figure is a median over rounds, and a comparison runs both sides in turn, so that a
+slow minute hits both; the ratio is the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from llamamm.errors import InputError, LlamammError, MissingDependencyError
+from llamamm.generation.generate import TokenStream
+from llamamm.pretrained.load import from_pretrained, load_tokenizer
+from llamamm.pretrained.locate import locate
+from llamamm.text.layers import few_rows_linear
+
+TEXT = (
+    "A river begins as a spring on a hillside, and nobody who steps over it would guess what it becomes. It gathers "
+    "streams, cuts a valley, turns a mill, carries boats, and feeds a city before it meets the sea. "
+)
+OURS, THEIRS = "llamamm", "transformers"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One greedy answer: its tokens, the seconds until the first, and the seconds between the first and the last."""
+
+    tokens: list[int]
+    first_s: float
+    rest_s: float
+
+    @property
+    def decode_rate(self) -> float:
+        """Tokens per second, the prompt's reading not counted."""
+        return (len(self.tokens) - 1) / self.rest_s
+
+
+Answer = Callable[[list[int], int], Run]
+
+
+def run_bench(
+    model: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    prompt_tokens: int = 64,
+    new_tokens: int = 128,
+    prefill_tokens: int = 1024,
+    repeats: int = 5,
+    against: str | None = None,
+) -> None:
+    """Measure and print; `against="transformers"` measures that too, in the same run."""
+    if against not in (None, THEIRS):
+        raise InputError(f"--against takes 'transformers', got {against!r}")
+    if min(prompt_tokens, prefill_tokens, repeats) < 1 or new_tokens < 2:
+        raise InputError("bench needs prompts of 1 token or more, 2 new tokens or more, and 1 round or more")
+    path = locate(model)
+    sides = [OURS, THEIRS] if against else [OURS]
+    if against and path.suffix == ".gguf":
+        raise InputError(f"{path.name} is a GGUF file, which transformers does not take here; give a folder")
+    console = Console(highlight=False)
+    console.print(f"{model}, {str(dtype).removeprefix('torch.')} on {device}, {torch.get_num_threads()} threads; "
+                  f"{repeats} rounds, medians")  # fmt: skip
+
+    table = Table("", *sides, *(["ratio"] if against else []))
+    probes = {side: _probe_loading(side, path, dtype, device) for side in sides}
+    for title, key in (("load, seconds", "load_s"), ("peak memory, loaded and one token read, MB", "peak_mb")):
+        add_row(table, title, {side: [probe[key]] for side, probe in probes.items()}, lower_is_better=True)
+
+    answers: dict[str, Answer] = {OURS: _our_answer(path, dtype, device)}
+    if against:
+        answers[THEIRS] = _their_answer(path, dtype, device)
+    ids = prompt_ids(path, max(prompt_tokens, prefill_tokens))
+    short, long = ids[:prompt_tokens], ids[:prefill_tokens]
+    for answer in answers.values():
+        answer(short, 4)  # warm up
+    runs: dict[str, list[tuple[Run, Run]]] = {side: [] for side in sides}
+    for _ in range(repeats):
+        for side, answer in answers.items():
+            runs[side].append((answer(short, new_tokens), answer(long, new_tokens)))
+    decode = {s: [r[0].decode_rate for r in rs] for s, rs in runs.items()}
+    add_row(table, f"read {prefill_tokens} tokens, tokens/s", {s: [prefill_tokens / r[1].first_s for r in rs]
+                                                            for s, rs in runs.items()})  # fmt: skip
+    add_row(table, f"decode {new_tokens} after {prompt_tokens}, tokens/s", decode)
+    add_row(table, f"decode {new_tokens} after {prefill_tokens}, tokens/s",
+         {s: [r[1].decode_rate for r in rs] for s, rs in runs.items()})  # fmt: skip
+    console.print(table)
+
+    if against:
+        for which, name in ((0, prompt_tokens), (1, prefill_tokens)):
+            same = sum(a == b for a, b in zip(*(runs[s][0][which].tokens for s in sides), strict=True))
+            console.print(f"greedy tokens after {name}: {same} of {new_tokens} identical")
+    bandwidth = read_bandwidth(device)
+    weight_bytes = probes[OURS]["weight_bytes"]
+    share = statistics.median(decode[OURS]) * weight_bytes / bandwidth
+    console.print(
+        f"memory reads {bandwidth / 1e9:.1f} GB/s here; {weight_bytes / 1e6:.0f} MB of weights a token allow "
+        f"{bandwidth / weight_bytes:.1f} tokens/s; llamamm reaches {share:.0%} of that"
+    )
+
+
+def read_bandwidth(device: torch.device | str = "cpu", *, megabytes: int = 512, repeats: int = 8) -> float:
+    """Bytes per second that this machine reads, by the fastest of several passes over a block larger than any cache."""
+    block = torch.ones(4096, megabytes * 2**20 // 4 // 4096, device=device)
+    vector = torch.ones(1, block.shape[1], device=device)
+    passes = (block.sum, lambda: few_rows_linear(vector, block, n_slices=4))
+    seconds = []
+    for read in passes:
+        for _ in range(repeats):
+            wait_for(device)
+            start = time.perf_counter()
+            read()
+            wait_for(device)
+            seconds.append(time.perf_counter() - start)
+    return block.nbytes / min(seconds)
+
+
+def _our_answer(path: Path, dtype: torch.dtype, device: torch.device) -> Answer:
+    model, _ = from_pretrained(path, dtype=dtype, device=device, progress=False)
+
+    def answer(ids: list[int], n: int) -> Run:
+        times, tokens, start = [], [], time.perf_counter()
+        for token in TokenStream(model, torch.tensor([ids], device=device), max_new_tokens=n):
+            tokens.append(int(token))
+            times.append(time.perf_counter())
+        return Run(tokens, times[0] - start, times[-1] - times[0])
+
+    return answer
+
+
+def _their_answer(path: Path, dtype: torch.dtype, device: torch.device) -> Answer:
+    model = import_transformers().AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
+
+    class Clock:
+        """A streamer: `generate` hands it the prompt first, then each token."""
+
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
+        def put(self, _tokens: torch.Tensor) -> None:
+            self.times.append(time.perf_counter())
+
+        def end(self) -> None:
+            pass
+
+    def answer(ids: list[int], n: int) -> Run:
+        clock, prompt = Clock(), torch.tensor([ids], device=device)
+        start = time.perf_counter()
+        out = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=n, do_sample=False, eos_token_id=None,
+            pad_token_id=0, streamer=clock,
+        )  # fmt: skip
+        times = clock.times[1:]
+        return Run(out[0, len(ids) :].tolist(), times[0] - start, times[-1] - times[0])
+
+    return answer
+
+
+def prompt_ids(path: Path, n: int) -> list[int]:
+    tokenizer = load_tokenizer(path)
+    if tokenizer is None:
+        raise InputError(f"{path.name} has no tokenizer; bench reads a text with it")
+    ids = tokenizer.encode(TEXT)
+    return (ids * (n // len(ids) + 1))[:n]
+
+
+def _probe_loading(side: str, path: Path, dtype: torch.dtype, device: torch.device) -> dict[str, float]:
+    """Load and read one token in a process of its own: its peak memory, with the imports subtracted, is theirs alone.
+
+    One token, because a library may map the file and leave the weights on disk until they are used.
+    """
+    command = [sys.executable, "-m", "llamamm.evals.speed", side, str(path), str(dtype), str(device)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LlamammError(f"loading with {side} failed: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _load_and_report(side: str, path: str, dtype_name: str, device: str) -> None:
+    dtype = getattr(torch, dtype_name.removeprefix("torch."))
+    if side == THEIRS:
+        auto = import_transformers().AutoModelForCausalLM
+    baseline = psutil.Process().memory_info().rss
+    start = time.perf_counter()
+    if side == OURS:
+        model: torch.nn.Module = from_pretrained(path, dtype=dtype, device=device, progress=False)[0]
+    else:
+        model = auto.from_pretrained(path, dtype=dtype).to(device)
+    load_s = time.perf_counter() - start
+    with torch.inference_mode():
+        model(torch.tensor([[1]], device=device))
+    weights = sum(p.nbytes for p in model.parameters())  # a tied parameter is listed once, and read once a token
+    print(json.dumps({"load_s": load_s, "peak_mb": (peak_rss() - baseline) / 1e6, "weight_bytes": weights}))
+
+
+def peak_rss() -> int:
+    """Bytes, of this process alone. Linux says so in /proc: its `getrusage` begins with the peak of the program that
+    started this one. Windows calls it peak_wset; macOS reports bytes."""
+    info = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):
+        return info.peak_wset
+    if sys.platform == "linux":
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def add_row(table: Table, title: str, figures: dict[str, list[float]], *, lower_is_better: bool = False) -> None:
+    medians = [f"{statistics.median(values):.4g}" for values in figures.values()]
+    if len(figures) == 2:
+        pairs = zip(figures[OURS], figures[THEIRS], strict=True)
+        ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+        medians.append(f"{ratio:.2f} x" + (" (less is better)" if lower_is_better else ""))
+    table.add_row(title, *medians)
+
+
+def wait_for(device: torch.device | str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def import_transformers():
+    try:
+        import transformers
+    except ImportError:
+        raise MissingDependencyError("a comparison needs transformers: pip install 'llamamm[test]'") from None
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+if __name__ == "__main__":
+    _load_and_report(*sys.argv[1:])

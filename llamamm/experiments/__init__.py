@@ -1,0 +1,4 @@
+"""A question answered by training something small.
+
+Read in this order: retrieval (lesson 11), word_recognition (12), fusion_ways (13), small_multimodal (14).
+"""

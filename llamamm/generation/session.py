@@ -1,0 +1,95 @@
+"""A conversation: its messages, and a KV cache that is kept between turns, so that only what is new is read.
+
+An image or a sound that is new has the whole conversation read again: its features are not in the cache.
+
+Used by `llamamm chat`. Built in notebook 08.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from llamamm.errors import ContextOverflowError
+from llamamm.generation.generate import TextStream
+from llamamm.generation.prompts import Image, Processor, Sound, as_processor, on_device
+from llamamm.generation.sampling import SamplingConfig
+from llamamm.text.model import Llama3Model
+from llamamm.text.tokenizer import Tokenizer
+
+
+class ChatSession:
+    """Messages so far and the model that answers them.
+
+    tokenizer: the second of what `from_pretrained` gives: of a model that sees and hears, its processor.
+    system: the first message, saying how to answer; None for the model's own default.
+    context_size: tokens that the conversation may take, at most the model's context; memory for their keys and values
+    is taken at the start.
+    """
+
+    def __init__(
+        self,
+        model: Llama3Model,
+        tokenizer: Tokenizer | Processor,
+        *,
+        system: str | None = None,
+        sampling: SamplingConfig | None = None,
+        max_new_tokens: int = 512,
+        context_size: int = 8192,
+        seed: int | None = None,
+    ) -> None:
+        self.model, self.processor = model, as_processor(tokenizer)
+        self.sampling, self.max_new_tokens, self.seed = sampling, max_new_tokens, seed
+        self.cache = model.make_cache(1, min(context_size, model.cfg.context_length))
+        self._cached_ids: list[int] = []
+        self._cached_media: tuple[Image | Sound, ...] = ()
+        self._n_prompt = 0  # tokens of the last prompt
+        self.stop_reason: str | None = None
+        self.reset(system=system)
+
+    def reset(self, *, system: str | None = None) -> None:
+        """Forget the conversation; `system` starts the new one."""
+        self.messages = [{"role": "system", "content": system}] if system else []
+
+    def reply(self, text: str, *, media: Sequence[Image | Sound] = ()) -> Iterator[str]:
+        """Answer one message, in pieces. An answer that the caller stops listening to is kept as far as it came.
+
+        media: images and sounds that stand before the text. Raises ContextOverflowError where the conversation has
+        outgrown the context, InputError for media that cannot be read; the message is then not kept.
+        """
+        messages = [*self.messages, {"role": "user", "content": [*media, text] if media else text}]
+        prompt = self.processor.chat(messages)
+        ids = prompt.ids
+        if len(ids) >= self.cache.max_length:
+            raise ContextOverflowError(
+                f"the conversation has {len(ids)} tokens, the context {self.cache.max_length}: reset starts a new one"
+            )
+        known = self._common_prefix(ids)
+        if prompt.media != self._cached_media or (prompt.media and known < self._n_prompt):
+            known = 0  # media are read with the first tokens, all of them
+        self.cache.rewind(known)
+        self._n_prompt = len(ids)
+        device = self.model.embed_tokens.weight.device
+        stream = TextStream(
+            self.model, self.processor.tokenizer, ids, inputs={} if known else on_device(prompt.inputs, device),
+            device=device, cache=self.cache, max_new_tokens=self.max_new_tokens, context_size=self.cache.max_length,
+            sampling=self.sampling, seed=self.seed,
+        )  # fmt: skip
+        answer = ""
+        try:
+            for piece in stream:
+                answer += piece
+                yield piece
+        finally:  # also when the caller stops early
+            self._cached_ids = (ids + stream.new_ids)[: self.cache.length]
+            self._cached_media = prompt.media
+            self.messages = [*messages, {"role": "assistant", "content": answer}]
+            self.stop_reason = stream.stop_reason
+
+    def _common_prefix(self, ids: list[int]) -> int:
+        """How many cached tokens the new prompt begins with; one is left to read, since its scores are needed."""
+        same = 0
+        for old, new in zip(self._cached_ids[: self.cache.length], ids[:-1], strict=False):
+            if old != new:
+                break
+            same += 1
+        return same

@@ -1,0 +1,4 @@
+"""From a name to a model that answers, and back into a folder. Lesson 07; towers in lessons 11 and 12.
+
+Read in this order: locate, load, towers, save. The only room below train that knows every family of models.
+"""

@@ -1,0 +1,201 @@
+"""From a name to a model that answers: a Hub repository, a folder, a GGUF file, or one of this course's assets.
+
+Which family a model is of, its config.json says; `_OPENERS` has a function for each but Llama itself. Built in
+notebook 07; the opener of Llama 3.2 Vision in notebook 15.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+from llamamm.errors import CheckpointError, InputError
+from llamamm.files import read_json
+from llamamm.generation.prompts import Processor
+from llamamm.llama32_vision.config import EXTRA_EMBEDDINGS, MllamaConfig
+from llamamm.llama32_vision.model import MllamaModel
+from llamamm.llama32_vision.processor import MllamaProcessor
+from llamamm.multimodal.config import MODEL_TYPE, MultimodalConfig
+from llamamm.multimodal.model import MultimodalLlama
+from llamamm.multimodal.processor import MultimodalProcessor
+from llamamm.pretrained.locate import locate
+from llamamm.text.config import TextConfig
+from llamamm.text.model import Llama3Model
+from llamamm.text.tokenizer import Tokenizer
+from llamamm.weights.checkpoint import open_checkpoint
+from llamamm.weights.gguf import GGUFFile
+from llamamm.weights.loading import build_from_refs, fill, only_dtype
+from llamamm.weights.mllama_names import mllama_names
+from llamamm.weights.tensors import TensorRef
+
+
+def from_pretrained(
+    repo_or_dir: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    progress: bool | None = None,
+    like_transformers: bool = False,
+) -> tuple[Llama3Model, Tokenizer | Processor | None]:
+    """The model, ready to answer, and its tokenizer, None where a folder holds none.
+
+    A model that reads images comes with a processor, which holds the tokenizer as `processor.tokenizer`.
+
+    repo_or_dir: "meta-llama/Llama-3.2-1B-Instruct", a folder, a .gguf file, or an asset's name such as "smollm2".
+    dtype: what to cast to; None keeps the file's own.
+    revision, token, local_files_only: for the Hub; token=None uses the one you are logged in with.
+    progress: show bars on stderr; None means where it is a terminal, and elsewhere one line if an asset is fetched.
+    like_transformers: for Llama 3.2 Vision alone, as in `MllamaModel`: transformers' reading of images, not Meta's,
+    with whose code the weights were trained.
+    Raises FetchError, CheckpointError, ConfigError or InputError with the remedy.
+    """
+    bars = sys.stderr.isatty() if progress is None else progress
+    path = locate(repo_or_dir, revision=revision, token=token, local_files_only=local_files_only, progress=progress)
+    family = _family(path)
+    if like_transformers and family != "mllama":
+        raise InputError(f"like_transformers is for Llama 3.2 Vision ('mllama'), {path} is a {family!r}: leave it out")
+    return _OPENERS.get(family, _open_llama)(path, _Wish(dtype, device, bars, like_transformers))
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """How a model is to be loaded."""
+
+    dtype: torch.dtype | None
+    device: torch.device | str
+    bars: bool
+    like_transformers: bool
+
+
+def _family(path: Path) -> str:
+    """The model_type in config.json."""
+    return "llama" if path.suffix == ".gguf" else str(read_json(_folder(path) / "config.json").get("model_type"))
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+@contextmanager
+def _loading_bar(refs: Mapping[str, TensorRef], show: bool) -> Iterator[Callable[[int], None] | None]:
+    if not show:
+        yield None
+        return
+    total = sum(torch.Size(ref.shape).numel() * ref.dtype.itemsize for ref in refs.values())
+    columns = TextColumn("loading"), BarColumn(), DownloadColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading", total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+# ---- Llama ----
+
+
+def _open_llama(path: Path, wish: _Wish) -> tuple[Llama3Model, Tokenizer | None]:
+    cfg, refs = _open(path)
+    with _loading_bar(refs, wish.bars) as on_progress:
+        model = build_from_refs(cfg, refs, dtype=wish.dtype, device=wish.device, on_progress=on_progress)
+    tokenizer = load_tokenizer(path)
+    _require_known(tokenizer, cfg.vocab_size, path)
+    return model, tokenizer
+
+
+def load_tokenizer(path: Path) -> Tokenizer | None:
+    """The tokenizer in a GGUF file or a model's folder, or None where there is none."""
+    if path.suffix == ".gguf":
+        return Tokenizer(path)
+    folder = _folder(path)
+    names = ("tokenizer.json", "tokenizer.model", "original/tokenizer.model")
+    return Tokenizer(folder) if any((folder / name).is_file() for name in names) else None
+
+
+def read_config(folder: Path) -> TextConfig:
+    """The TextConfig in a folder's config.json. Raises CheckpointError where it is missing or damaged."""
+    return TextConfig.from_hf(read_json(folder / "config.json"))
+
+
+def _open(path: Path) -> tuple[TextConfig, Mapping[str, TensorRef]]:
+    if path.suffix == ".gguf":
+        file = GGUFFile(path)
+        return file.config, file.refs
+    return read_config(_folder(path)), open_checkpoint(path)
+
+
+def _require_known(tokenizer: Tokenizer | None, n_rows: int, path: Path) -> None:
+    if tokenizer is not None and tokenizer.vocab_size > n_rows:
+        raise CheckpointError(
+            f"{path}: the tokenizer knows {tokenizer.vocab_size} tokens, the model {n_rows}: "
+            f"they do not belong together"
+        )
+
+
+# ---- Llama 3.2 Vision ----
+
+
+def _open_mllama(path: Path, wish: _Wish) -> tuple[MllamaModel, MllamaProcessor | None]:
+    folder = _folder(path)
+    cfg, refs = MllamaConfig.from_hf(read_json(folder / "config.json")), open_checkpoint(path)
+    processor, tokenizer = None, load_tokenizer(path)  # what is wrong with small files shows before minutes of reading
+    if tokenizer is not None:
+        _require_known(tokenizer, cfg.text.vocab_size + EXTRA_EMBEDDINGS, path)
+        processor = MllamaProcessor.load(folder, tokenizer)
+    with _loading_bar(refs, wish.bars) as on_progress:
+        model = build_mllama(cfg, refs, dtype=wish.dtype, device=wish.device, on_progress=on_progress,
+                             like_transformers=wish.like_transformers)  # fmt: skip
+    return model, processor
+
+
+# ---- a Llama with eyes and ears ----
+
+
+def _open_multimodal(path: Path, wish: _Wish) -> tuple[MultimodalLlama, MultimodalProcessor | None]:
+    folder = _folder(path)
+    tokenizer = load_tokenizer(folder)
+    processor = None if tokenizer is None else MultimodalProcessor.load(folder, tokenizer)
+    cfg = MultimodalConfig.from_hf(read_json(folder / "config.json"))
+    refs = {name.removeprefix("model."): ref for name, ref in open_checkpoint(path).items()}
+    _require_known(tokenizer, cfg.text.vocab_size, path)
+    with _loading_bar(refs, wish.bars) as on_progress:
+        model = fill(lambda: MultimodalLlama(cfg), refs, dtype=wish.dtype, device=wish.device, on_progress=on_progress)
+    if cfg.text.tie_embeddings:
+        model.lm_head.weight = model.embed_tokens.weight
+    return model.to(wish.device).eval(), processor
+
+
+# The families besides Llama, by their model_type.
+_OPENERS: dict[str, Callable[[Path, _Wish], tuple[Llama3Model, Tokenizer | Processor | None]]] = {
+    "mllama": _open_mllama, MODEL_TYPE: _open_multimodal,
+}
+
+
+def build_mllama(
+    cfg: MllamaConfig,
+    refs: Mapping[str, TensorRef],
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    like_transformers: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> MllamaModel:
+    """The model, ready to answer: as `build_from_refs` makes a Llama, without random weights or a second copy.
+
+    dtype: what to cast to; None keeps what the file holds, which must then be one dtype.
+    like_transformers: as in `MllamaModel`. on_progress: called with the bytes of each tensor, once it is in place.
+    Raises CheckpointError listing every tensor that does not fit, before one is read.
+    """
+    named = mllama_names(refs)
+    dtype = dtype or only_dtype(named)
+    cfg = replace(cfg, text=cfg.text.replace(dtype=dtype))
+    model = fill(lambda: MllamaModel(cfg, like_transformers=like_transformers), named, dtype=dtype, device=device,
+                 on_progress=on_progress)  # fmt: skip
+    return model.to(device).eval()  # `to` moves the RoPE table; the weights are there already

@@ -1,0 +1,46 @@
+"""Where a model is: a folder or file here, one of this course's assets, or a Hub repository. Told in notebook 07."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from llamamm.assets.catalogue import KINDS
+from llamamm.assets.fetch import ASSETS, fetch
+from llamamm.errors import FetchError
+from llamamm.files import recover_folder
+from llamamm.weights.hub import snapshot
+
+
+def locate(
+    repo_or_dir: str | Path,
+    *,
+    kind: str = "llama",
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    progress: bool | None = None,
+) -> Path:
+    """The folder or GGUF file of a model, downloaded if it must be. A folder here comes before a name elsewhere.
+
+    kind: which assets are meant, one of catalogue's KINDS. Raises FetchError, also for an asset of another kind.
+    """
+    bars = sys.stderr.isatty() if progress is None else progress
+    path = Path(repo_or_dir).expanduser()
+    recover_folder(path)
+    if path.exists():
+        return path
+    name = str(repo_or_dir)
+    models = [asset.name for asset in ASSETS.values() if asset.kind == kind]
+    if name in ASSETS and name not in models:
+        what, title, wanted = KINDS[ASSETS[name].kind], ASSETS[name].title, KINDS[kind]
+        raise FetchError(f"{name!r} is {what}, {title}, and not {wanted}; {wanted.split(' ', 1)[1]}s are "
+                         f"{', '.join(models)}")
+    if name in ASSETS:
+        return fetch(name, progress=progress is not False)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and path.suffix != ".gguf":
+        return snapshot(name, revision=revision, token=token, local_files_only=local_files_only, progress=bars)
+    raise FetchError(
+        f"{name!r} is no file or folder here, no Hub repository (owner/name), and none of the assets "
+        f"{', '.join(models)}"
+    )

@@ -1,0 +1,93 @@
+"""From a name to an encoder that sees or hears, and to what prepares its pictures.
+
+Built in notebooks 11 and 12.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from llamamm.files import read_json
+from llamamm.pretrained.locate import locate
+from llamamm.senses.audio import AudioEncoder
+from llamamm.senses.config import AudioConfig, VisionConfig
+from llamamm.senses.image_processor import ImageProcessor
+from llamamm.senses.vision import VisionTower
+from llamamm.weights.checkpoint import open_checkpoint
+from llamamm.weights.loading import fill, only_dtype
+from llamamm.weights.tensors import TensorRef
+from llamamm.weights.tower_names import audio_names, vision_names
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def load_vision_tower(
+    repo_or_dir: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> VisionTower:
+    """A trained ViT, CLIP, SigLIP or DINOv2, ready to see: pixels (B, 3, H, W) -> features (B, N, C).
+
+    repo_or_dir: "facebook/dinov2-small", a folder, or an asset's name such as "vit-s". A CLIP or SigLIP of two towers
+    gives its eye. dtype: what to cast to; None keeps the file's own.
+    Raises FetchError, CheckpointError or ConfigError with the remedy.
+    """
+    folder = _folder(repo_or_dir, "vision", revision, token, local_files_only)
+    cfg = VisionConfig.from_hf(read_json(folder / "config.json"))
+    named = vision_names(open_checkpoint(folder), with_head=cfg.attention_pool)
+    return _build(lambda: VisionTower(cfg), named, dtype, device)
+
+
+def load_audio_encoder(
+    repo_or_dir: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> AudioEncoder:
+    """The encoder of a trained Whisper, ready to hear: mel (B, n_mels, 3000) -> features (B, 1500, C).
+
+    repo_or_dir: "openai/whisper-tiny.en", a folder, or an asset's name such as "whisper-tiny".
+    dtype: what to cast to; None keeps the file's own. Raises FetchError, CheckpointError or ConfigError.
+    """
+    folder = _folder(repo_or_dir, "audio", revision, token, local_files_only)
+    cfg = AudioConfig.from_hf(read_json(folder / "config.json"))
+    return _build(lambda: AudioEncoder(cfg), audio_names(open_checkpoint(folder)), dtype, device)
+
+
+def load_image_processor(
+    repo_or_dir: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> ImageProcessor:
+    """What turns pictures into a tower's pixels, as the tower's `preprocessor_config.json` says.
+
+    Raises FetchError, CheckpointError or ConfigError with the remedy.
+    """
+    folder = _folder(repo_or_dir, "vision", revision, token, local_files_only)
+    return ImageProcessor.from_hf(read_json(folder / "preprocessor_config.json"))
+
+
+def _folder(name: str | Path, kind: str, revision: str | None, token: str | None, local_files_only: bool) -> Path:
+    progress = None if sys.stderr.isatty() else False
+    return locate(name, kind=kind, revision=revision, token=token, local_files_only=local_files_only, progress=progress)
+
+
+def _build(
+    make: Callable[[], M], named: Mapping[str, TensorRef], dtype: torch.dtype | None, device: torch.device | str
+) -> M:
+    return fill(make, named, dtype=dtype or only_dtype(named), device=device).to(device).eval()

@@ -1,0 +1,4 @@
+"""The eye and the ear: pictures and sounds to features. Lessons 11 and 12.
+
+Read in this order: config, encoder; images, image_processor, vision; waves, mel, audio; contrastive.
+"""

@@ -1,0 +1,155 @@
+"""course.swap: a learner's part in the real model, and the package's part back afterwards, always."""
+
+import re
+
+import llamamm.attention
+import llamamm.model
+import pytest
+import torch
+from torch import nn
+
+from llamamm import apply_rope
+from llamamm.course.swap import swap
+from llamamm.errors import InputError
+from llamamm.text.attention import fused_attention, readable_attention
+from llamamm.text.cache import KVCache
+from llamamm.text.layers import FeedForward, RMSNorm
+from llamamm.text.masks import build_mask
+from llamamm.text.model import TransformerBlock
+from llamamm.text.rope import rotate_half
+
+
+def right_norm(x, weight, eps):
+    return weight * x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+
+
+def right_feed_forward(x, gate, up, down):
+    return (nn.functional.silu(x @ gate.T) * (x @ up.T)) @ down.T
+
+
+class RightNorm(nn.Module):
+    def forward(self, x):
+        return right_norm(x, self.weight, self.eps)
+
+
+class RightBlock(nn.Module):
+    def forward(self, x, cos, sin, *, mask=None, cache=None):
+        y = self.self_attn(self.input_layernorm(x), cos, sin, mask=mask, cache=cache)
+        x = x + y
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class CatCache:
+    def __init__(self, cfg, **_):
+        self.parts, self.length, self.max_length = {}, 0, cfg.context_length
+
+    def update(self, layer, k, v):
+        if layer in self.parts:
+            k, v = (torch.cat((old, new), dim=2) for old, new in zip(self.parts[layer], (k, v), strict=True))
+        self.parts[layer] = k, v
+        return k, v
+
+    def advance(self, n):
+        self.length += n
+
+
+class LeakyCache(CatCache):
+    def update(self, layer, k, v):
+        return super().update(layer, k, torch.zeros_like(v))
+
+
+def left_rope(x, cos, sin):
+    return x * cos - rotate_half(x) * sin
+
+
+RIGHT = {
+    "rope": lambda x, cos, sin: x * cos + rotate_half(x) * sin, "norm": right_norm, "feed_forward": right_feed_forward,
+    "attention": readable_attention, "mask": build_mask, "cache": CatCache, "block": RightBlock,
+}  # fmt: skip
+WRONG = {
+    "rope": left_rope,
+    "norm": lambda x, weight, eps: x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps),  # noqa: ARG005
+    "feed_forward": lambda x, gate, up, down: ((x @ gate.T) * nn.functional.silu(x @ up.T)) @ down.T,
+    "attention": lambda q, k, v, mask: readable_attention(q, k, v, torch.ones(q.shape[2], k.shape[2]).bool()),  # noqa: ARG005
+    "cache": LeakyCache,
+}
+
+
+def state():
+    return (llamamm.text.attention.apply_rope, llamamm.text.model.build_mask, llamamm.text.model.KVCache,
+            RMSNorm.forward, FeedForward.forward, TransformerBlock.forward)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def everything_is_back():
+    before = state()
+    yield
+    assert state() == before == (apply_rope, build_mask, KVCache, *before[3:])
+
+
+@pytest.mark.parametrize("part", RIGHT)
+def test_a_right_part_changes_nothing_to_speak_of(part, capsys):
+    with swap(**{part: RIGHT[part]}) as report:
+        assert report.logit_difference < 1e-3
+        assert report.text == report.text_before == "The capital of France is Paris."
+    assert "the same text" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", WRONG)
+def test_a_wrong_part_shows(part, capsys):
+    with swap(**{part: WRONG[part]}) as report:
+        assert report.logit_difference > 0.1
+    out = capsys.readouterr().out
+    assert re.search("largest logit difference: .*\nwithout: 'The capital of France is Paris.'", out)
+
+
+def test_a_module_class_is_taken_too():
+    with swap(norm=RightNorm, quiet=True) as report:
+        assert report.logit_difference < 1e-3
+
+
+def test_the_report_answers_with_the_part_inside(capsys):
+    with swap(rope=left_rope, quiet=True) as report:
+        assert "Paris" not in report.answer("What is the capital of France?")
+    assert "Paris" in report.answer("What is the capital of France?")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_part_that_makes_nan_is_named_as_the_culprit(capsys):
+    with swap(norm=lambda x, weight, eps: weight * torch.log(x) + eps) as report:
+        assert "your part" in report.answer("Why is the sky blue?")
+    out = capsys.readouterr().out
+    assert "largest logit difference: nan" in out and "with your part in it, the model's logits are NaN" in out
+
+
+def test_nested_swaps_and_exceptions_are_undone_in_order():
+    with pytest.raises(ZeroDivisionError), swap(norm=right_norm, quiet=True):
+        inner = RMSNorm.forward
+        with swap(rope=left_rope, quiet=True):
+            assert llamamm.text.attention.apply_rope is left_rope
+        assert llamamm.text.attention.apply_rope is apply_rope and RMSNorm.forward is inner
+        raise ZeroDivisionError
+
+
+def test_what_the_part_raises_comes_out_with_the_model_restored():
+    def broken(*_):
+        raise RuntimeError("not today")
+
+    with pytest.raises(RuntimeError, match="not today"), swap(attention=broken):
+        pass
+    with swap(attention=fused_attention, quiet=True) as report:
+        assert report.logit_difference == 0
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [({}, "nothing"), ({"ropes": apply_rope}, "rope, norm.*ropes"), ({"rope": 3}, "function or class, got 3")],
+)
+def test_what_cannot_be_swapped_is_refused(parts, message):
+    with pytest.raises(InputError, match=message):
+        swap(**parts)
+
+
+def test_a_block_must_be_a_module_class():
+    with pytest.raises(InputError, match="module class"), swap(block=lambda x: x):
+        pass

@@ -1,0 +1,191 @@
+"""generation.prompts: parts and their checks, markers only where media are given, counts that match, padding."""
+
+import io
+import wave as wave_files
+
+import PIL.Image
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llamamm.errors import InputError
+from llamamm.generation.prompts import (
+    Image,
+    Prompt,
+    Sound,
+    TextProcessor,
+    as_processor,
+    check_parts,
+    on_device,
+    place_media,
+)
+from llamamm.multimodal.model import Media
+from llamamm.multimodal.places import pad_right, require_matching
+from llamamm.text.chat import chat_format
+
+RED = PIL.Image.new("RGB", (8, 8), (255, 0, 0))
+A, B, C = (Image(RED) for _ in range(3))
+X, Y = (Sound(torch.zeros(100)) for _ in range(2))
+
+
+# ---- sounds ----
+
+
+def test_a_wave_is_brought_to_16_khz():
+    tone = 0.5 * torch.sin(torch.arange(800) / 10)
+    assert torch.equal(Sound(tone).wave(), tone)
+    assert Sound(tone, rate=8000).wave().shape == (1600,)
+    assert Sound(torch.full((100,), 16384, dtype=torch.int16)).wave()[50] == 0.5
+
+
+def test_a_file_and_its_bytes_are_the_same_sound(tmp_path):
+    file = io.BytesIO()
+    with wave_files.open(file, "wb") as out:
+        out.setnchannels(1), out.setsampwidth(2), out.setframerate(16_000)
+        out.writeframes(torch.arange(1000, dtype=torch.int16).numpy().tobytes())
+    (tmp_path / "a.wav").write_bytes(file.getvalue())
+    waves = [Sound(s).wave() for s in (file.getvalue(), tmp_path / "a.wav", str(tmp_path / "a.wav"))]
+    assert torch.equal(waves[0], torch.arange(1000) / 32768)
+    assert torch.equal(waves[0], waves[1]) and torch.equal(waves[0], waves[2])
+
+
+@pytest.mark.parametrize(("sound", "message"), [
+    (Sound(torch.empty(0)), "no sound"), (Sound(torch.tensor([0.0, float("nan")])), "1 of .* 2 samples are NaN"),
+    (Sound(b"not a sound"), "sound"), (Sound("nowhere.wav"), "nowhere.wav"), (Sound(torch.zeros(100), rate=3), "got 3"),
+])  # fmt: skip
+def test_a_sound_that_cannot_be_read(sound, message):  # fault 25
+    with pytest.raises(InputError, match=message):
+        sound.wave()
+
+
+# ---- parts ----
+
+
+def test_parts_keep_their_order_and_pil_images_become_images():
+    checked = check_parts(["a", RED, X, "", A])
+    assert [type(part) for part in checked] == [str, Image, Sound, str, Image]
+    assert checked[1].source is RED and checked[4] is A
+    assert check_parts([]) == [] and check_parts(("a",)) == ["a"]
+
+
+@pytest.mark.parametrize(("parts", "message"), [
+    ("a <image>", "got str"), (A, "got Image"), (None, "got NoneType"), ({"a": 1}, "got dict"),
+    (["a", 3], "part 1 .*int"), ([torch.zeros(3, 8, 8)], "part 0 .*Tensor"), (["a", ["b"]], "part 1 .*list"),
+    ([b"x"], "part 0 .*bytes"),
+])  # fmt: skip
+def test_what_are_no_parts(parts, message):
+    with pytest.raises(InputError, match=message):
+        check_parts(parts)
+
+
+# ---- markers ----
+
+
+def test_markers_by_hand():
+    assert place_media("Is <image> like <image>?", images=[A, B]) == ["Is ", A, " like ", B, "?"]
+    assert place_media("<audio><image>", images=[A], sounds=[X]) == [X, A]
+    assert place_media("<image> <audio> <image>", images=[A, B], sounds=[X]) == [A, " ", X, " ", B]
+
+
+def test_without_markers_media_come_first_images_before_sounds():
+    assert place_media("What?", images=[A, B], sounds=[X]) == [A, B, X, "What?"]
+    assert place_media("What is <audio>?", images=[A], sounds=[X]) == [A, "What is ", X, "?"]
+    assert place_media("", images=[A]) == [A]
+
+
+def test_markers_without_media_are_words():
+    assert "".join(place_media("a <image> b <audio>")) == "a <image> b <audio>"
+    parts = place_media("a <image> b <audio>", sounds=[X])
+    assert parts[-1] is X and "".join(parts[:-1]) == "a <image> b "
+    assert place_media("<|image|>", images=[A]) == [A, "<|image|>"]
+
+
+@pytest.mark.parametrize(("text", "media", "message"), [
+    ("<image> <image>", {"images": [A]}, "2 <image> markers, but 1 "),
+    ("<image>", {"images": [A, B]}, "1 <image> markers, but 2 "),
+    ("<image> <audio> <audio>", {"images": [A], "sounds": [X]}, "2 <audio> markers, but 1 "),
+])  # fmt: skip
+def test_markers_and_media_that_do_not_match(text, media, message):  # fault 22
+    with pytest.raises(InputError, match=message):
+        place_media(text, **media)
+
+
+@given(st.lists(st.sampled_from(["<image>", "<audio>", "x", " <", "image>", "é\n"]), max_size=12))
+def test_nothing_is_lost_and_each_is_in_its_place(pieces):
+    text = "".join(pieces)
+    images = [Image(RED) for _ in range(text.count("<image>"))]
+    sounds = [Sound(torch.zeros(1)) for _ in range(text.count("<audio>"))]
+    parts = place_media(text, images=images, sounds=sounds)
+    names = {Image: "<image>", Sound: "<audio>"}
+    assert "".join(part if isinstance(part, str) else names[type(part)] for part in parts) == text
+    assert [p for p in parts if isinstance(p, Image)] == images
+    assert [p for p in parts if isinstance(p, Sound)] == sounds
+
+
+# ---- a text model's prompts ----
+
+
+def test_a_text_models_prompts(llama, smol):
+    for tokenizer in (llama, smol):
+        processor = TextProcessor(tokenizer)
+        assert processor.prompt(["Hello", " world"]).ids == tokenizer.encode("Hello world", bos=tokenizer.adds_bos)
+        assert processor.prompt(["Hi"], bos=False) == Prompt(tokenizer.encode("Hi"))
+        messages = [{"role": "user", "content": "Hi <|image|>"}]
+        assert processor.chat(messages).ids == chat_format(tokenizer).encode(messages)
+        short, long = processor.prompt(["a"]), processor.prompt(["a b c d"])
+        ids, padding, inputs = processor.batch([short, long])
+        assert ids.shape == padding.shape == (2, len(long.ids)) and inputs == {}
+        assert ids[0][padding[0]].tolist() == short.ids and padding[1].all()
+
+
+@pytest.mark.parametrize(("part", "named"), [(A, "an image"), (RED, "an image"), (X, "a sound")])
+def test_a_text_model_refuses_media(smol, part, named):
+    processor = TextProcessor(smol)
+    for make in (lambda: processor.prompt(["a", part]),
+                 lambda: processor.chat([{"role": "user", "content": ["a", part]}])):  # fmt: skip
+        with pytest.raises(InputError, match=f"text alone.*{named}"):
+            make()
+
+
+def test_as_processor(smol):
+    processor = as_processor(smol)
+    assert isinstance(processor, TextProcessor) and processor.tokenizer is smol
+    assert as_processor(processor) is processor
+
+
+# ---- counts ----
+
+
+def test_places_that_match_by_hand():
+    ids = torch.tensor([[1, 9, 9], [9, 1, 1]])
+    assert require_matching(ids, 9, [2, 1], "image").tolist() == [[False, True, True], [True, False, False]]
+    assert not require_matching(ids, 8, [], "audio").any()
+
+
+def test_an_image_does_not_lie_in_two_prompts():  # 1 + 3 places for two images of 2: the sums agree
+    with pytest.raises(InputError, match="prompt 0 holds 1 places.*each image takes 2.*cut"):
+        require_matching(torch.tensor([[1, 1, 9], [9, 9, 9]]), 9, [2, 2], "image")
+
+
+@pytest.mark.parametrize("n", [0, 2, 4])
+def test_places_that_do_not_match(n):  # fault 22, with both counts
+    with pytest.raises(InputError, match=f"3 places for image features, but {n} were given.*cut"):
+        require_matching(torch.tensor([[1, 9, 9], [9, 1, 1]]), 9, [1] * n, "image")
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=5))
+def test_pad_right(lengths):
+    rows = [torch.randn(n, 3) for n in lengths]
+    batch, real = pad_right(rows)
+    assert batch.shape == (len(rows), max(lengths), 3) and real.shape == batch.shape[:2]
+    for b, row in enumerate(rows):
+        assert torch.equal(batch[b][real[b]], row) and real[b, : len(row)].all()
+        assert batch[b, len(row) :].eq(0).all()
+
+
+def test_inputs_move_to_the_models_device():
+    moved = on_device({"media": Media(torch.zeros(1), None, torch.ones(2))}, "meta")["media"]
+    assert (moved.pixels.device.type, moved.mel, moved.lengths.device.type) == ("meta", None, "meta")
+    assert on_device({}, "meta") == {}

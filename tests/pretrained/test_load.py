@@ -1,0 +1,117 @@
+"""pretrained.load: from a name to a model; what it costs in memory."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from llamamm import Llama3Model, TextConfig, from_pretrained, save_pretrained
+from llamamm.errors import CheckpointError, FetchError
+from llamamm.pretrained.locate import locate
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_pretrained(Llama3Model(TextConfig.tiny()), tmp_path / "m")
+    return tmp_path / "m"
+
+
+def test_an_asset_by_name(smollm2_dir):
+    assert locate("smollm2") == smollm2_dir
+
+
+def test_a_folder_comes_before_a_name_elsewhere(folder, monkeypatch):
+    (folder.parent / "smollm2").mkdir()
+    monkeypatch.chdir(folder.parent)
+    assert locate("smollm2").resolve() == (folder.parent / "smollm2").resolve()
+
+
+@pytest.mark.parametrize("name", ["no-such", "./no/such", "a/b/c", "x/y.gguf", "~/nothing"])
+def test_what_is_nothing_is_named_with_the_assets(name):
+    with pytest.raises(FetchError, match="smollm2"):
+        locate(name)
+
+
+@pytest.mark.parametrize("name", ["shakespeare", "dialogues", "wiki"])
+def test_a_corpus_is_no_model(name):
+    with pytest.raises(FetchError, match=f"'{name}' is a corpus.*models are smollm2$"):
+        from_pretrained(name)
+
+
+@pytest.mark.parametrize(("name", "what"), [
+    ("vit-s", "a vision tower"), ("whisper-tiny", "an audio model"), ("llama3-tokenizer", "a file")])  # fmt: skip
+def test_other_assets_are_no_text_model(name, what):
+    with pytest.raises(FetchError, match=f"'{name}' is {what}, .* not a text model; text models are smollm2$"):
+        from_pretrained(name)
+
+
+def test_a_tower_is_found_where_one_is_asked_for(vit_s_dir, whisper_tiny_dir):
+    assert locate("vit-s", kind="vision") == vit_s_dir and locate("whisper-tiny", kind="audio") == whisper_tiny_dir
+    with pytest.raises(FetchError, match="'smollm2' is a text model, .* not a vision tower; vision towers are vit-s$"):
+        locate("smollm2", kind="vision")
+
+
+def test_only_models_are_offered():
+    with pytest.raises(FetchError, match="none of the assets smollm2$"):
+        locate("no-such")
+
+
+def test_a_file_inside_a_folder_loads_too(folder):
+    model, tokenizer = from_pretrained(folder / "model.safetensors")
+    assert model.cfg == TextConfig.tiny() and tokenizer is None
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "no config.json"), ("{", "not JSON"), ("\xff", "not JSON")])
+def test_a_missing_or_damaged_config_is_named(folder, content, message):
+    if content is None:
+        (folder / "config.json").unlink()
+    else:
+        (folder / "config.json").write_text(content, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=message):
+        from_pretrained(folder)
+
+
+def test_weights_that_do_not_fit_the_config_are_listed(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3, "intermediate_size": 99}))
+    with pytest.raises(CheckpointError, match=r"(?s)\(128, 64\), the model \(99, 64\).*missing \(9\)"):
+        from_pretrained(folder)
+
+
+def test_a_tokenizer_too_large_for_the_model_is_refused(folder, smollm2):
+    smollm2[1].save(folder)
+    with pytest.raises(CheckpointError, match="49152 tokens, the model 512"):
+        from_pretrained(folder)
+
+
+def test_dtype_is_the_files_own_unless_asked(folder):
+    assert from_pretrained(folder)[0].norm.weight.dtype == torch.float32
+    model, _ = from_pretrained(folder, dtype=torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.cos.dtype == torch.float32  # angles stay exact
+
+
+def test_loaded_models_are_ready_to_answer_and_to_train(folder):
+    model, _ = from_pretrained(folder)
+    assert not model.training
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [("float32", 1.0), ("bfloat16", 0.5)])
+def test_peak_memory_is_the_weights_and_one_tensor(smollm2_dir, dtype, factor):
+    """The weights over the interpreter's baseline, and the largest tensor as the file holds it, while casting too."""
+    script = f"""
+import psutil, torch
+from llamamm import from_pretrained
+from llamamm.bench import peak_rss
+before = psutil.Process().memory_info().rss
+model, _ = from_pretrained({str(smollm2_dir)!r}, dtype=torch.{dtype}, progress=False)
+print(peak_rss() - before, sum(p.nbytes for p in model.parameters()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    growth, weights = map(int, done.stdout.split())
+    assert weights == int(538_060_032 * factor)
+    largest = 49_152 * 576 * 4  # the table of tokens, in fp32
+    assert 0.9 * weights <= growth <= weights + largest + 40_000_000, f"{growth / weights:.2f} x"

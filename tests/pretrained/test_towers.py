@@ -1,0 +1,191 @@
+"""pretrained.towers: folders as transformers writes them and as the Hub has them, real weights on real
+input, refusals."""
+
+import json
+
+import pytest
+import torch
+from matplotlib import cbook
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2Model,
+    SiglipConfig,
+    SiglipModel,
+    ViTConfig,
+    ViTForImageClassification,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+    WhisperModel,
+    WhisperTokenizerFast,
+)
+from transformers.modeling_outputs import BaseModelOutput
+
+from llamamm import load_audio_encoder, load_image, load_image_processor, load_vision_tower, log_mel
+from llamamm.assets.spoken_words import load_recordings
+from llamamm.errors import CheckpointError, ConfigError, FetchError
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+TEXT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 99,
+        "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}  # fmt: skip
+SIX = {"intermediate_size": 64}
+MODELS = {
+    "clip": lambda: CLIPModel(CLIPConfig(text_config=TEXT, vision_config={**SMALL, **SIX}, projection_dim=8)),
+    "siglip": lambda: SiglipModel(SiglipConfig(text_config=TEXT, vision_config={**SMALL, **SIX})),
+    "siglip, no head": lambda: SiglipModel(SiglipConfig(
+        text_config=TEXT, vision_config={**SMALL, **SIX, "vision_use_head": False})),
+    "dinov2": lambda: Dinov2Model(Dinov2Config(**SMALL)),
+    "dinov2, classifier": lambda: Dinov2ForImageClassification(Dinov2Config(**SMALL)),
+    "vit, classifier": lambda: ViTForImageClassification(ViTConfig(**SMALL, **SIX)),
+}  # fmt: skip
+
+
+def saved(model, folder):
+    """Random weights everywhere, zeros and ones too, written by transformers."""
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.eval().save_pretrained(folder)
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MODELS)
+def test_a_folder_of_transformers_gives_equal_features(name, tmp_path, generator):
+    model = saved(MODELS[name](), tmp_path)
+    tower = next((getattr(model, a) for a in ("vision_model", "dinov2", "vit") if hasattr(model, a)), model)
+    pixels = torch.randn(2, 3, 28, 28, generator=generator)
+    ours = load_vision_tower(tmp_path)
+    assert (ours(pixels) - tower(pixel_values=pixels).last_hidden_state).abs().max() < 1e-4
+    assert not ours.training and ours(pixels).dtype == torch.float32
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [WhisperModel, WhisperForConditionalGeneration])
+def test_a_whole_whisper_gives_its_encoder(kind, tmp_path, generator):
+    small = {f"{part}_{key}": value for part in ("encoder", "decoder")
+             for key, value in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 64))}  # fmt: skip
+    ids = {f"{name}_token_id": 1 for name in ("pad", "bos", "eos", "decoder_start")}
+    model = saved(kind(WhisperConfig(d_model=32, vocab_size=99, **small, **ids)), tmp_path)
+    mel = torch.randn(1, 80, 3000, generator=generator)
+    expected = model.get_encoder()(mel).last_hidden_state
+    assert (load_audio_encoder(tmp_path)(mel) - expected).abs().max() < 1e-4
+
+
+def test_the_names_of_old_files_are_read(tmp_path, generator):
+    """As CLIP's and SigLIP's repositories have them: a prefix, and a table of position numbers that is derived."""
+    saved(MODELS["clip"](), tmp_path)
+    before = load_vision_tower(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert any(name.startswith("vision_model.embeddings.") for name in tensors)
+    tensors["vision_model.embeddings.position_ids"] = torch.arange(5)[None]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    pixels = torch.randn(1, 3, 28, 28, generator=generator)
+    assert torch.equal(load_vision_tower(tmp_path)(pixels), before(pixels))
+
+
+def test_dtypes(tmp_path, generator):
+    saved(MODELS["dinov2"](), tmp_path)
+    pixels = torch.randn(1, 3, 28, 28, generator=generator)
+    half = load_vision_tower(tmp_path, dtype=torch.bfloat16)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    assert half(pixels).dtype == torch.bfloat16
+    assert (half(pixels).float() - load_vision_tower(tmp_path)(pixels)).abs().mean() < 0.1
+
+
+# ---- what does not fit ----
+
+
+def change(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda d: (d / "config.json").unlink(), CheckpointError, "no config.json"),
+        (lambda d: (d / "config.json").write_text("{"), CheckpointError, "not JSON"),
+        (lambda d: (d / "config.json").write_text("[]"), CheckpointError, "no JSON object"),
+        (lambda d: change(d, model_type="llama"), ConfigError, "'llama'; vision towers here are vit, clip"),
+        (lambda d: change(d, num_hidden_layers=3), CheckpointError, r"missing \(.*\n  encoder.layers.2.layer_norm1"),
+        (lambda d: change(d, image_size=42), CheckpointError, r"position_embedding: the checkpoint has \(5, 32\)"),
+        (lambda d: (d / "model.safetensors").unlink(), CheckpointError, "model.safetensors"),
+    ],
+)
+def test_what_does_not_fit_is_named(spoil, error, message, tmp_path):
+    saved(MODELS["dinov2"](), tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(error, match=message):
+        load_vision_tower(tmp_path)
+
+
+def test_a_name_twice_is_refused(tmp_path):
+    saved(MODELS["dinov2"](), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["encoder.layer.0.layernorm_before.weight"] = tensors["encoder.layer.0.norm1.weight"].clone()
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"layer_norm1.weight twice"):
+        load_vision_tower(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("load", "name", "message"),
+    [
+        (load_vision_tower, "whisper-tiny", "is an audio model, .*vision towers are vit-s"),
+        (load_audio_encoder, "vit-s", "is a vision tower, .*audio models are whisper-tiny"),
+        (load_image_processor, "smollm2", "is a text model"),
+        (load_vision_tower, "nosuch", "none of the assets vit-s"),
+    ],
+)
+def test_an_asset_of_another_kind_is_refused(load, name, message):
+    with pytest.raises(FetchError, match=message):
+        load(name)
+
+
+# ---- real weights ----
+
+
+@torch.no_grad()
+def test_the_real_vit_equals_transformers_on_a_photo(vit_s_dir):
+    with cbook.get_sample_data("grace_hopper.jpg") as file:  # a photograph that comes with matplotlib
+        photo = load_image(file.read())
+    assert photo.size == (512, 600)
+    tower, processor = load_vision_tower("vit-s"), load_image_processor("vit-s")
+    pixels = processor([photo, photo.transpose(Image.Transpose.ROTATE_90)])
+    expected = Dinov2Model.from_pretrained(vit_s_dir)(pixels).last_hidden_state
+    features = tower(pixels)
+    assert features.shape == (2, 257, 384)
+    assert (features - expected).abs().max() < 1e-4
+    assert tower.cfg == load_vision_tower(vit_s_dir).cfg and tower.cfg.family == "dinov2"
+
+
+@torch.no_grad()
+def test_the_real_whisper_equals_transformers_on_a_sound(whisper_tiny_dir):
+    t = torch.arange(32_000) / 16_000
+    hum = sum(torch.sin(2 * torch.pi * 120 * k * t) / k for k in range(1, 20))  # a voice's harmonics
+    wave = 0.1 * hum * (torch.sin(2 * torch.pi * 2 * t) > 0)  # in syllables
+    mel = log_mel(wave)[None]
+    theirs = WhisperModel.from_pretrained(whisper_tiny_dir).get_encoder().eval()
+    assert (load_audio_encoder("whisper-tiny")(mel) - theirs(mel).last_hidden_state).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_the_real_whisper_equals_transformers_on_speech_and_its_decoder_hears_it(whisper_tiny_dir, words_dir):
+    spoken = load_recordings(words_dir)["goforward.wav"]
+    mel = log_mel(spoken.wave)[None]
+    whisper = WhisperForConditionalGeneration.from_pretrained(whisper_tiny_dir).eval()
+    features = load_audio_encoder("whisper-tiny")(mel)
+    assert (features - whisper.get_encoder()(mel).last_hidden_state).abs().max() < 1e-4
+    tokenizer = WhisperTokenizerFast.from_pretrained(whisper_tiny_dir)
+    start = whisper.config.decoder_start_token_id, tokenizer.convert_tokens_to_ids("<|notimestamps|>")
+    ids = list(start)  # greedy: the decoder reads what our encoder heard
+    while ids[-1] != whisper.config.eos_token_id and len(ids) < 20:
+        heard = BaseModelOutput(last_hidden_state=features)
+        ids.append(int(whisper(encoder_outputs=heard, decoder_input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    text = tokenizer.decode(ids, skip_special_tokens=True).lower()
+    assert spoken.text.startswith("go forward") and "go forward" in text, text
