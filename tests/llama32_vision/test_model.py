@@ -158,10 +158,11 @@ def test_gates_open_in_training():
 
 
 def test_names_there_and_back(ours):
-    assert all(next(iter(mllama_names(refs_of({MllamaModel.hf_name(n): p})))) == n for n, p in ours.state_dict().items())
-    assert MllamaModel.hf_name("layers.1.cross_attn.q_proj.weight") == "language_model.model.layers.1.cross_attn.q_proj.weight"
-    assert MllamaModel.hf_name("lm_head.weight") == "language_model.lm_head.weight"
-    assert (MllamaModel.hf_name("vision_model.transformer.0.self_attn.out_proj.weight")
+    hf_name = MllamaModel.hf_name
+    assert all(next(iter(mllama_names(refs_of({hf_name(n): p})))) == n for n, p in ours.state_dict().items())
+    assert hf_name("layers.1.cross_attn.q_proj.weight") == "language_model.model.layers.1.cross_attn.q_proj.weight"
+    assert hf_name("lm_head.weight") == "language_model.lm_head.weight"
+    assert (hf_name("vision_model.transformer.0.self_attn.out_proj.weight")
             == "vision_model.transformer.layers.0.self_attn.o_proj.weight")
 
 
