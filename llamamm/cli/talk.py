@@ -1,14 +1,18 @@
-"""Commands that talk: `llamamm generate` and `llamamm chat`."""
+"""Commands that talk: `llamamm generate` and `llamamm chat`.
+
+As in all commands, what imports torch is imported where it is used: `--help` and a wrong option do not wait for it.
+"""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
+from typer.core import TyperCommand
 
 from llamamm.cli.options import (
     AdapterOption,
@@ -32,19 +36,39 @@ from llamamm.cli.options import (
     err,
     model_name,
 )
-from llamamm.devices import default_dtype, pick_device
 from llamamm.errors import InputError
-from llamamm.generation.generate import TextStream
-from llamamm.generation.prompts import Image, Processor, Sound, as_processor, on_device, place_media
-from llamamm.generation.sampling import SamplingConfig
-from llamamm.generation.session import ChatSession
-from llamamm.lora.adapter_files import load_adapter, read_adapter_config
-from llamamm.lora.lora import merge_lora
-from llamamm.pretrained.load import from_pretrained
-from llamamm.senses.images import load_image
-from llamamm.senses.waves import load_wave
-from llamamm.text.config import parse_dtype
-from llamamm.text.model import Llama3Model
+
+if TYPE_CHECKING:
+    from llamamm.generation.prompts import Image, Processor, Sound
+    from llamamm.generation.session import ChatSession
+    from llamamm.text.model import Llama3Model
+
+
+class PromptCommand(TyperCommand):
+    """A command that takes a prompt: one that begins with a dash, and so looks like an option, gets a hint."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """As typer does. Raises InputError where an unknown option looks like a sentence or a number."""
+        given = list(args)  # the parser empties it
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # click's NoSuchOption, which typer brings along under another name
+            unknown = getattr(error, "option_name", None)
+            for word in given if unknown else ():
+                if _is_prompt(word) and (word.startswith(unknown) or (word[1] != "-" and unknown[1] in word)):
+                    raise InputError(f"{_quoted(word)} begins with a dash, as options do; a prompt that does goes "
+                                     f"after --: llamamm {self.name} -- {_quoted(word)}") from None
+            raise
+
+
+def _is_prompt(word: str) -> bool:
+    """Whether a word that begins with a dash is something to say: it holds a space, or no letter follows the dash."""
+    return word.startswith("-") and word != "--" and (" " in word or not word.lstrip("-")[:1].isalpha())
+
+
+def _quoted(word: str) -> str:
+    """As a shell takes it: in double quotes unless it holds what they do not keep from the shell."""
+    return shlex.quote(word) if any(c in word for c in '"$`\\!') else f'"{word}"'
 
 
 def generate(
@@ -69,6 +93,10 @@ def generate(
     compile: CompileOption = False,
 ) -> None:
     """Answer one prompt, as it is written, with images and sounds for a model that sees and hears."""
+    from llamamm.generation.generate import TextStream
+    from llamamm.generation.prompts import Image, Sound, on_device, place_media
+    from llamamm.generation.sampling import SamplingConfig
+
     sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
     llama, processor = _load(model, size, dtype, device, compile, adapter)
     text = sys.stdin.read() if prompt == "-" else prompt
@@ -108,6 +136,9 @@ def chat(
     compile: CompileOption = False,
 ) -> None:
     """Talk with the model. Ctrl-C stops an answer, Ctrl-D leaves; /help lists the commands."""
+    from llamamm.generation.sampling import SamplingConfig
+    from llamamm.generation.session import ChatSession
+
     sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
     llama, processor = _load(model, size, dtype, device, compile, adapter)
     session = ChatSession(
@@ -116,15 +147,20 @@ def chat(
     )  # fmt: skip
     with suppress(ImportError):  # arrow keys and history at the prompt, where the platform has them
         import readline  # noqa: F401
-    err.print("Type a message; /help lists the commands, Ctrl-D leaves.")
+    typed = sys.stdin.isatty()
+    if typed:
+        err.print("Type a message; /help lists the commands, Ctrl-D leaves.")
     media: list[Image | Sound] = []  # go with the next message
     while True:
         try:
-            line = input("> ").strip()
+            line = _ask().strip()
         except EOFError:
-            print()
+            if typed:
+                err.print()
             return
         except KeyboardInterrupt:
+            if not typed:
+                raise
             err.print("\n(Ctrl-D or /exit leaves)")
             continue
         if line in ("/exit", "/quit"):
@@ -134,6 +170,13 @@ def chat(
         elif line:
             _answer(session, line, media)
             media.clear()
+
+
+def _ask() -> str:
+    """The next line. The prompt is for somebody who types: nowhere else, and never in an output that is piped on."""
+    if sys.stdin.isatty() and not sys.stdout.isatty():
+        err.print("> ", end="")
+    return input("> " if sys.stdin.isatty() and sys.stdout.isatty() else "")
 
 
 def _answer(session: ChatSession, line: str, media: list[Image | Sound]) -> None:
@@ -152,9 +195,13 @@ def _answer(session: ChatSession, line: str, media: list[Image | Sound]) -> None
 
 
 def _chat_command(session: ChatSession, line: str, media: list[Image | Sound]) -> None:
+    from llamamm.generation.prompts import Image, Sound
+    from llamamm.senses.images import load_image
+    from llamamm.senses.waves import load_wave
+
     command, _, rest = line.partition(" ")
     if command in ("/image", "/audio") and rest.strip():
-        file = Path(rest.strip()).expanduser()
+        file = _file_named(rest.strip())
         try:
             media.append(Image(load_image(file)) if command == "/image" else Sound(load_wave(file)))
             err.print(f"({file.name} goes with your next message)", markup=False, soft_wrap=True)
@@ -174,9 +221,30 @@ def _chat_command(session: ChatSession, line: str, media: list[Image | Sound]) -
                   "/exit          leave")  # fmt: skip
 
 
+def _file_named(text: str) -> Path:
+    """A file as people and terminals write its name: as it stands, in quotes, or with a backslash before spaces."""
+    as_it_stands = Path(text).expanduser()
+    if as_it_stands.exists():
+        return as_it_stands
+    with suppress(ValueError):  # a quote that is never closed
+        words = shlex.split(text)
+        if len(words) == 1:
+            return Path(words[0]).expanduser()
+    return as_it_stands
+
+
 def _load(
     model: str | None, size: Size | None, dtype: str | None, device: str | None, compile: bool, adapter: Path | None
 ) -> tuple[Llama3Model, Processor]:
+    import torch
+
+    from llamamm.devices import default_dtype, pick_device
+    from llamamm.generation.prompts import as_processor
+    from llamamm.lora.adapter_files import load_adapter, read_adapter_config
+    from llamamm.lora.lora import merge_lora
+    from llamamm.pretrained.load import from_pretrained
+    from llamamm.text.config import parse_dtype
+
     if adapter and not (model or size):
         model = read_adapter_config(adapter).get("base_model_name_or_path")
     name, torch_device = model_name(model, size), pick_device(device)

@@ -17,8 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tvF
 
 from llamamm.errors import ConfigError, InputError
 from llamamm.llama32_vision.model import TiledImages
@@ -65,6 +63,9 @@ class TileProcessor:
 
     def tiles(self, image: ImageLike) -> tuple[Tensor, tuple[int, int]]:
         """One image -> its tiles (n, 3, H, W), row by row from the top left, and (rows, columns). Raises InputError."""
+        from torchvision.transforms.v2 import InterpolationMode  # here: models of text alone do not wait for it
+        from torchvision.transforms.v2 import functional as tvF
+
         x = image_tensor(image)  # (3, H, W) uint8
         side = self.tile_size
         rows, columns = self.canvas(x.shape[1], x.shape[2])

@@ -18,8 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tvF
 
 from llamamm.errors import ConfigError, InputError
 from llamamm.senses.images import ImageLike, image_tensor
@@ -32,8 +30,7 @@ HALF = (0.5, 0.5, 0.5)  # as mean and std: [0, 1] -> [-1, 1]
 MAX_RESIZED_PIXELS = 2**28
 
 _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, which the JSON files use
-_MODES = {"nearest": InterpolationMode.NEAREST_EXACT, "bilinear": InterpolationMode.BILINEAR,
-          "bicubic": InterpolationMode.BICUBIC}  # fmt: skip
+_MODES = {"nearest": "NEAREST_EXACT", "bilinear": "BILINEAR", "bicubic": "BICUBIC"}  # as torchvision calls them
 
 
 @dataclass(frozen=True)
@@ -116,9 +113,13 @@ class ImageProcessor:
         return torch.stack(pixels)
 
     def _one(self, image: ImageLike) -> Tensor:
+        from torchvision.transforms.v2 import InterpolationMode  # here: models of text alone do not wait for it
+        from torchvision.transforms.v2 import functional as tvF
+
         x = image_tensor(image)  # (3, H, W) uint8
         if self.resize is not None:
-            x = tvF.resize(x, self._resized(x.shape[1], x.shape[2]), _MODES[self.interpolation], antialias=True)
+            mode = InterpolationMode[_MODES[self.interpolation]]
+            x = tvF.resize(x, self._resized(x.shape[1], x.shape[2]), mode, antialias=True)
         if self.crop is not None:
             x = _centre_crop(x, *self.crop)
         x = x.float()
@@ -253,6 +254,8 @@ def _centre_crop(x: Tensor, height: int, width: int) -> Tensor:
     torchvision's own centre crop rounds half a pixel to even, transformers' down: they disagree for every odd rest
     of the form 4n + 3.
     """
+    from torchvision.transforms.v2 import functional as tvF
+
     missing_h, missing_w = max(height - x.shape[1], 0), max(width - x.shape[2], 0)
     if missing_h or missing_w:
         left, top = missing_w // 2, missing_h // 2

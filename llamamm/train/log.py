@@ -13,14 +13,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from llamamm.errors import MissingDependencyError
 from llamamm.files import write_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"  # told apart by colour-blind readers too
 
@@ -118,6 +120,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def plot_run(records: list[dict[str, Any]]) -> Figure:
     """The run in two pictures: training and held-out loss, and the learning rate."""
+    from matplotlib.figure import Figure  # here: whoever draws nothing does not wait for it
+
     steps = [r for r in records if "learning_rate" in r]
     held_out = [r for r in records if "eval_loss" in r]
     figure = Figure(figsize=(8, 3.2), dpi=100, layout="constrained")
