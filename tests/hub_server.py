@@ -8,6 +8,7 @@
         hub.down = True                      # cut every connection; False: come back
         hub.cuts = 1                         # cut the next one, then serve
         hub.then["config.json"] = function   # called after that file was sent, once
+        hub.warning = "topic; text"          # sent with every answer, as the real one warns who sends no token
         hub.requests                         # [(method, path, {header: value})]
 """
 
@@ -31,6 +32,7 @@ class HubServer:
         self.down = False
         self.cuts = 0
         self.then: dict[str, Callable[[], None]] = {}
+        self.warning = ""
         self._history: dict[str, dict[str, bytes]] = {}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.hanging = threading.Event()  # set when a request hangs: now is the time to kill the client
@@ -144,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _head(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for key, value in headers.items():
+        for key, value in {**headers, **({"X-HF-Warning": self.hub.warning} if self.hub.warning else {})}.items():
             self.send_header(key, value)
         self.end_headers()
 

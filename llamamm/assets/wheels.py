@@ -24,11 +24,15 @@ from llamamm.weights.hub import scrub
 
 
 class Voice:
-    """What the user sees on stderr: a line and bars on a terminal, the line alone elsewhere, nothing if not wanted."""
+    """What the user sees on stderr: a line and bars on a terminal, the line alone elsewhere, nothing if not wanted.
+
+    Nothing in a notebook, either: it would stay among a cell's outputs, and be missing when the cell runs again.
+    """
 
     def __init__(self, wanted: bool) -> None:
-        self.bars = wanted and sys.stderr.isatty()
-        self.wanted = wanted
+        in_notebook = type(sys.stderr).__module__.startswith("ipykernel.")
+        self.wanted = wanted and not in_notebook
+        self.bars = self.wanted and sys.stderr.isatty()
 
     def line(self, text: str) -> None:
         if self.wanted:

@@ -16,18 +16,18 @@ from importlib.metadata import version
 
 import torch
 
-from llamamm.course.plots import use_style
 from llamamm.devices import default_dtype, pick_device
 from llamamm.errors import MissingDependencyError
 
 REPOSITORY = "llamamm/llamamm"
 TAG = "v0.1.0"
-# module -> what pip calls it; all that a lesson imports and Colab may lack
+# module -> what pip calls it: the package's own and the extra `lab`, without what Colab has and owns, and Jupyter
 LESSON_PACKAGES = {
     "tiktoken": "tiktoken>=0.13", "gguf": "gguf>=0.17", "transformers": "transformers>=5", "psutil": "psutil",
     "typer": "typer>=0.16", "rich": "rich>=13", "platformdirs": "platformdirs>=4", "filelock": "filelock>=3.12",
     "yaml": "pyyaml>=6", "pydantic": "pydantic>=2", "tokenizers": "tokenizers>=0.21", "safetensors": "safetensors>=0.5",
-    "resvg_py": "resvg-py>=0.5", "espeakng_loader": "espeakng-loader>=0.2.4",
+    "resvg_py": "resvg-py>=0.5", "espeakng_loader": "espeakng-loader>=0.2.4", "onnx": "onnx>=1.16",
+    "peft": "peft>=0.15", "huggingface_hub": "huggingface_hub>=1.0",
 }  # fmt: skip
 
 
@@ -47,8 +47,12 @@ def setup() -> Environment:
     """
     on_colab = "google.colab" in sys.modules
     _provide_packages(on_colab)
+    # What they say when they are first used on a machine would stay among the outputs of a lesson.
+    for name in ("transformers", "matplotlib.font_manager"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from llamamm.course.plots import use_style  # here: it imports matplotlib, which may speak at once
+
     use_style()
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     device = pick_device()
     dtype = torch.float32 if device.type == "cpu" else default_dtype(device)
     print(

@@ -59,7 +59,7 @@ def snapshot(
 ) -> Path:
     """Download a text model (or find it in the cache) and return its folder, in which nothing is missing.
 
-    Where a repository has an index, the shards it names are taken; otherwise model.safetensors. Never other
+    Where a repository has model.safetensors, it is taken; otherwise the shards that its index names. Never other
     formats, never sub-folders but original/tokenizer.model. With `local_files_only` or HF_HUB_OFFLINE=1 no
     connection is made. HF_ENDPOINT, HF_HUB_CACHE, HF_HOME and HF_TOKEN are read now, not at import.
     Raises FetchError (gated, unknown, unreachable, not whole) or CheckpointError (no safe weights).
@@ -67,10 +67,9 @@ def snapshot(
     ask = _Request.make(repo_id, revision, token, local_files_only, progress)
     folder = _download(ask, list(SMALL_FILES))
     if missing_files(folder) and not ask.offline:
-        if not (folder / INDEX_FILE).is_file():
-            _require_safetensors(ask, folder.name)
         # The commit, not the branch: all files come from one version, even when the branch moves meanwhile.
-        folder = _download(ask, weight_files(folder), revision=folder.name)
+        single = _has_single_file(ask, folder)
+        folder = _download(ask, [SINGLE_FILE] if single else weight_files(folder), revision=folder.name)
     if missing := missing_files(folder):
         raise FetchError(
             f"{repo_id} is not whole in the cache: {', '.join(missing)} missing from {folder}; "
@@ -103,13 +102,13 @@ def download_file(
 # ---- what a folder must hold ----
 
 def weight_files(folder: Path) -> list[str]:
-    """Names of the files that hold a folder's weights: the index's shards, or model.safetensors.
+    """Names of the files that hold a folder's weights: model.safetensors, or the shards of an index.
 
     An index is a file from a stranger: a name in it may only be that of a safetensors file in the same folder.
     Raises CheckpointError for a pickle, for `../` or an absolute path, for an index that is not one.
     """
     index = folder / INDEX_FILE
-    if not index.is_file():
+    if (folder / SINGLE_FILE).is_file() or not index.is_file():
         return [SINGLE_FILE]
     try:
         names = list(dict.fromkeys(json.loads(index.read_bytes())["weight_map"].values()))
@@ -128,12 +127,12 @@ def missing_files(folder: Path) -> list[str]:
     return [name for name in ["config.json", *weight_files(folder)] if not (folder / name).is_file()]
 
 
-def _require_safetensors(ask: _Request, commit: str) -> None:
+def _has_single_file(ask: _Request, folder: Path) -> bool:
     """Look at the listing before a download that could only fail, and say what the repository has instead."""
     api = huggingface_hub.HfApi(endpoint=ask.endpoint, token=ask.token)
-    names = _patiently(ask, lambda: api.list_repo_files(ask.repo_id, revision=commit))
-    if SINGLE_FILE in names:
-        return
+    names = _patiently(ask, lambda: api.list_repo_files(ask.repo_id, revision=folder.name))
+    if SINGLE_FILE in names or (folder / INDEX_FILE).is_file():
+        return SINGLE_FILE in names
     pickles = [name for name in names if PurePosixPath(name).suffix in PICKLE_SUFFIXES]
     if pickles:
         raise CheckpointError(f"{ask.repo_id} has only {', '.join(pickles[:3])}: refused: pickle can run code. "
@@ -204,7 +203,7 @@ def _patiently(ask: _Request, action: Callable[[], T]) -> T:
     """Run `action`; after a passing fault once more, a bounded number of times. Raises FetchError."""
     for wait in (*RETRY_WAITS, None):
         try:
-            with _offline_as_asked(ask.offline):
+            with _library_as_asked(ask):
                 return action()
         except Exception as error:  # all of them: any may quote a request, and its headers hold the token
             problem, passing = _explain(ask, error)
@@ -216,14 +215,22 @@ def _patiently(ask: _Request, action: Callable[[], T]) -> T:
 
 
 @contextmanager
-def _offline_as_asked(offline: bool) -> Iterator[None]:
-    """Endpoint and cache are arguments of the library's functions; being offline is only this constant of its."""
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = offline
+def _library_as_asked(ask: _Request) -> Iterator[None]:
+    """Endpoint and cache are arguments of the library's functions; being offline is only this constant of its.
+
+    Its log speaks on stderr, such as of a token that one could send: not where nobody wants to hear.
+    """
+    from huggingface_hub.utils import logging
+
+    offline, level = constants.HF_HUB_OFFLINE, logging.get_verbosity()
+    constants.HF_HUB_OFFLINE = ask.offline
+    if not ask.progress:
+        logging.set_verbosity_error()
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE = before
+        constants.HF_HUB_OFFLINE = offline
+        logging.set_verbosity(level)
 
 
 def _explain(ask: _Request, error: Exception) -> tuple[FetchError, bool]:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from llamamm.errors import CheckpointError, FetchError
 from llamamm.text.config import TextConfig
 from llamamm.weights import hub
-from llamamm.weights.checkpoint import INDEX_FILE, SINGLE_FILE
+from llamamm.weights.checkpoint import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from tests.hub_server import HubServer
 
 TOKEN = "hf_ThisIsASecretOfTheUser1234"
@@ -96,6 +96,14 @@ def test_takes_model_safetensors_without_an_index(server):
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", SINGLE_FILE]
 
 
+def test_the_single_file_goes_before_an_index_that_was_left(server):
+    server.repos[REPO].update(single_file())
+    folder = hub.snapshot(REPO, progress=False)
+    assert [p.name for p in folder.glob("*.safetensors")] == [SINGLE_FILE]
+    assert list(open_checkpoint(folder)) == ["w0"]
+    assert hub.snapshot(REPO, progress=False, local_files_only=True) == folder
+
+
 def test_second_call_downloads_nothing(server):
     first = hub.snapshot(REPO, progress=False)
     server.requests.clear()
@@ -146,10 +154,13 @@ def test_environment_is_read_at_the_call(server, tmp_path, monkeypatch):
     assert server.requests != []
 
 
-@pytest.mark.usefixtures("server")
-def test_progress_false_prints_nothing(capfd):
+def test_progress_false_prints_nothing(server, capfd, caplog):
+    server.warning = "one; Please set a HF_TOKEN"  # the library logs it on stderr, each topic once in a process
     hub.snapshot(REPO, progress=False)
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr() == ("", "") and caplog.text == ""
+    server.repos["me/other"], server.warning = single_file(), "two; Please set a HF_TOKEN"
+    hub.snapshot("me/other")  # and on it goes where progress is wanted
+    assert "Please set a HF_TOKEN" in capfd.readouterr().err + caplog.text
 
 
 # ---- fault 6: pickle, and an index that reaches outside ----
