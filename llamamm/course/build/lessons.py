@@ -1,0 +1,82 @@
+"""The README's table of lessons, made from the notebooks and from the run times that `course.run` records.
+
+    python -m llamamm.course.build.lessons            rewrite the table
+    python -m llamamm.course.build.lessons --check    fail where the README's differs
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+
+from llamamm.course.env import colab_url
+from llamamm.files import write_file
+
+RUN_TIMES = "run_times.json"  # beside the notebooks: seconds on a 2-core CPU
+BEGIN, END = "<!-- lessons: python -m llamamm.course.build.lessons -->", "<!-- end of lessons -->"
+BUILDS = {
+    "00": "the map", "01": "tokenizer, chat formats", "02": "RMSNorm, SwiGLU, linear layers",
+    "03": "rotary positions and their scaling", "04": "attention, masks", "05": "KV cache",
+    "06": "configuration, block, model", "07": "safetensors, names, loading, GGUF",
+    "08": "sampling, streaming, batches, chat", "09": "LoRA, adapter files",
+    "10": "data, loss, training loop",
+    "11": "encoder, vision tower, contrastive pair", "12": "log-mel, audio encoder, word classifier",
+    "13": "projectors, gated cross-attention, Perceiver", "14": "prompts with media, the multimodal Llama",
+    "15": "tiles, the vision tower of Llama 3.2, its mask",
+}  # fmt: skip
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+
+
+def record_run_time(notebook: Path, seconds: float) -> None:
+    """Keep how long a notebook ran, in the file beside it."""
+    path = notebook.parent / RUN_TIMES
+    times = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    times[notebook.name] = round(seconds)
+    write_file(path, json.dumps(times, indent=1, sort_keys=True) + "\n")
+
+
+def minutes(folder: Path) -> dict[str, int]:
+    """Whole minutes, rounded up, of each notebook that has been run."""
+    times = json.loads((folder / RUN_TIMES).read_text(encoding="utf-8"))
+    return {name: max(1, math.ceil(seconds / 60)) for name, seconds in times.items()}
+
+
+def table(folder: Path) -> str:
+    """The table in Markdown, a row for each notebook in `folder`."""
+    taken = minutes(folder)
+    rows = ["| | lesson | you build | minutes, 2-core CPU | |", "|---|---|---|---|---|"]
+    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        number = path.stem[:2]
+        first = nbformat.read(path, as_version=4).cells[0].source
+        title = re.search(r"^# \d\d · (.*)$", first, re.M)[1]
+        badge = f"[![Open in Colab]({BADGE})]({colab_url(path.name)})"
+        lesson = f"[{title}](notebooks/{path.name})"
+        rows.append(f"| {number} | {lesson} | {BUILDS[number]} | {taken[path.name]} | {badge} |")
+    return "\n".join(rows)
+
+
+def with_table(readme: str, folder: Path) -> str:
+    """The README's text with the table between its two marks."""
+    before, rest = readme.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n\n{table(folder)}\n\n{END}{after}"
+
+
+def main(arguments: list[str]) -> int:
+    """See the module's docstring."""
+    path = Path("README.md")
+    old = path.read_text(encoding="utf-8")
+    new = with_table(old, Path("notebooks"))
+    if arguments == ["--check"]:
+        return int(old != new)
+    write_file(path, new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

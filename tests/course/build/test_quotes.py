@@ -1,0 +1,358 @@
+"""Every public definition that a lesson teaches stands in exactly one lesson, or here with the reason why not."""
+
+import ast
+import re
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from llamamm.course.build.sync import quoting_cells
+
+ROOT = Path(__file__).parents[3]
+# `weights.hub` is told in prose: it arranges another library's calls
+TAUGHT = [
+    "text.tokenizer", "text.tokenizer_files", "text.chat", "text.layers", "text.rope", "text.masks", "text.attention",
+    "text.cache", "text.config", "text.model", "weights.tensors", "weights.checkpoint", "weights.names",
+    "weights.loading", "weights.saving", "pretrained.save", "weights.gguf", "pretrained.locate", "pretrained.load",
+    "generation.sampling", "generation.generate", "generation.session", "lora.lora", "wiring", "lora.adapter_files",
+    "train.losses", "train.rows", "train.documents", "train.config", "train.optim", "train.rate_finder", "train.loop",
+    "train.log", "train.checkpoint", "train.run", "senses.config", "senses.encoder", "senses.vision", "senses.images",
+    "senses.image_processor", "pretrained.towers", "weights.tower_names", "senses.contrastive",
+    "experiments.retrieval", "assets.openmoji", "senses.waves", "senses.mel", "senses.audio", "assets.spoken_words",
+    "experiments.word_recognition", "llama32_vision.config", "llama32_vision.tower", "llama32_vision.model",
+    "llama32_vision.tiles", "llama32_vision.processor", "llama32_vision.memory", "weights.mllama_names",
+    "multimodal.bridge", "multimodal.cross_attention", "multimodal.places", "experiments.fusion_ways",
+    "generation.prompts", "multimodal.config", "multimodal.model", "multimodal.processor", "tasks.items",
+    "tasks.senses", "train.media_rows", "train.tokenizer", "train.stages", "evals.senses",
+    "experiments.small_multimodal", "assets.easy_vqa",
+]  # fmt: skip
+
+# module: {name: why no lesson quotes it}
+IN_WORDS = "explained in the lesson's prose"
+TOO_LONG = "too long for a cell; built in small"
+CONSTANT = "a constant, named in prose"
+PIECE = "a piece of what is quoted"
+PROTOCOL = "a protocol for type checkers"
+USED = "used in the lesson, not built"
+TYPE_NAME = "a type's name, for checkers"
+RECORD = "a plain record of fields"
+NOT_QUOTED: dict[str, dict[str, str]] = {
+    "text.tokenizer": {
+        **dict.fromkeys(("META_MAX_CHARS", "META_MAX_RUN", "MAX_WHITESPACE_RUN"), CONSTANT),
+        "Tokenizer": TOO_LONG,
+    },
+    "text.tokenizer_files": {
+        **dict.fromkeys(("REMEDY", "PRE_TOKENIZERS", "META_BASE_TOKENS", "META_SPECIAL_TOKENS"), CONSTANT),
+        "TokenizerFile": RECORD,
+        "read_tokenizer_file": IN_WORDS,
+    },
+    "text.chat": {
+        "encode_content": PIECE,
+    },
+    "text.config": {
+        **dict.fromkeys(("OUTLINE_NAMES", "LLAMA32_CONFIG", "LLAMA32_3B_CONFIG", "SMOLLM2_CONFIG"), CONSTANT),
+        "TextConfig": TOO_LONG,
+    },
+    "text.model": {
+        "Llama3Model": TOO_LONG,
+    },
+    "weights.checkpoint": {
+        **dict.fromkeys(("INDEX_FILE", "SINGLE_FILE", "MAX_HEADER_BYTES", "DTYPES"), CONSTANT),
+        **dict.fromkeys(("open_checkpoint", "check_shard_name"), IN_WORDS),
+    },
+    "weights.names": {
+        **dict.fromkeys(("META_NAMES", "GGUF_NAMES"), "shown as a table"),
+    },
+    "weights.loading": {
+        "M": "a type's variable, for checkers",
+        "only_dtype": PIECE,
+    },
+    "weights.saving": {
+        **dict.fromkeys(("write_config", "write_weights"), IN_WORDS),
+        "refuse_foreign_files": PIECE,
+    },
+    "pretrained.save": {
+        "Saveable": PROTOCOL,
+        **dict.fromkeys(("write_model", "hf_state_dict"), PIECE),
+    },
+    "weights.gguf": {
+        "GGUFFile": TOO_LONG,
+        "convert_gguf": IN_WORDS,
+    },
+    "pretrained.locate": {
+        "locate": IN_WORDS,
+    },
+    "pretrained.load": {
+        **dict.fromkeys(("load_tokenizer", "read_config"), IN_WORDS),
+        "build_mllama": "three lines around lesson 07's fill",
+    },
+    "generation.sampling": {
+        "SamplingConfig": "settings with checks of their range",
+    },
+    "generation.generate": {
+        **dict.fromkeys(("CausalLM", "Decoder", "StreamingTokenizer"), PROTOCOL),
+        **dict.fromkeys(("TokenStream", "TextStream"), TOO_LONG),
+    },
+    "generation.session": {
+        "ChatSession": "used in lesson 08, not built",
+    },
+    "lora.lora": {
+        **dict.fromkeys(("ATTENTION_TARGETS", "FEED_FORWARD_TARGETS", "ALL_TARGETS", "DEFAULT"), CONSTANT),
+        "LoraLinear": TOO_LONG,
+        "delete_adapter": IN_WORDS,
+        **dict.fromkeys(("remove_lora", "adapter_names", "plain_state_dict", "check_adapter_name"), PIECE),
+    },
+    "lora.adapter_files": {
+        **dict.fromkeys(("CONFIG_FILE", "WEIGHTS_FILE", "PREFIX", "SUFFIXES", "SAMPLES", "HARMLESS"), CONSTANT),
+        **dict.fromkeys(("write_adapter", "read_settings", "read_adapter_config", "active_adapter"), PIECE),
+    },
+    "train.rows": {
+        **dict.fromkeys(("END_OF_TEXT", "END_OF_TURN"), CONSTANT),
+        "encode_record": IN_WORDS,
+        "Batch": "a plain record of tensors",
+        "Batches": TOO_LONG,
+    },
+    "train.documents": {
+        **dict.fromkeys(("open_documents", "JsonLines", "Paragraphs"), "used in lesson 10: reading of files"),
+    },
+    "train.config": {
+        "TrainConfig": "a table of settings",
+        "explain_keys": "the text of a command's help",
+    },
+    "train.rate_finder": {"find_learning_rate": USED},
+    "train.loop": {
+        **dict.fromkeys(("Saver", "Sampler"), PROTOCOL),
+        "Trainer": "too long for a cell; its update is printed",
+        **dict.fromkeys(("resolve_precision", "checkpoint_activations", "seed_everything"), PIECE),
+    },
+    "train.log": {
+        **dict.fromkeys(("BLUE", "ORANGE", "GREY"), "a colour of a picture"),
+        **dict.fromkeys(("RunLog", "read_metrics", "smooth"), "used in lesson 10: writing down"),
+        "plot_run": "a picture of a run",
+    },
+    "train.checkpoint": {
+        **dict.fromkeys(("OPTIMIZER_FILE", "STATE_FILE", "MOMENTS"), CONSTANT),
+        **dict.fromkeys(("FolderSaver", "load_weights", "load_training", "read_state", "training_state",
+                         "random_state", "set_random_state", "optimizer_tensors", "parameter_tensors"), IN_WORDS),
+    },
+    "train.run": {
+        "DEFAULT_MODEL": CONSTANT,
+        **dict.fromkeys(("run_training", "make_trainer"), "used in lesson 10, not built"),
+        **dict.fromkeys(("load_model", "open_data", "make_batches", "make_sampler", "note_precision"), PIECE),
+    },
+    "senses.config": {
+        "ACTIVATION_NAMES": CONSTANT,
+        **dict.fromkeys(("EncoderConfig", "VisionConfig", "AudioConfig"), "settings, shown as a table"),
+    },
+    "senses.encoder": {
+        **dict.fromkeys(("MLP", "LayerScale"), PIECE),
+        "Encoder": "a loop over the blocks",
+        "init_weights": "small random starting weights",
+    },
+    "senses.vision": {
+        "AttentionPool": "told in a table's column",
+        "VisionTower": TOO_LONG,
+    },
+    "senses.images": {
+        **dict.fromkeys(("FORMATS", "CHANNELS", "PNG_START"), CONSTANT),
+        "ImageLike": TYPE_NAME,
+        **dict.fromkeys(("load_image", "image_tensor"), IN_WORDS),
+    },
+    "senses.image_processor": {
+        **dict.fromkeys(("CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "HALF", "MAX_RESIZED_PIXELS"
+                        ), CONSTANT),
+        "ImageProcessor": TOO_LONG,
+    },
+    "pretrained.towers": {
+        "M": TYPE_NAME,
+        **dict.fromkeys(("load_vision_tower", "load_audio_encoder", "load_image_processor"), USED),
+    },
+    "weights.tower_names": {
+        **dict.fromkeys(("vision_names", "audio_names"), USED),
+    },
+    "senses.contrastive": {
+        **dict.fromkeys(("Number", "Loss"), TYPE_NAME),
+        **dict.fromkeys(("LOSSES", "SMALL_VISION", "SMALL_TEXT"), CONSTANT),
+        "siglip_loss": "written by the learner, exercise 4",
+        "TextTower": USED,
+        "split_words": PIECE,
+    },
+    "experiments.retrieval": {
+        "AT": CONSTANT,
+        **dict.fromkeys(("Recall", "Retrieval"), RECORD),
+        **dict.fromkeys(("measure_retrieval", "recall_of", "train_two_towers"), USED),
+        "moved": PIECE,
+    },
+    "assets.openmoji": {
+        **dict.fromkeys(("SIZE", "FILES", "NEW", "UNFIT", "COPY", "CREDIT"), CONSTANT),
+        "Record": TYPE_NAME,
+        **dict.fromkeys(("read_names", "plain_name", "family", "split_of", "render", "read_pictures",
+                         "write_pictures"), "making of the data set"),
+        "Pictures": RECORD,
+        "load_pictures": USED,
+    },
+    "senses.waves": {
+        **dict.fromkeys(("RATE", "MAX_SECONDS", "MIN_RATE", "MAX_RATE", "MAX_CHANNELS", "TOO_LOUD"), CONSTANT),
+        "require_not_too_loud": PIECE,
+        **dict.fromkeys(("to_wave", "resample", "load_wave", "save_wave"), "used in lesson 12; reading of files"),
+    },
+    "senses.mel": {
+        **dict.fromkeys(("N_FFT", "HOP", "N_BINS", "MAX_SAMPLES", "MAX_FRAMES", "SAMPLES_PER_POSITION",
+                         "MAX_POSITIONS", "LINEAR_HZ", "HZ_PER_MEL", "LINEAR_MEL", "LOG_STEP"), CONSTANT),
+        "split_wave": IN_WORDS,
+    },
+    "senses.audio": {
+        "encode_wave": "a loop over pieces of a recording",
+    },
+    "assets.spoken_words": {
+        **dict.fromkeys(("WORDS", "TRAIN_VOICES", "TEST_VOICES", "TAKES", "ACCENTS", "SPEEDS", "PITCHES",
+                         "POCKETSPHINX", "CUTS", "RECORDINGS", "SETS", "FILES", "MARGIN", "QUIET",
+                         "SPEAK_SECONDS", "BATCH", "CREDIT"), CONSTANT),
+        **dict.fromkeys(("Clip", "Recording", "Words"), RECORD),
+        **dict.fromkeys(("load_words", "load_recordings"), USED),
+        **dict.fromkeys(("requests", "speak", "to_waves", "trimmed", "read_digits", "read_recordings", "cut",
+                         "write_words"), "making of the data set"),
+    },
+    "experiments.word_recognition": {
+        **dict.fromkeys(("BATCH", "SHOWN", "TITLES"), CONSTANT),
+        **dict.fromkeys(("clip_features", "WordClassifier", "random_encoder"), "used in lesson 12; one linear layer"),
+        **dict.fromkeys(("Guess", "Mistake", "Heard", "WordsHeard"), RECORD),
+        "measure_words": "what the command calls",
+    },
+    "llama32_vision.config": {
+        **dict.fromkeys(("ASPECT_RATIOS", "EXTRA_EMBEDDINGS"), CONSTANT),
+        **dict.fromkeys(("TiledVisionConfig", "MllamaConfig"), TOO_LONG),
+    },
+    "llama32_vision.tower": {
+        "MULTIPLE": CONSTANT,
+        "TiledVisionTower": TOO_LONG,
+    },
+    "llama32_vision.model": {
+        "TiledImages": RECORD,
+        "MllamaModel": TOO_LONG,
+    },
+    "llama32_vision.tiles": {
+        "TileProcessor": TOO_LONG,
+        "aspect_ratios": "a list that stands in the prose",
+    },
+    "llama32_vision.processor": {
+        **dict.fromkeys(("IMAGE_NAME", "PREPROCESSOR", "BOTH"), CONSTANT),
+        "MllamaProcessor": USED,
+        "collate_images": PIECE,
+    },
+    "llama32_vision.memory": {
+        "FP32": CONSTANT,
+        "MemoryPlan": RECORD,
+        "memory_plan": "sums of products; three computed by hand",
+    },
+    "multimodal.bridge": {
+        "make_projector": PIECE,
+    },
+    "multimodal.cross_attention": {
+        "KeysValues": TYPE_NAME,
+    },
+    "multimodal.places": {
+        "image_spans": IN_WORDS, "require_matching": IN_WORDS,
+        "pad_right": PIECE,
+    },
+    "experiments.fusion_ways": {
+        "Way": RECORD,
+        **dict.fromkeys(("compare", "comparison", "reading_model"), USED),
+        "run_comparison": "what the command calls",
+    },
+    "generation.prompts": {
+        **dict.fromkeys(("Image", "Sound", "Prompt"), RECORD),
+        **dict.fromkeys(("Part", "Messages"), TYPE_NAME),
+        "Processor": PROTOCOL,
+        **dict.fromkeys(("TextProcessor", "as_processor", "on_device"), IN_WORDS),
+    },
+    "multimodal.config": {
+        **dict.fromkeys(("PROJECTORS", "MODEL_TYPE"), CONSTANT),
+        **dict.fromkeys(("BridgeConfig", "MultimodalConfig"), "settings with checks of their range"),
+    },
+    "multimodal.model": {
+        "Tokens": TYPE_NAME,
+        **dict.fromkeys(("Media", "Features"), RECORD),
+        "MultimodalLlama": TOO_LONG,
+    },
+    "multimodal.processor": {
+        "PREPROCESSOR": CONSTANT,
+        "MultimodalProcessor": TOO_LONG,
+        **dict.fromkeys(("make_media", "join_media"), PIECE),
+    },
+    "tasks.items": {
+        **dict.fromkeys(("CAPTION", "WORD", "ANY"), CONSTANT),
+        **dict.fromkeys(("Item", "Task", "Tasks"), RECORD),
+        **dict.fromkeys(("question_items", "caption_items", "word_items", "both_items", "describe", "texts_of"), USED),
+    },
+    "tasks.senses": {
+        "BATCH": CONSTANT,
+        **dict.fromkeys(("load_tasks", "picture_features", "sound_features"), USED),
+    },
+    "train.media_rows": {
+        "VERSIONS": CONSTANT,
+        "encode_conversation": USED,
+        "epochs": PIECE,
+    },
+    "train.tokenizer": {
+        "SPECIAL": CONSTANT,
+        "train_tokenizer": USED,
+    },
+    "train.stages": {
+        **dict.fromkeys(("SHARES", "BLIND"), CONSTANT),
+        "Stage": RECORD,
+    },
+    "evals.senses": {
+        **dict.fromkeys(("count_right", "misled", "measure", "controls", "baselines", "table"), USED),
+        "Score": RECORD,
+        "measure_saved": "what the command calls",
+    },
+    "experiments.small_multimodal": {
+        **dict.fromkeys(("SIDE", "VOCAB"), CONSTANT),
+        **dict.fromkeys(("stages", "load_towers", "small_config", "train_small"), USED),
+        **dict.fromkeys(("Towers", "Trained"), RECORD),
+    },
+    "assets.easy_vqa": {
+        **dict.fromkeys(("SIZE", "SIDES", "FILES", "SHAPES", "COLOURS", "YES_NO", "ANSWERS", "CREDIT"), CONSTANT),
+        "Questions": RECORD,
+        **dict.fromkeys(("load_questions", "majority", "text_only_best", "write_questions"), USED),
+    },
+}  # fmt: skip
+
+
+def public_definitions(module):
+    path = ROOT / "llamamm" / (module.replace(".", "/") + ".py")
+    names = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names += [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
+    return {name for name in names if not name.startswith("_")}
+
+
+def quoted():
+    """(module, name) -> how many cells quote it."""
+    counts = Counter()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        for cell, module in quoting_cells(nbformat.read(path, as_version=4)):
+            for node in ast.parse(cell["source"]).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    counts[module.removeprefix("llamamm."), node.name] += 1
+                elif isinstance(node, ast.Assign | ast.AnnAssign):
+                    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+                    counts[module.removeprefix("llamamm."), ast.unparse(target)] += 1
+    return counts
+
+
+@pytest.mark.parametrize("module", TAUGHT)
+def test_every_public_definition_is_quoted_once_or_excused(module):
+    counts = quoted()
+    excused = NOT_QUOTED.get(module, {})
+    names = public_definitions(module)
+    assert {n for n in names if counts[module, n] == 0} == set(excused), "missing, or excused in vain"
+    assert [n for n in names if counts[module, n] > 1] == [], "quoted twice"
+    assert all(len(re.findall(r"\w+", reason)) >= 3 for reason in excused.values())
