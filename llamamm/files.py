@@ -7,6 +7,7 @@ replacement that was killed between them.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llamamm.errors import CheckpointError
+from llamamm.errors import CheckpointError, InputError
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:
@@ -94,3 +95,25 @@ def read_json(file: Path, *, owner: str = "a model") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} holds no JSON object; get it again")
     return content
+
+
+def read_open(file: Any, what: str) -> bytes:
+    """The bytes of an open file from where it stands; one that can seek stands there again. what: "image", "sound".
+
+    Raises InputError for a file that is closed, opened as text, or already read to its end.
+    """
+    if isinstance(file, io.TextIOBase):
+        raise InputError(f"the {what} is a file opened as text; open it with mode 'rb'")
+    try:
+        place = file.tell() if getattr(file, "seekable", bool)() else None
+        data = file.read()
+        if place is not None:
+            file.seek(place)
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise InputError(f"cannot read the {what} from an open file: {error}") from None
+    if not isinstance(data, (bytes, bytearray)):
+        raise InputError(f"the {what} is a file whose read() gives {type(data).__name__}, not bytes; open it with "
+                         f"mode 'rb'")
+    if not data and place:
+        raise InputError(f"the {what} is an open file that stands at its end, byte {place:,}: file.seek(0) first")
+    return bytes(data)

@@ -14,6 +14,7 @@ import io
 import os
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -21,18 +22,19 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from llamamm.errors import InputError
+from llamamm.files import read_open
 
 # What a learner meets. Pillow knows more, among them formats that start other programs (EPS runs Ghostscript).
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 
-ImageLike = Image.Image | str | Path | bytes | np.ndarray | Tensor
+ImageLike = Image.Image | str | Path | bytes | BinaryIO | np.ndarray | Tensor
 
 
 def load_image(image: ImageLike) -> Image.Image:
     """Any image -> a PIL image of mode RGB. What was given is left as it is.
 
-    path, bytes: a file's; of an animation the first frame, turned upright by its EXIF note. A URL is refused.
+    path, bytes, open binary file: of an animation the first frame, turned upright by its EXIF note. No URL.
     PIL image: any mode. What is transparent shows white; 16 bits are divided by 257.
     array: (H, W) or (H, W, 1 | 3 | 4); tensor: (H, W) or (1 | 3 | 4, H, W); uint8, or float in [0, 1].
     Raises InputError for what is damaged, empty, out of range, or larger than twice PIL's `Image.MAX_IMAGE_PIXELS`.
@@ -42,7 +44,7 @@ def load_image(image: ImageLike) -> Image.Image:
             return _decoded(image, "the PIL image")
         case str() | Path():
             return _from_path(image)
-        case bytes() | bytearray():
+        case bytes() | bytearray() | memoryview():
             return _from_file(io.BytesIO(image), f"the {len(image):,} bytes")
         case np.ndarray():
             return _from_array(image, "array (H, W) or (H, W, 1|3|4)")
@@ -51,7 +53,11 @@ def load_image(image: ImageLike) -> Image.Image:
             array = (array.float() if array.is_floating_point() else array).numpy()  # numpy has no bfloat16
             return _from_array(np.moveaxis(array, 0, -1) if array.ndim == 3 else array,
                                "tensor (H, W) or (1|3|4, H, W)", shape=tuple(image.shape))  # fmt: skip
-    raise InputError(f"an image is a path, bytes, a PIL image, an array or a tensor; got {type(image).__name__}")
+    if hasattr(image, "read"):  # an open file, or what behaves as one
+        data, name = read_open(image, "image"), getattr(image, "name", None)
+        return _from_file(io.BytesIO(data), name if isinstance(name, str) else f"the {len(data):,} bytes")
+    raise InputError(f"an image is a path, bytes, an open binary file, a PIL image, an array or a tensor; got "
+                     f"{type(image).__name__}")
 
 
 # ---- files ----
@@ -85,6 +91,7 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
         raise InputError(f"{name} is {image.width} x {image.height} pixels: there is nothing to see")
     try:
+        image = _keyed(image)
         image.load()  # until here a file's pixels were not read
         return _to_rgb(ImageOps.exif_transpose(image))
     except InputError:
@@ -96,11 +103,54 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
 def _unreadable(name: str, error: Exception) -> InputError:
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return InputError(f"{name} is refused: {error} Make it smaller with a program you trust")
-    return InputError(f"{name} cannot be decoded ({type(error).__name__}: {error}): damaged, cut short, or of a kind "
+    said = re.sub(r"<[^<>]*object at 0x[^<>]*>", "it", str(error))
+    return InputError(f"{name} cannot be decoded ({type(error).__name__}: {said}): damaged, cut short, or of a kind "
                       f"that Pillow cannot convert; get or convert it again")
 
 
 # ---- modes ----
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+def _keyed(image: Image.Image) -> Image.Image:
+    """A PNG file may call one colour transparent (its tRNS), said in the file's own depth, of 1 to 16 bits.
+
+    Pillow compares that number with pixels already brought to 8 bits. So the comparison is made here where the two
+    differ: RGB of 16 bits, of which a copy with its alpha comes back, and grey of 2 or 4.
+    """
+    key, raw = image.info.get("transparency"), image.tile[0][3] if getattr(image, "tile", None) else ""
+    if image.mode == "L" and isinstance(key, int) and raw in ("L;2", "L;4"):
+        depth = int(raw[-1])
+        key = (key & (1 << depth) - 1) * 255 // ((1 << depth) - 1)  # as Pillow stretches the pixels
+        copy = image.copy()
+        copy.info["transparency"] = key
+        return copy
+    if image.mode != "RGB" or not isinstance(key, tuple) or not (raw == "RGB;16B" or max(key) > 255):
+        return image
+    wide = _wide_pixels(image) if raw == "RGB;16B" else None
+    image.load()
+    if wide is None:  # already decoded: of the 16 bits the upper 8 are left
+        wide, key = np.array(image).astype(np.int32), tuple(value >> 8 for value in key)
+    alpha = np.where((wide == np.array(key)).all(axis=-1), 0, 255).astype(np.uint8)
+    copy = image.copy()
+    del copy.info["transparency"]
+    copy.putalpha(Image.fromarray(alpha))
+    return copy
+
+
+def _wide_pixels(image: Image.Image) -> np.ndarray | None:
+    """All 16 bits of a PNG file that Pillow has opened and not yet read, (H, W, 3); None where it cannot be read."""
+    from torchvision.io import ImageReadMode, decode_png
+
+    place = image.fp.tell()
+    image.fp.seek(0)
+    data = image.fp.read()
+    image.fp.seek(place)
+    if not data.startswith(PNG_START):
+        return None
+    pixels = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    return pixels.to(torch.int32).permute(1, 2, 0).numpy()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llamamm.errors import InputError
-from llamamm.senses.waves import RATE  # 16,000 samples a second
+from llamamm.senses.waves import RATE, require_not_too_loud  # 16,000 samples a second
 
 N_FFT = 400  # 25 ms: long enough to tell harmonics of a voice apart (40 Hz a bin), short enough to stand still
 HOP = 160  # 10 ms between frames
@@ -79,9 +79,10 @@ def log_mel(wave: Tensor | np.ndarray, *, n_mels: int = 80) -> Tensor:
     """wave (n_samples,) or (B, n_samples), 16 kHz mono in [-1, 1], 30 s at most -> (n_mels, 3000) or (B, n_mels, 3000).
 
     float32, on the wave's device; about -1 to 1.5, the loudest band of a clip at most 2 above its quietest.
-    Raises InputError for another rank, integers, NaN, nothing, or more than 30 s.
+    Raises InputError for another rank, integers, also as floats, NaN, nothing, or more than 30 s.
     """
     wave = _checked(wave, ranks=(1, 2))
+    require_not_too_loud(wave)
     n_samples = wave.shape[-1]
     if n_samples > MAX_SAMPLES:
         raise InputError(f"the wave has {n_samples} samples, {n_samples / RATE:.1f} s; the model sees {MAX_SAMPLES}, "

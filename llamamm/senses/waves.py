@@ -2,11 +2,12 @@
 
     WAV, FLAC, OGG, MP3, array (n,) or (channels, n), integers or floats, any rate -> tensor (n_samples,)
 
-WAV is read here; the rest by the `soundfile` package (an extra: `pip install 'llamamm[audio]'`). Another rate is
-reached by windowed-sinc interpolation: each new sample is a weighted sum of the old ones around its time.
+Files are opened by `sound_file`: WAV without help, the rest by the `soundfile` package (an extra:
+`pip install 'llamamm[audio]'`). Another rate is reached by windowed-sinc interpolation: each new sample is a weighted
+sum of the old ones around its time.
 
-Sources: RIFF WAVE, Multimedia Programming Interface and Data Specifications 1.0, 1991; resampling, J. O. Smith,
-Digital Audio Resampling Home Page, https://ccrma.stanford.edu/~jos/resample/. Built in notebook 12.
+Source: J. O. Smith, Digital Audio Resampling Home Page, https://ccrma.stanford.edu/~jos/resample/. Built in
+notebook 12.
 """
 
 from __future__ import annotations
@@ -14,28 +15,26 @@ from __future__ import annotations
 import io
 import math
 import re
-import struct
 import warnings
 import wave as wave_files
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamamm.errors import InputError, MissingDependencyError
-from llamamm.files import write_file
+from llamamm.errors import InputError
+from llamamm.files import read_open, write_file
+from llamamm.senses.sound_file import read_blocks
 
 RATE = 16_000  # what Whisper was trained on: speech has little above 8 kHz
 MAX_SECONDS = 3600.0  # an hour at 16 kHz is 230 MB of float32; of longer sound only this much is kept
 MIN_RATE, MAX_RATE = 1000, 384_000  # below: no speech; above: no recorder
 
 MAX_CHANNELS = 8  # in an array: more rows than this are samples, not channels
-BLOCK = 1 << 20  # numbers read from a file at a time
 TOO_LOUD = 4.0  # floats a little over 1 are an overshoot and are cut; over this they are unscaled integers
 
 
@@ -97,11 +96,16 @@ def _capped(wave: Tensor, rate: int) -> Tensor:
     n_bad = int((~torch.isfinite(wave)).sum())
     if n_bad:
         raise InputError(f"{n_bad} of the sound's {len(wave)} samples are NaN or infinite; repair the recording")
+    require_not_too_loud(wave)
+    return wave.clamp(-1, 1)
+
+
+def require_not_too_loud(wave: Tensor) -> None:
+    """Raises InputError for floats that must have been integers, which nobody divided by their range."""
     loudest = float(wave.abs().max())
     if loudest > TOO_LOUD:
         raise InputError(f"float samples reach {loudest:g}, full scale is 1: divide them by the range of the integers "
                          f"that they were, 32,768 for 16 bits")
-    return wave.clamp(-1, 1)
 
 
 def _checked_rate(rate: int) -> int:
@@ -154,16 +158,20 @@ def _kernel(old: int, new: int, phase: int) -> Tensor:
 # ---- files ----
 
 
-def load_wave(source: str | Path | bytes, *, rate: int = RATE) -> Tensor:
-    """A sound file, by its path or its bytes -> (n_samples,) float32 in [-1, 1], mono, `rate` samples a second.
+def load_wave(source: str | Path | bytes | BinaryIO, *, rate: int = RATE) -> Tensor:
+    """A sound file, by its path, its bytes or open -> (n_samples,) float32 in [-1, 1], mono, `rate` samples a second.
 
     Channels are averaged. Of more than MAX_SECONDS the rest is left out, with a warning.
     Raises InputError for a file that is damaged, cut short, empty, or has NaN samples; MissingDependencyError for
     another format than WAV without the `audio` extra.
     """
     rate = _checked_rate(rate)
-    if isinstance(source, (bytes, bytearray)):
-        file, name = io.BytesIO(source), f"the {len(source):,} bytes"
+    own_name = getattr(source, "name", None)  # of an open file
+    if hasattr(source, "read"):
+        source = read_open(source, "sound")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        name = own_name if isinstance(own_name, str) else f"the {len(source):,} bytes"
+        file = io.BytesIO(source)
     else:
         file, name = _opened(source), str(source)
     with file:
@@ -187,7 +195,8 @@ def save_wave(path: str | Path, wave: Tensor | np.ndarray, *, rate: int = RATE) 
 
 def _opened(path: str | Path) -> BinaryIO:
     if not isinstance(path, (str, Path)):
-        raise InputError(f"a sound file is given as its path or its bytes, got {type(path).__name__}; numbers: to_wave")
+        raise InputError(f"a sound file is given as its path, its bytes or open, got {type(path).__name__}; numbers: "
+                         f"to_wave")
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(path), re.I):
         raise InputError(f"{str(path)[:80]!r} is a URL; nothing is fetched here: download it and give the file's path")
     try:
@@ -198,13 +207,7 @@ def _opened(path: str | Path) -> BinaryIO:
 
 def _read(file: BinaryIO, name: str) -> tuple[Tensor, int]:
     """A file's samples, mixed down, and their rate; a sample more than MAX_SECONDS hold where there are that many."""
-    head = file.read(12)
-    header = _wav_header(file, name) if head[:4] == b"RIFF" and head[8:] == b"WAVE" else None
-    if header is not None:
-        rate, blocks = header[0], _wav_blocks(file, *header[1:])
-    else:
-        file.seek(0)
-        rate, blocks = _soundfile_blocks(file, name)
+    rate, blocks = read_blocks(file, name)
     rate = _checked_rate(rate)
     pieces, n_left = [torch.empty(0)], round(MAX_SECONDS * rate) + 1
     for block in blocks:  # (channels, n)
@@ -213,96 +216,3 @@ def _read(file: BinaryIO, name: str) -> tuple[Tensor, int]:
         if n_left == 0:
             break
     return torch.cat(pieces), rate
-
-
-# ---- WAV: a row of chunks, each a name, a size and that many bytes ----
-
-PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
-
-
-def _wav_header(file: BinaryIO, name: str) -> tuple[int, int, int, str, int] | None:
-    """rate, bytes to read, channels, numpy type and bits; the file then stands at the samples. None: a codec in WAV.
-
-    No size in the file is believed before it is compared with what is there.
-    """
-    file_size = file.seek(0, 2)
-    position, fmt = 12, None
-    while position + 8 <= file_size:
-        file.seek(position)
-        chunk, size = struct.unpack("<4sI", file.read(8))
-        position += 8
-        if size > file_size - position:
-            raise InputError(f"{name}: the WAV file's {chunk!r} part should have {size} bytes, {file_size - position} "
-                             f"are left: cut short; download or record it again")
-        if chunk == b"fmt ":
-            if size < 16:
-                raise InputError(f"{name}: the WAV file's format has {size} bytes, it needs 16: damaged")
-            fmt = file.read(min(size, 40))
-        if chunk == b"data":
-            break
-        position += size + size % 2  # parts begin at even places
-    else:
-        raise InputError(f"{name}: the WAV file has no sound in its {file_size} bytes: cut short or damaged")
-    if fmt is None:
-        raise InputError(f"{name}: the WAV file does not say its format before its sound: damaged")
-    code, channels, rate, _, frame_bytes, bits = struct.unpack("<HHIIHH", fmt[:16])
-    if code == EXTENSIBLE and len(fmt) >= 26:
-        code = struct.unpack("<H", fmt[24:26])[0]  # the true one is where the long form's identifier begins
-    kind = {PCM: "u" if bits == 8 else "i", FLOAT: "f"}.get(code)
-    if kind is None:
-        return None
-    if bits not in ((8, 16, 24, 32) if code == PCM else (32, 64)):
-        raise InputError(f"{name}: WAV samples of {bits} bits, format {code}, are not read; convert it to 16 bits")
-    if channels == 0 or frame_bytes != channels * bits // 8:
-        raise InputError(f"{name}: the WAV file has {frame_bytes} bytes for {channels} samples of {bits} bits: damaged")
-    return rate, size - size % frame_bytes, channels, f"<{kind}{bits // 8}", bits
-
-
-def _wav_blocks(file: BinaryIO, n_bytes: int, channels: int, dtype: str, bits: int) -> Iterator[np.ndarray]:
-    frame = channels * bits // 8
-    while n_bytes > 0:
-        wanted = min(n_bytes, max(1, BLOCK // channels) * frame)
-        data = file.read(wanted)
-        if len(data) < wanted:  # written to or cut since its size was taken
-            raise InputError(f"the WAV file ended {wanted - len(data)} bytes early while it was read; try again")
-        n_bytes -= len(data)
-        if bits == 24:  # no number type has 3 bytes: a zero below each makes it one of 4, with the same full scale
-            three = np.frombuffer(data, np.uint8).reshape(-1, 3)
-            values = np.pad(three, ((0, 0), (1, 0))).reshape(-1).view("<i4")
-        else:
-            values = np.frombuffer(data, dtype)
-        yield values.reshape(-1, channels).T
-
-
-# ---- everything else ----
-
-
-def _soundfile_blocks(file: BinaryIO, name: str) -> tuple[int, Iterator[np.ndarray]]:
-    soundfile = _soundfile_package(name)
-    try:
-        sound = soundfile.SoundFile(file)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: it takes the bytes for headerless samples
-        raise InputError(f"{name} is no sound file of a known format ({error}); convert it to WAV") from None
-
-    def blocks() -> Iterator[np.ndarray]:
-        # Block by block: a header may promise any length, and only what is there takes memory.
-        with sound:
-            while True:
-                try:
-                    block = sound.read(max(1, BLOCK // sound.channels), dtype="float32", always_2d=True)
-                except soundfile.LibsndfileError as error:
-                    raise InputError(f"{name}: its sound cannot be decoded ({error}): cut short or damaged") from None
-                if len(block) == 0:
-                    return
-                yield block.T
-
-    return sound.samplerate, blocks()
-
-
-def _soundfile_package(name: str) -> Any:
-    try:
-        import soundfile
-    except (ImportError, OSError):  # OSError: the package is there, the library that it wraps is not
-        raise MissingDependencyError(f"{name} is not a WAV file of plain samples; other sound is read by the soundfile "
-                                     f"package: pip install 'llamamm[audio]'") from None
-    return soundfile

@@ -294,3 +294,112 @@ def test_exif_notes_are_followed(orientation, turned):
     np.testing.assert_array_equal(got, turned(array))
     jpeg = pixels(load_image(encoded(Image.fromarray(picture(40, 64)), "JPEG", exif=exif)))
     assert np.abs(jpeg.astype(int) - turned(picture(40, 64))).mean() < 12
+
+
+# ---- a colour that a PNG file calls transparent ----
+
+
+def png(rows, *, depth, kind, key, interlaced=False, exif=None):
+    """A PNG file by hand. rows: of samples (H, W, channels); key: the transparent colour's samples, or bytes."""
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    def lines(samples):
+        out = b""
+        for line in samples:
+            bits = "".join(f"{int(value):0{depth}b}" for value in line.flat)
+            bits += "0" * (-len(bits) % 8)
+            out += b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+        return out
+
+    rows = np.asarray(rows)
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    parts = [rows[y::dy, x::dx] for y, x, dy, dx in passes] if interlaced else [rows]
+    packed = zlib.compress(b"".join(lines(part) for part in parts if part.size))
+    key = key if isinstance(key, bytes) else struct.pack(f">{len(key)}H", *key)
+    head = struct.pack(">IIBBBBB", rows.shape[1], rows.shape[0], depth, kind, 0, 0, interlaced)
+    middle = chunk(b"eXIf", exif) if exif else b""
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + middle + chunk(b"tRNS", key) + chunk(b"IDAT", packed)
+            + chunk(b"IEND", b""))
+
+
+GREY_KIND, RGB_KIND = 0, 2
+KEY = (0x1234, 0x5678, 0x9ABC)
+NEAR = (0x1235, 0x5678, 0x9ABC)  # another colour, the same in 8 bits
+WIDE = np.array([[KEY, NEAR], [(0x34, 0x78, 0xBC), (0, 0, 0)], [NEAR, KEY]])
+WIDE_WANT = [[WHITE, (0x12, 0x56, 0x9A)], [(0, 0, 0), (0, 0, 0)], [(0x12, 0x56, 0x9A), WHITE]]
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_rgb_of_16_bits_is_compared_in_16_bits(interlaced, tmp_path):
+    data = png(WIDE, depth=16, kind=RGB_KIND, key=KEY, interlaced=interlaced)
+    (tmp_path / "a.png").write_bytes(data)
+    opened = Image.open(io.BytesIO(data))
+    for source in (data, tmp_path / "a.png", io.BytesIO(data), opened):
+        assert pixels(load_image(source)).tolist() == [[list(c) for c in row] for row in WIDE_WANT]
+    assert opened.info["transparency"] == KEY  # what was given is left as it is
+
+
+def test_a_small_key_of_16_bits_is_not_taken_for_one_of_8():
+    rows = np.array([[(0x0010, 0, 0), (0x1000, 0, 0), (0x1010, 0, 0)]])
+    got = pixels(load_image(png(rows, depth=16, kind=RGB_KIND, key=(0x10, 0, 0))))
+    assert got.tolist() == [[[255, 255, 255], [16, 0, 0], [16, 0, 0]]]
+
+
+def test_a_turned_picture_of_16_bits_turns_its_transparency_too():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right
+    data = png(WIDE, depth=16, kind=RGB_KIND, key=KEY, exif=exif.tobytes())
+    want = np.rot90(np.array(WIDE_WANT), -1)
+    np.testing.assert_array_equal(pixels(load_image(data)), want)
+
+
+def test_an_image_already_read_is_compared_by_what_is_left_of_it():
+    opened = Image.open(io.BytesIO(png(WIDE, depth=16, kind=RGB_KIND, key=KEY)))
+    opened.load()
+    got = pixels(load_image(opened))
+    assert got[1, 0].tolist() == [0, 0, 0] and got[0, 0].tolist() == [255] * 3
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_grey_of_every_depth(depth):
+    most = 2**depth - 1
+    values = np.array([[0, 1, most // 2, most]])[..., None]
+    for key in {0, 1, most // 2, most}:
+        got = pixels(load_image(png(values, depth=depth, kind=GREY_KIND, key=(key,))))[0, :, 0]
+        want = [255 if value == key else round(value * 255 / most) for value in values[0, :, 0].tolist()]
+        assert got.tolist() == want
+
+
+def test_rgb_of_8_bits_and_a_key_with_bits_above_them():
+    rows = np.array([[(1, 2, 3), (1, 2, 4)]])
+    assert pixels(load_image(png(rows, depth=8, kind=RGB_KIND, key=(1, 2, 3)))).tolist() == [[[255] * 3, [1, 2, 4]]]
+
+
+# ---- open files ----
+
+
+def test_open_files_are_read_from_where_they_stand_and_stand_there_again(tmp_path):
+    data = encoded(Image.fromarray(picture()), "PNG")
+    (tmp_path / "a.png").write_bytes(b"junk" + data)
+    opened = (open(tmp_path / "a.png", "rb", buffering=size) for size in (-1, 0))
+    for file in (io.BytesIO(b"junk" + data), *opened):
+        with file:
+            file.seek(4)
+            for _ in range(2):
+                np.testing.assert_array_equal(pixels(load_image(file)), picture())
+            assert file.tell() == 4
+    assert image_tensor(io.BytesIO(data)).shape == (3, 24, 40)
+
+
+def test_open_files_that_cannot_be_read_say_why(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(Image.fromarray(picture()), "PNG"))
+    with open(tmp_path / "a.png", encoding="latin-1") as text, pytest.raises(InputError, match="mode 'rb'"):
+        load_image(text)
+    written = io.BytesIO()
+    Image.fromarray(picture()).save(written, "PNG")
+    with pytest.raises(InputError, match=r"seek\(0\)"):
+        load_image(written)
+    with pytest.raises(InputError, match="5 bytes is no whole image") as caught:
+        load_image(io.BytesIO(b"hello"))
+    assert "object at" not in str(caught.value)

@@ -27,6 +27,7 @@ from llamamm.senses.mel import (
     n_frames,
     split_wave,
 )
+from llamamm.senses.waves import to_wave
 
 
 def noise(n, seed=0):
@@ -234,3 +235,13 @@ def test_pieces_that_cannot_be_are_refused(options, said):
 def test_a_batch_is_not_split():
     with pytest.raises(InputError, match=r"\(2, 100\)"):
         split_wave(torch.zeros(2, 100))
+
+
+@pytest.mark.parametrize("make", [lambda wave: wave.float(), lambda wave: wave.float().numpy(), lambda w: w.half()])
+def test_amplitudes_that_nobody_divided_are_refused(make):
+    amplitudes = (torch.sin(torch.arange(RATE) / 10) * 20_000).to(torch.int16)
+    with pytest.raises(InputError, match="full scale is 1.*32,768"):
+        log_mel(make(amplitudes))
+    with pytest.raises(InputError, match="int16.*to_wave"):
+        log_mel(amplitudes)
+    assert log_mel(to_wave(amplitudes, rate=RATE)).shape == (80, 3000)

@@ -3,10 +3,10 @@
 import io
 import math
 import struct
+import subprocess
 import sys
 import wave as wave_files
 
-import llamamm.waves as waves_module
 import numpy as np
 import pytest
 import soundfile
@@ -15,6 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llamamm.errors import InputError, MissingDependencyError
+from llamamm.senses import sound_file
+from llamamm.senses import waves as waves_module
 from llamamm.senses.waves import load_wave, resample, save_wave, to_wave
 
 
@@ -161,7 +163,7 @@ def test_hours_are_capped_with_a_word():
 @pytest.mark.parametrize("container", ["WAV", "FLAC"])
 def test_long_files_are_capped_with_a_word(container, monkeypatch):
     monkeypatch.setattr(waves_module, "MAX_SECONDS", 2.0)
-    monkeypatch.setattr(waves_module, "BLOCK", 3000)
+    monkeypatch.setattr(sound_file, "BLOCK", 3000)
     samples = tone(50, 8000, 3.0).numpy()
     with pytest.warns(UserWarning, match="longer than 2 s") as caught:
         wave = load_wave(wav(samples, rate=8000, container=container), rate=8000)
@@ -173,7 +175,7 @@ def test_long_files_are_capped_with_a_word(container, monkeypatch):
 @pytest.mark.parametrize("container", ["WAV", "FLAC"])
 def test_what_lies_behind_the_cap_is_not_read(container, monkeypatch, tmp_path):
     monkeypatch.setattr(waves_module, "MAX_SECONDS", 0.5)
-    monkeypatch.setattr(waves_module, "BLOCK", 3000)
+    monkeypatch.setattr(sound_file, "BLOCK", 3000)
     data = wav(np.random.default_rng(0).uniform(-1, 1, 400_000), rate=8000, container=container)
     n_read = []
 
@@ -239,7 +241,7 @@ def test_stereo_of_another_rate(kind):
 def test_reading_block_by_block_changes_nothing(block, container, kind, monkeypatch):
     data = wav(np.stack([tone(440, 16_000, 0.02), tone(700, 16_000, 0.02)], axis=1), container=container, kind=kind)
     whole = load_wave(data)
-    monkeypatch.setattr(waves_module, "BLOCK", block)
+    monkeypatch.setattr(sound_file, "BLOCK", block)
     assert torch.equal(load_wave(data), whole)
 
 
@@ -275,7 +277,7 @@ TWO = np.zeros(2, "<i2").tobytes()
     (riff((b"fmt ", fmt()[:14]), (b"data", TWO)), "14 bytes, it needs 16"),
     (riff((b"fmt ", fmt()), (b"data", TWO))[:-2], "should have 4 bytes, 2 are left"),
     (riff((b"fmt ", fmt()))[:12] + b"fmt \xff\xff\xff\xff" + fmt(), "4294967295 bytes, 16 are left"),
-    (riff((b"fmt ", fmt())) + b"data\xff\xff\xff\x7f" + TWO, "2147483647 bytes, 4 are left"),
+    (riff((b"fmt ", fmt())) + b"data\xff\xff\xff\x6f" + TWO, "1879048191 bytes, 4 are left"),
     (riff((b"fmt ", fmt(channels=0)), (b"data", TWO)), "0 bytes for 0 samples"),
     (riff((b"fmt ", fmt(frame=3)), (b"data", TWO)), "3 bytes for 1 samples"),
     (riff((b"fmt ", fmt(bits=12, frame=1)), (b"data", TWO)), "12 bits"),
@@ -296,15 +298,15 @@ def test_files_that_lie_or_end_early_are_refused(data, said, tmp_path):
 def test_a_file_cut_while_it_is_read_is_refused(monkeypatch):
     data = io.BytesIO(VALID)
     monkeypatch.setattr(waves_module, "_opened", lambda _: data)
-    monkeypatch.setattr(waves_module, "BLOCK", 20)
-    header = waves_module._wav_header
+    monkeypatch.setattr(sound_file, "BLOCK", 20)
+    header = sound_file._wav_header
 
     def then_cut(file, name):
         found = header(file, name)
         file.truncate(len(VALID) - 50)
         return found
 
-    monkeypatch.setattr(waves_module, "_wav_header", then_cut)
+    monkeypatch.setattr(sound_file, "_wav_header", then_cut)
     with pytest.raises(InputError, match="bytes early"):
         load_wave("a.wav")
 
@@ -398,3 +400,150 @@ def test_a_wave_that_cannot_be_saved_leaves_the_old_file(tmp_path):
         with pytest.raises(InputError):
             save_wave(tmp_path / "a.wav", bad)
     assert (tmp_path / "a.wav").read_bytes() == before
+
+
+# ---- files whose writer could not go back ----
+
+SIX = np.array([1000, -2000, 3000, -4000, 5000, -6000], "<i2")
+SIX_BYTES = SIX.tobytes()
+
+
+def streamed(size, *chunks, riff_size=None, container=b"RIFF", data=SIX_BYTES):
+    """A WAV file as a program writes it into a pipe: `size` before its sound, which goes on to the end."""
+    body = b"".join(name + struct.pack("<I", len(part)) + part + b"\0" * (len(part) % 2) for name, part in chunks)
+    riff_size = min(size + 36, 2**32 - 1) if riff_size is None else riff_size
+    head = container + struct.pack("<I", riff_size) + b"WAVE" + body + b"fmt " + struct.pack("<I", 16) + fmt()
+    return head + b"data" + struct.pack("<I", size) + data
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0xFFFFFFFF - 36, 0x7FFFFFD8, 0x7FFFFFFF, 0x7FFFF000, 0x80000000, 0])
+@pytest.mark.parametrize("chunks", [(), ((b"LIST", b"INFOISFT\x0d\0\0\0Lavf60.16.100\0"),)])
+def test_what_was_written_into_a_pipe_is_read_to_its_end(size, chunks, tmp_path):
+    data = streamed(size, *chunks)
+    if size:  # libsndfile takes 0 for no sound, ffmpeg as here
+        assert soundfile.read(io.BytesIO(data), dtype="int16")[0].tolist() == SIX.tolist()
+    assert (load_wave(data) * 32_768).tolist() == SIX.tolist()
+    (tmp_path / "a.wav").write_bytes(data + b"\x07")  # killed in the middle of a sample
+    assert (load_wave(tmp_path / "a.wav") * 32_768).tolist() == SIX.tolist()
+
+
+def test_a_pipe_itself_is_read():
+    script = ("import sys; from llamamm.senses.waves import load_wave; "
+              "print((load_wave(sys.stdin.buffer) * 32768).tolist())")
+    done = subprocess.run([sys.executable, "-c", script], input=streamed(0xFFFFFFFF), capture_output=True, check=True)
+    assert done.stdout.decode().strip() == str([float(n) for n in SIX])
+
+
+@pytest.mark.parametrize("size", [13, 0x10000000, 0x7FFEFFFF, 0x80000001, 0xFFFEFFFF])
+def test_an_ordinary_size_that_is_not_there_is_cut_short(size):
+    with pytest.raises(InputError, match=f"{size} bytes, 12 are left: cut short"):
+        load_wave(streamed(size))
+
+
+def ds64(n_bytes):
+    return b"ds64", struct.pack("<QQQI", 2**64 - 1 if n_bytes > 2**62 else n_bytes + 80, n_bytes, n_bytes // 2, 0)
+
+
+@pytest.mark.parametrize("container", [b"RF64", b"BW64"])
+@pytest.mark.parametrize("said, want", [(12, 6), (8, 4), (0, 6), (2**64 - 1, 6)])
+def test_files_with_sizes_of_64_bits(container, said, want):
+    data = streamed(0xFFFFFFFF, ds64(said), container=container)
+    assert (load_wave(data) * 32_768).tolist() == SIX[:want].tolist()
+
+
+def test_libsndfiles_own_rf64_is_read():
+    samples = tone(440, 16_000, 0.1).numpy()
+    data = wav(samples, container="RF64")
+    assert data[:4] == b"RF64"
+    np.testing.assert_allclose(load_wave(data), samples, atol=1e-4)
+
+
+def test_a_cut_file_with_sizes_of_64_bits_is_cut_short():
+    with pytest.raises(InputError, match="5000000000 bytes, 12 are left"):
+        load_wave(streamed(0xFFFFFFFF, ds64(5_000_000_000), container=b"RF64"))
+
+
+def test_a_file_without_sound_but_with_notes_stays_empty():
+    for rest in (b"LIST" + struct.pack("<I", 4) + b"INFO", b"id3 " + struct.pack("<I", 3) + b"abc"):
+        with pytest.raises(InputError, match="0 samples"):
+            load_wave(streamed(0, data=rest))
+
+
+def test_notes_after_the_sound_are_no_sound():
+    data = riff((b"fmt ", fmt()), (b"data", SIX.tobytes()), (b"LIST", b"INFOISFT\4\0\0\0abc\0"))
+    assert (load_wave(data) * 32_768).tolist() == SIX.tolist()
+    one_byte = riff((b"fmt ", fmt(bits=8)), (b"data", b"\xc0"), (b"LIST", b"INFO"))  # odd, filled up
+    assert load_wave(one_byte).tolist() == [0.5]
+
+
+def test_a_part_of_odd_length_whose_filler_was_forgotten():
+    head = b"RIFF" + struct.pack("<I", 53) + b"WAVE" + b"LIST" + struct.pack("<I", 5) + b"INFOx"
+    data = head + b"fmt " + struct.pack("<I", 16) + fmt() + b"data" + struct.pack("<I", 12) + SIX.tobytes()
+    assert (load_wave(data) * 32_768).tolist() == SIX.tolist()
+
+
+GUID = b"\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71"  # of every long form, behind the two bytes of its code
+
+
+@pytest.mark.parametrize("size", [12, 0xFFFFFFFF])
+@pytest.mark.parametrize("valid", [16, 12])
+def test_the_long_form_of_a_format(size, valid):
+    long = fmt(code=0xFFFE, rest=struct.pack("<HHIH", 22, valid, 4, 1) + GUID)
+    data = riff((b"fmt ", long)) + b"data" + struct.pack("<I", size) + SIX.tobytes()
+    assert (load_wave(data) * 32_768).tolist() == SIX.tolist()
+    assert soundfile.read(io.BytesIO(data), dtype="int16")[0].tolist() == SIX.tolist()
+
+
+def test_samples_of_twelve_bits_stand_at_the_top_of_two_bytes():
+    data = riff((b"fmt ", fmt(bits=12, frame=2)), (b"data", np.array([16, -32_768, 16_384], "<i2").tobytes()))
+    assert load_wave(data).tolist() == [2**-11, -1.0, 0.5]
+
+
+@pytest.mark.parametrize("container, kind", [("FLAC", "PCM_16"), ("AIFF", "PCM_16"), ("W64", "PCM_16"),
+                                             ("AU", "PCM_16")])
+def test_other_formats_without_a_length(container, kind):
+    samples = 0.5 * tone(440, 16_000, 0.2).numpy()
+    data = bytearray(wav(samples, container=container, kind=kind))
+    if container == "FLAC":
+        data[21] &= 0xF0  # 36 bits of a sample count: unknown
+        data[22:26] = b"\0" * 4
+    if container == "AU":
+        data[8:12] = b"\xff" * 4
+    np.testing.assert_allclose(load_wave(bytes(data)), samples, atol=1e-4)
+
+
+# ---- open files ----
+
+
+def test_open_files_are_read_from_where_they_stand_and_stand_there_again(tmp_path):
+    want = load_wave(VALID)
+    (tmp_path / "a.wav").write_bytes(b"junk" + VALID)
+    opened = (open(tmp_path / "a.wav", "rb", buffering=size) for size in (-1, 0))
+    for file in (io.BytesIO(b"junk" + VALID), *opened):
+        with file:
+            file.seek(4)
+            assert torch.equal(load_wave(file), want) and torch.equal(load_wave(file), want)
+            assert file.tell() == 4
+    assert torch.equal(load_wave(memoryview(VALID)), want) and torch.equal(load_wave(bytearray(VALID)), want)
+
+
+def test_open_files_that_cannot_be_read_say_why(tmp_path):
+    (tmp_path / "a.wav").write_bytes(VALID)
+    with open(tmp_path / "a.wav", encoding="latin-1") as text, pytest.raises(InputError, match="mode 'rb'"):
+        load_wave(text)
+    written = io.BytesIO()
+    written.write(VALID)
+    with pytest.raises(InputError, match=r"seek\(0\)"):
+        load_wave(written)
+    written.close()
+    with pytest.raises(InputError, match="closed"):
+        load_wave(written)
+
+
+@pytest.mark.parametrize("data", [b"hello, this is no sound at all",
+                                  wav(np.zeros(100), container="OGG", kind="VORBIS")[:60]])
+def test_messages_name_no_object_in_memory(data):
+    for source in (data, io.BytesIO(data)):
+        with pytest.raises(InputError, match=f"the {len(data)} bytes") as caught:
+            load_wave(source)
+        assert "object at" not in str(caught.value)
