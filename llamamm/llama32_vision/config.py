@@ -12,6 +12,7 @@ from typing import Any
 
 from llamamm.errors import ConfigError
 from llamamm.senses.config import EncoderConfig
+from llamamm.senses.config_keys import HARMLESS, TILED_READ, given, require_known
 from llamamm.text.config import RopeScaling, TextConfig
 
 # (rows, columns) of tiles; an image's number is its place here plus 1, and 0 stands for no image
@@ -100,12 +101,17 @@ class MllamaConfig:
         if data.get("model_type") != "mllama":
             raise ConfigError(f"model_type is {data.get('model_type')!r}; Llama 3.2 Vision is 'mllama'")
         text, vision = (dict(data.get(key) or {}) for key in ("text_config", "vision_config"))
+        vision = given(vision)
+        require_known(vision, TILED_READ | HARMLESS, file="vision_config")
+        require_known(data, HARMLESS.union(("text_config", "vision_config", "image_token_index")), file="config.json")
         big = cls.llama32_11b_vision(tile_size=448)  # what a file leaves out is as in the first model
         own = {"architectures", "model_type", "torch_dtype"}
         if {"rope_scaling", "rope_parameters"} & set(text):  # also where it says: none
             own.add("rope_scaling")
         defaults = {k: v for k, v in big.text.to_hf().items() if k not in own}
         text = {**defaults, **{k: v for k, v in text.items() if v is not None}, "model_type": "llama"}
+        layers = text.pop("cross_attention_layers", None) or big.cross_layers
+        text.pop("architectures", None)  # it says how transformers names this part alone
         dtype = next((d[k] for d in (data, text) for k in ("dtype", "torch_dtype") if d.get(k)), "float32")
         text_cfg = TextConfig.from_hf({**text, "dtype": dtype, "head_dim": None})
         encoder = _tile_encoder(
@@ -128,7 +134,6 @@ class MllamaConfig:
         if vision.get("vision_output_dim", vision_cfg.n_features) != vision_cfg.n_features:
             raise ConfigError(f"vision_output_dim is {vision['vision_output_dim']}, the tower gives "
                               f"{vision_cfg.n_features}: hidden_size times 1 + {len(vision_cfg.intermediates)}")
-        layers = text.get("cross_attention_layers") or big.cross_layers
         return cls(text_cfg, vision_cfg, tuple(layers), data.get("image_token_index", 128_256))
 
     def to_hf(self) -> dict[str, Any]:

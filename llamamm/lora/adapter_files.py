@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llamamm.errors import CheckpointError, ConfigError
-from llamamm.files import read_json, recover_folder, replace_folder
+from llamamm.files import recover_folder, replace_folder
+from llamamm.lora.adapter_config import CONFIG_FILE, AdapterConfig, read_adapter
 from llamamm.lora.lora import (
     DEFAULT,
     LoraLinear,
@@ -35,23 +36,17 @@ from llamamm.lora.lora import (
     set_adapter,
     wrap_linear,
 )
-from llamamm.text.model import Llama3Model
 from llamamm.weights.checkpoint import open_checkpoint
+from llamamm.weights.mllama_names import name_in_memory
+from llamamm.weights.names import without_wrappers
 from llamamm.weights.saving import refuse_foreign_files
 from llamamm.weights.tensors import TensorRef
 from llamamm.wiring import find_linears
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # what peft puts before every name of its base
 SUFFIXES = {"lora_A.weight": "lora_a", "lora_B.weight": "lora_b", "lora_magnitude_vector": "lora_magnitude"}
 SAMPLES = 256
-# peft's settings that change nothing in a finished adapter's arithmetic; any other that is set is refused.
-HARMLESS = {
-    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
-    "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "target_modules", "exclude_modules",
-    "layers_to_transform", "layers_pattern", "init_lora_weights", "megatron_core", "loftq_config", "eva_config",
-    "corda_config", "lora_ga_config", "qalora_group_size", "runtime_config", "ensure_weight_tying",
-}  # fmt: skip
 
 
 def save_adapter(model: nn.Module, folder: str | Path, *, name: str | None = None, base: str = "") -> None:
@@ -73,15 +68,14 @@ def write_adapter(model: nn.Module, folder: Path, *, name: str | None = None, ba
     if not modules:
         raise ConfigError(f"there is no adapter {name!r}; the model has {', '.join(adapter_names(model)) or 'none'}")
     tensors = {
-        f"{PREFIX}{_prefix(model)}{path}.{suffix}": getattr(module, attribute)[name].detach().contiguous()
+        f"{PREFIX}{_peft_name(model, path)}.{suffix}": getattr(module, attribute)[name].detach().contiguous()
         for path, module in modules.items()
         for suffix, attribute in SUFFIXES.items()
         if name in getattr(module, attribute)
     }
-    settings = next(iter(modules.values())).settings[name]
     metadata = {"format": "pt", "llamamm_base": _encode(_samples(model))}
     save_file(tensors, folder / WEIGHTS_FILE, metadata=metadata)
-    config = _config(model, list(modules), settings, base)
+    config = _config(model, {path: module.settings[name] for path, module in modules.items()}, base)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -93,9 +87,8 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = DEFAULT, c
     """
     folder = Path(folder)
     recover_folder(folder)
-    settings = read_settings(folder)
-    refs = open_checkpoint(folder / WEIGHTS_FILE)
-    parts = _match(model, refs, settings)
+    config = read_adapter(folder)
+    parts = _match(model, open_checkpoint(folder / WEIGHTS_FILE), config)
     if check_base:
         _require_same_base(model, folder / WEIGHTS_FILE)
     tensors = {path: {attribute: ref.read() for attribute, ref in part.items()} for path, part in parts.items()}
@@ -104,32 +97,11 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = DEFAULT, c
     check_adapter_name(model, name)
     for path, part in tensors.items():
         module = wrap_linear(model, path)
-        module.add(name, settings)
+        module.add(name, config.settings_of(_peft_name(model, path)))
         for attribute, tensor in part.items():
             with torch.no_grad():
                 getattr(module, attribute)[name].copy_(tensor)
     set_adapter(model, name)
-
-
-def read_settings(folder: str | Path) -> LoraSettings:
-    """An adapter's rank, alpha and options. Raises CheckpointError for another kind of adapter than we build."""
-    config = read_adapter_config(folder)
-    if config.get("peft_type") != "LORA":
-        raise CheckpointError(f"{folder} holds an adapter of type {config.get('peft_type')}; this package has LoRA")
-    other = sorted(k for k, v in config.items() if k not in HARMLESS and v not in (None, False, [], {}, "none", ""))
-    if other:
-        raise CheckpointError(f"{folder} was made with {', '.join(f'{k}={config[k]!r}' for k in other)}, "
-                              f"which this package does not have")
-    try:
-        return LoraSettings(config["r"], config["lora_alpha"], config.get("lora_dropout", 0.0),
-                            bool(config.get("use_rslora")), bool(config.get("use_dora")))
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}/{CONFIG_FILE} lacks or misstates {error}") from None
-
-
-def read_adapter_config(folder: str | Path) -> dict[str, Any]:
-    """The content of adapter_config.json. Raises CheckpointError where it is missing or no JSON object."""
-    return read_json(Path(folder) / CONFIG_FILE, owner="an adapter")
 
 
 def active_adapter(model: nn.Module) -> str:
@@ -142,47 +114,65 @@ def active_adapter(model: nn.Module) -> str:
 
 # ---- names ----
 
-def _prefix(model: nn.Module) -> str:
-    """What Hugging Face's name of a module has before ours: the text model is called `model` there."""
-    return "model." if isinstance(model, Llama3Model) else ""
+def _peft_name(model: nn.Module, path: str) -> str:
+    """A module's name in `transformers`, whose models `peft` wraps; ours where the model names none."""
+    hf_name = getattr(model, "hf_name", str)
+    return name_in_memory(hf_name(f"{path}.weight")).removesuffix(".weight")
 
 
-def _config(model: nn.Module, paths: list[str], settings: LoraSettings, base: str) -> dict[str, Any]:
-    leaves = sorted({path.rpartition(".")[2] for path in paths})
-    everywhere = find_linears(model, leaves, wrapper=LoraLinear)
-    # Short names where they say it all, else each module by its full name.
-    targets = leaves if everywhere == paths else sorted(_prefix(model) + path for path in paths)
+def _config(model: nn.Module, settings: dict[str, LoraSettings], base: str) -> dict[str, Any]:
+    """settings: those of each module, by its path. The first's hold in general, what differs stands as patterns."""
+    usual = next(iter(settings.values()))
+    names = {path: _peft_name(model, path) for path in settings}
+    leaves = sorted({name.rpartition(".")[2] for name in names.values()})
+    linears = [_peft_name(model, path) for path in find_linears(model, "*", wrapper=LoraLinear, shared=True)]
+    everywhere = [name for name in linears if name.rpartition(".")[2] in leaves]
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM" if isinstance(model, Llama3Model) else None,
+        "task_type": "CAUSAL_LM" if hasattr(model, "lm_head") else None,
         "base_model_name_or_path": base or None,
-        "r": settings.r,
-        "lora_alpha": settings.alpha,
-        "lora_dropout": settings.dropout,
-        "use_rslora": settings.rslora,
-        "use_dora": settings.dora,
-        "target_modules": targets,
+        "r": usual.r,
+        "lora_alpha": usual.alpha,
+        "rank_pattern": {names[path]: s.r for path, s in settings.items() if s.r != usual.r},
+        "alpha_pattern": {names[path]: s.alpha for path, s in settings.items() if s.alpha != usual.alpha},
+        "lora_dropout": usual.dropout,
+        "use_rslora": usual.rslora,
+        "use_dora": usual.dora,
+        # Short names where they say it all, else each module by its full name.
+        "target_modules": leaves if everywhere == list(names.values()) else sorted(names.values()),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
 
 
-def _match(model: nn.Module, refs: dict[str, TensorRef], settings: LoraSettings) -> dict[str, dict[str, TensorRef]]:
+def _match(model: nn.Module, refs: dict[str, TensorRef], config: AdapterConfig) -> dict[str, dict[str, TensorRef]]:
     """The file's tensors by module and role, each of the shape that the module and the rank ask for."""
-    linears = {path: model.get_submodule(path) for path in find_linears(model, "*", wrapper=LoraLinear, shared=True)}
-    needed = ["lora_a", "lora_b", *(["lora_magnitude"] if settings.dora else [])]
+    linears = find_linears(model, "*", wrapper=LoraLinear, shared=True)
+    paths = {_peft_name(model, path): path for path in linears}
+    own = plain_state_dict(model, own=True).items()
+    base = {_peft_name(model, name.removesuffix(".weight")): tensor for name, tensor in own}
+    needed = ["lora_a", "lora_b", *(["lora_magnitude"] if config.settings.dora else [])]
     parts: dict[str, dict[str, TensorRef]] = {}
     problems = []
-    for name, ref in refs.items():
-        path, attribute = _split(name, _prefix(model))
-        if path not in linears or attribute is None:
-            problems.append(f"{name}: the model has no such linear")
+    for full, ref in without_wrappers(refs).items():
+        name, attribute = _split(full)
+        if attribute is None and name in base:
+            if not _is_own(ref, base[name]):
+                problems.append(f"{full}: a weight of the base itself, and another than the model has")
             continue
-        n, c = linears[path].out_features, linears[path].in_features
-        shape = {"lora_a": (settings.r, c), "lora_b": (n, settings.r), "lora_magnitude": (n,)}[attribute]
+        if name not in paths or attribute is None:
+            problems.append(f"{full}: the model has no such linear")
+            continue
+        if not config.targets(name):
+            problems.append(f"{full}: not among the targets in {CONFIG_FILE}, so that peft would leave it out")
+        path, rank = paths[name], config.settings_of(name).r
+        module = model.get_submodule(path)
+        n, c = module.out_features, module.in_features
+        shape = {"lora_a": (rank, c), "lora_b": (n, rank), "lora_magnitude": (n,)}[attribute]
         if ref.shape != shape:
-            problems.append(f"{name}: the adapter has {ref.shape}, rank {settings.r} and the model ask for {shape}")
+            source = "" if rank == config.settings.r else " of rank_pattern"
+            problems.append(f"{full}: the adapter has {ref.shape}, rank {rank}{source} and the model ask for {shape}")
         parts.setdefault(path, {})[attribute] = ref
     problems += [
         f"{path}: the adapter holds {' and '.join(part)}, it should hold {' and '.join(needed)}"
@@ -196,13 +186,20 @@ def _match(model: nn.Module, refs: dict[str, TensorRef], settings: LoraSettings)
     return parts
 
 
-def _split(name: str, prefix: str) -> tuple[str, str | None]:
-    """A tensor's name in the file -> our module's path and the attribute it belongs to."""
-    path = name.removeprefix(PREFIX).removeprefix(prefix)
+def _split(full: str) -> tuple[str, str | None]:
+    """A tensor's name in the file -> the module's name, and the attribute it belongs to; None: a weight of the base.
+
+    peft stores the base's head beside an adapter on it, as `lm_head.base_layer.weight`.
+    """
+    name = name_in_memory(full.removeprefix(PREFIX))
     for suffix, attribute in SUFFIXES.items():
-        if path.endswith("." + suffix):
-            return path[: -len(suffix) - 1], attribute
-    return path, None
+        if name.endswith("." + suffix):
+            return name[: -len(suffix) - 1], attribute
+    return name.replace(".base_layer.", ".").removesuffix(".weight"), None
+
+
+def _is_own(ref: TensorRef, own: Tensor) -> bool:
+    return ref.shape == tuple(own.shape) and torch.equal(ref.read().to(own.device, own.dtype), own)
 
 
 # ---- which base ----

@@ -4,7 +4,7 @@
 
 B starts at zero, so a fresh adapter changes nothing. One model can carry several adapters by name, of which one is
 active; switching one off, or to another, copies no weights. Merging adds scale * B A to W, after which the adapter
-costs nothing; W is kept aside, so unmerging gives it back exactly.
+costs nothing; W is kept aside, so unmerging gives it back exactly. Merging unties a tied head: reading must not change.
 
 The wrapper stands around any `nn.Linear` from outside: no layer knows of it.
 
@@ -14,7 +14,7 @@ Sources: LoRA, arXiv:2106.09685; rsLoRA, arXiv:2312.03732; DoRA, arXiv:2402.0935
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -73,7 +73,8 @@ class LoraLinear(nn.Module):
         self.active = ""
         self.enabled = True
         # While merged: the weight that is not in use, the base's own or, with the adapter switched off, the merged one.
-        self.register_buffer("other_weight", None, persistent=False)
+        # Whole parameters change places, so that merging unties a tied head. In a list, lest it be saved and counted.
+        self._other: list[nn.Parameter] = []
         self.train(base.training)  # put on a model that answers, it drops nothing
 
     @property
@@ -91,7 +92,7 @@ class LoraLinear(nn.Module):
 
     @property
     def merged(self) -> bool:
-        return self.other_weight is not None
+        return bool(self._other)
 
     def add(self, name: str, settings: LoraSettings, *, generator: torch.Generator | None = None) -> None:
         """A fresh adapter beside the others: A random, B zero."""
@@ -113,7 +114,8 @@ class LoraLinear(nn.Module):
         inner = F.linear(F.dropout(x, settings.dropout, self.training).to(a.dtype), a) * settings.scale  # (..., r)
         y = y + F.linear(inner, b).to(y.dtype)
         if settings.dora:
-            y = y * self._stretch().to(y.dtype)
+            bias = 0 if self.base.bias is None else self.base.bias  # has no length to learn
+            y = (y - bias) * self._stretch().to(y.dtype) + bias
         return y
 
     def parameters_of(self, name: str) -> list[nn.Parameter]:
@@ -130,7 +132,7 @@ class LoraLinear(nn.Module):
 
     def own_weight(self) -> Tensor:
         """The base's weight without any adapter, merged or not."""
-        return self.other_weight if self.merged and self.enabled else self.base.weight.detach()
+        return (self._other[0] if self.merged and self.enabled else self.base.weight).detach()
 
     def set_enabled(self, enabled: bool) -> None:
         """Off: exactly the base."""
@@ -141,7 +143,7 @@ class LoraLinear(nn.Module):
     def merge(self) -> None:
         """Put the active adapter into the weight; a second call changes nothing."""
         if not self.merged:
-            self.other_weight = self.merged_weight()
+            self._other = [nn.Parameter(self.merged_weight(), requires_grad=False)]
             if self.enabled:
                 self._swap()
 
@@ -150,10 +152,16 @@ class LoraLinear(nn.Module):
         if self.merged:
             if self.enabled:
                 self._swap()
-            self.other_weight = None
+            self._other = []
 
     def _swap(self) -> None:
-        self.base.weight.data, self.other_weight = self.other_weight, self.base.weight.data
+        self.base.weight, self._other[0] = self._other[0], self.base.weight
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LoraLinear:
+        super()._apply(fn, recurse)
+        for weight in self._other:  # which PyTorch does not see: it goes along to another device or dtype
+            weight.data = fn(weight.data)
+        return self
 
     def _delta(self) -> Tensor:
         return self.settings[self.active].scale * (self.lora_b[self.active] @ self.lora_a[self.active])
@@ -177,7 +185,7 @@ def apply_lora(
     r: int,
     alpha: float,
     dropout: float = 0.0,
-    targets: str | Collection[str] = ALL_TARGETS,
+    targets: str | Collection[str] | None = None,
     layers: Collection[int] | None = None,
     rslora: bool = False,
     dora: bool = False,
@@ -186,12 +194,13 @@ def apply_lora(
 ) -> nn.Module:
     """Give linears of a model an adapter, freeze all else, and return the model. The adapter `name` becomes active.
 
-    targets: names of linears ("q_proj", "self_attn.q_proj", "layers.0.mlp.up_proj") or patterns ("*attn*").
+    targets: names of linears ("q_proj", "self_attn.q_proj", "layers.0.mlp.up_proj") or patterns ("*attn*"), wherever
+    they are. None: all seven of each block of the Llama; of a model that sees or hears, no tower and no bridge.
     layers: numbers of blocks; None for all. generator: makes A, by default PyTorch's global one.
     Raises ConfigError where a target or layer does not exist, or `name` does already.
     """
     settings = LoraSettings(r, alpha, dropout, rslora, dora)
-    linears = find_linears(model, targets, layers, wrapper=LoraLinear)
+    linears = find_linears(model, _default_targets(model) if targets is None else targets, layers, wrapper=LoraLinear)
     check_adapter_name(model, name)
     _require_unmerged(model)
     for path in linears:
@@ -272,6 +281,8 @@ def remove_lora(model: nn.Module) -> None:
     """Put every linear back in its wrapper's place, with the weight that is in use; all parameters train again."""
     for path, module in _require_lora(model).items():
         put_module(model, path, module.base)
+    if hasattr(model, "full_config"):  # merging may have given a tied head a matrix of its own
+        model.cfg = model.cfg.replace(tie_embeddings=model.lm_head.weight is model.embed_tokens.weight)
     model.requires_grad_(True)
 
 
@@ -314,6 +325,12 @@ def check_adapter_name(model: nn.Module, name: str) -> None:
         raise ConfigError(f"an adapter's name is made of letters, digits and _, got {name!r}")
     if name in adapter_names(model):
         raise ConfigError(f"the model has an adapter {name!r} already: choose another name, or delete_adapter first")
+
+
+def _default_targets(model: nn.Module) -> list[str]:
+    """ALL_TARGETS in the text model's blocks, where it has such; else wherever they are."""
+    blocks = isinstance(getattr(model, "layers", None), nn.ModuleList)
+    return [f"layers.*.{name}" if blocks else name for name in ALL_TARGETS]
 
 
 def _require_lora(model: nn.Module) -> dict[str, LoraLinear]:

@@ -31,8 +31,9 @@ from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
 from llamamm.weights.checkpoint import open_checkpoint
 from llamamm.weights.gguf import GGUFFile
-from llamamm.weights.loading import build_from_refs, fill, only_dtype
+from llamamm.weights.loading import build_from_refs, choose_dtype, fill, has_own_head, only_dtype
 from llamamm.weights.mllama_names import mllama_names
+from llamamm.weights.names import without_wrappers
 from llamamm.weights.tensors import TensorRef
 
 
@@ -52,7 +53,7 @@ def from_pretrained(
     A model that reads images comes with a processor, which holds the tokenizer as `processor.tokenizer`.
 
     repo_or_dir: "meta-llama/Llama-3.2-1B-Instruct", a folder, a .gguf file, or an asset's name such as "smollm2".
-    dtype: what to cast to; None keeps the file's own.
+    dtype: what to cast to; None keeps the file's own, and where its tensors have several takes the one in config.json.
     revision, token, local_files_only: for the Hub; token=None uses the one you are logged in with.
     progress: show bars on stderr; None means where it is a terminal, and elsewhere one line if an asset is fetched.
     like_transformers: for Llama 3.2 Vision alone, as in `MllamaModel`: transformers' reading of images, not Meta's,
@@ -102,18 +103,17 @@ def _loading_bar(refs: Mapping[str, TensorRef], show: bool) -> Iterator[Callable
 
 
 def _open_llama(path: Path, wish: _Wish) -> tuple[Llama3Model, Tokenizer | None]:
-    cfg, refs = _open(path)
-    with _loading_bar(refs, wish.bars) as on_progress:
-        model = build_from_refs(cfg, refs, dtype=wish.dtype, device=wish.device, on_progress=on_progress)
-    tokenizer = load_tokenizer(path)
+    cfg, refs, dtype, tokenizer = _open(path, wish.dtype)
     _require_known(tokenizer, cfg.vocab_size, path)
+    with _loading_bar(refs, wish.bars) as on_progress:
+        model = build_from_refs(cfg, refs, dtype=dtype, device=wish.device, on_progress=on_progress)
     return model, tokenizer
 
 
 def load_tokenizer(path: Path) -> Tokenizer | None:
     """The tokenizer in a GGUF file or a model's folder, or None where there is none."""
     if path.suffix == ".gguf":
-        return Tokenizer(path)
+        return Tokenizer(path) if GGUFFile(path).has_tokenizer else None
     folder = _folder(path)
     names = ("tokenizer.json", "tokenizer.model", "original/tokenizer.model")
     return Tokenizer(folder) if any((folder / name).is_file() for name in names) else None
@@ -124,15 +124,24 @@ def read_config(folder: Path) -> TextConfig:
     return TextConfig.from_hf(read_json(folder / "config.json"))
 
 
-def _open(path: Path) -> tuple[TextConfig, Mapping[str, TensorRef]]:
+def _open(
+    path: Path, dtype: torch.dtype | None
+) -> tuple[TextConfig, Mapping[str, TensorRef], torch.dtype | None, Tokenizer | None]:
+    """What is in a GGUF file or a folder, weights still unread, and the dtype to read them in; None: their own."""
     if path.suffix == ".gguf":
         file = GGUFFile(path)
-        return file.config, file.refs
-    return read_config(_folder(path)), open_checkpoint(path)
+        return file.config, file.refs, dtype, Tokenizer(path) if file.has_tokenizer else None
+    data = read_json(_folder(path) / "config.json")
+    cfg, refs = TextConfig.from_hf(data), open_checkpoint(path)
+    return cfg, refs, choose_dtype(dtype, refs, data), load_tokenizer(path)
 
 
 def _require_known(tokenizer: Tokenizer | None, n_rows: int, path: Path) -> None:
-    if tokenizer is not None and tokenizer.vocab_size > n_rows:
+    """A tokenizer may have more tokens than the model only by some that were added to it, such as a [PAD]."""
+    if tokenizer is None or tokenizer.vocab_size <= n_rows:
+        return
+    added = {token_id for token_id in tokenizer.added_tokens.values() if token_id >= n_rows}
+    if len(added) < tokenizer.vocab_size - n_rows:
         raise CheckpointError(
             f"{path}: the tokenizer knows {tokenizer.vocab_size} tokens, the model {n_rows}: "
             f"they do not belong together"
@@ -144,13 +153,14 @@ def _require_known(tokenizer: Tokenizer | None, n_rows: int, path: Path) -> None
 
 def _open_mllama(path: Path, wish: _Wish) -> tuple[MllamaModel, MllamaProcessor | None]:
     folder = _folder(path)
-    cfg, refs = MllamaConfig.from_hf(read_json(folder / "config.json")), open_checkpoint(path)
+    data, refs = read_json(folder / "config.json"), open_checkpoint(path)
+    cfg, dtype = MllamaConfig.from_hf(data), choose_dtype(wish.dtype, refs, data)
     processor, tokenizer = None, load_tokenizer(path)  # what is wrong with small files shows before minutes of reading
     if tokenizer is not None:
         _require_known(tokenizer, cfg.text.vocab_size + EXTRA_EMBEDDINGS, path)
         processor = MllamaProcessor.load(folder, tokenizer)
     with _loading_bar(refs, wish.bars) as on_progress:
-        model = build_mllama(cfg, refs, dtype=wish.dtype, device=wish.device, on_progress=on_progress,
+        model = build_mllama(cfg, refs, dtype=dtype, device=wish.device, on_progress=on_progress,
                              like_transformers=wish.like_transformers)  # fmt: skip
     return model, processor
 
@@ -163,7 +173,9 @@ def _open_multimodal(path: Path, wish: _Wish) -> tuple[MultimodalLlama, Multimod
     tokenizer = load_tokenizer(folder)
     processor = None if tokenizer is None else MultimodalProcessor.load(folder, tokenizer)
     cfg = MultimodalConfig.from_hf(read_json(folder / "config.json"))
-    refs = {name.removeprefix("model."): ref for name, ref in open_checkpoint(path).items()}
+    refs = {name.removeprefix("model."): ref for name, ref in without_wrappers(open_checkpoint(path)).items()}
+    if has_own_head(refs):
+        cfg = replace(cfg, text=cfg.text.replace(tie_embeddings=False))
     _require_known(tokenizer, cfg.text.vocab_size, path)
     with _loading_bar(refs, wish.bars) as on_progress:
         model = fill(lambda: MultimodalLlama(cfg), refs, dtype=wish.dtype, device=wish.device, on_progress=on_progress)

@@ -63,8 +63,9 @@ def hf_state_dict(model: Llama3Model) -> dict[str, Tensor]:
     if any(m.active and not m.merged for m in lora_modules(model).values()):
         raise CheckpointError("the model has an adapter that is not merged: merge_lora(model) puts it into the "
                               "weights, save_adapter(model, folder) saves it alone")
+    tied = model.lm_head.weight is model.embed_tokens.weight  # the configuration knows of no merged adapter
     return {
         model.hf_name(name): tensor.detach()
         for name, tensor in plain_state_dict(model).items()
-        if not (model.cfg.tie_embeddings and name == "lm_head.weight")
+        if not (tied and name == "lm_head.weight")
     }

@@ -17,10 +17,11 @@ from llamamm.files import read_json
 from llamamm.pretrained.locate import locate
 from llamamm.senses.audio import AudioEncoder
 from llamamm.senses.config import AudioConfig, VisionConfig
+from llamamm.senses.config_keys import read_image_settings, read_processor_part, require_whispers_spectrogram
 from llamamm.senses.image_processor import ImageProcessor
 from llamamm.senses.vision import VisionTower
 from llamamm.weights.checkpoint import open_checkpoint
-from llamamm.weights.loading import fill, only_dtype
+from llamamm.weights.loading import choose_dtype, fill, only_dtype
 from llamamm.weights.tensors import TensorRef
 from llamamm.weights.tower_names import audio_names, vision_names
 
@@ -43,9 +44,10 @@ def load_vision_tower(
     Raises FetchError, CheckpointError or ConfigError with the remedy.
     """
     folder = _folder(repo_or_dir, "vision", revision, token, local_files_only)
-    cfg = VisionConfig.from_hf(read_json(folder / "config.json"))
+    data = read_json(folder / "config.json")
+    cfg = VisionConfig.from_hf(data)
     named = vision_names(open_checkpoint(folder), with_head=cfg.attention_pool)
-    return _build(lambda: VisionTower(cfg), named, dtype, device)
+    return _build(lambda: VisionTower(cfg), named, choose_dtype(dtype, named, data), device)
 
 
 def load_audio_encoder(
@@ -63,8 +65,11 @@ def load_audio_encoder(
     dtype: what to cast to; None keeps the file's own. Raises FetchError, CheckpointError or ConfigError.
     """
     folder = _folder(repo_or_dir, "audio", revision, token, local_files_only)
-    cfg = AudioConfig.from_hf(read_json(folder / "config.json"))
-    return _build(lambda: AudioEncoder(cfg), audio_names(open_checkpoint(folder)), dtype, device)
+    data = read_json(folder / "config.json")
+    cfg, named = AudioConfig.from_hf(data), audio_names(open_checkpoint(folder))
+    if found := read_processor_part(folder, "feature_extractor"):
+        require_whispers_spectrogram(found[1], n_mels=cfg.n_mels, n_positions=cfg.n_positions, file=found[0].name)
+    return _build(lambda: AudioEncoder(cfg), named, choose_dtype(dtype, named, data), device)
 
 
 def load_image_processor(
@@ -74,12 +79,12 @@ def load_image_processor(
     token: str | None = None,
     local_files_only: bool = False,
 ) -> ImageProcessor:
-    """What turns pictures into a tower's pixels, as the tower's `preprocessor_config.json` says.
+    """What turns pictures into a tower's pixels, as its `preprocessor_config.json` or `processor_config.json` says.
 
     Raises FetchError, CheckpointError or ConfigError with the remedy.
     """
     folder = _folder(repo_or_dir, "vision", revision, token, local_files_only)
-    return ImageProcessor.from_hf(read_json(folder / "preprocessor_config.json"))
+    return ImageProcessor.from_hf(read_image_settings(folder)[1])
 
 
 def _folder(name: str | Path, kind: str, revision: str | None, token: str | None, local_files_only: bool) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from llamamm.errors import ConfigError
+from llamamm.text.config_keys import require_known_keys, require_known_rope_keys
 
 # What the first outline of this course called some fields; `config["emb_dim"]` works beside `config.hidden_size`.
 OUTLINE_NAMES = {"emb_dim": "hidden_size", "n_kv_groups": "n_kv_heads", "hidden_dim": "intermediate_size"}
@@ -148,18 +149,20 @@ class TextConfig:
     def from_hf(cls, data: Mapping[str, Any]) -> TextConfig:
         """Read the content of a Hugging Face `config.json`, in the Hub's or in transformers 5's spelling.
 
-        Raises ConfigError for another model family or a setting this package does not implement, naming it.
+        Raises ConfigError for another model family, and for a key that may change results and is not known, naming it.
         """
         if data.get("model_type", "llama") != "llama":
             raise ConfigError(f"model_type is {data['model_type']!r}; this package builds 'llama' text models")
-        for key, expected in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
-            if data.get(key, expected) != expected:
-                raise ConfigError(f"config.json has {key}={data[key]!r}; Llama 3.2 uses {expected!r}")
         missing = [k for k in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
                                "num_attention_heads") if k not in data]
         if missing:
             raise ConfigError(f"config.json lacks {', '.join(missing)}")
-        rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
+        require_known_keys(data)
+        data = {key: value for key, value in data.items() if value is not None}  # null: what transformers takes
+        rope = data.get("rope_scaling") or data.get("rope_parameters") or {}  # in this order, as transformers
+        rope = {key: value for key, value in rope.items() if value is not None}
+        if "original_max_position_embeddings" in data:  # transformers lets this place go before the one inside
+            rope["original_max_position_embeddings"] = data["original_max_position_embeddings"]
         return cls(
             vocab_size=data["vocab_size"],
             context_length=data.get("max_position_embeddings", 2048),
@@ -167,7 +170,7 @@ class TextConfig:
             intermediate_size=data["intermediate_size"],
             n_layers=data["num_hidden_layers"],
             n_heads=data["num_attention_heads"],
-            n_kv_heads=data.get("num_key_value_heads") or data["num_attention_heads"],
+            n_kv_heads=data.get("num_key_value_heads", data["num_attention_heads"]),
             head_dim=data.get("head_dim"),
             norm_eps=data.get("rms_norm_eps", 1e-6),
             rope_theta=rope.get("rope_theta", data.get("rope_theta", 10_000.0)),
@@ -220,8 +223,9 @@ def parse_dtype(name: str | torch.dtype) -> torch.dtype:
 
 
 def _rope_scaling_from_hf(rope: Mapping[str, Any]) -> RopeScaling | None:
+    require_known_rope_keys(rope)
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
+    if kind == "default" or (kind == "linear" and rope.get("factor") == 1):
         return None
     if kind != "llama3":
         raise ConfigError(f"rope scaling {kind!r} is not implemented; Llama 3.2 uses 'llama3' or none")

@@ -21,6 +21,7 @@ from llamamm.text.cache import KVCache
 from llamamm.text.config import TextConfig
 from llamamm.text.layers import FeedForward, Linear, RMSNorm
 from llamamm.text.masks import build_mask, packed_mask, packed_positions
+from llamamm.text.pace import Pace
 from llamamm.text.rope import compute_rope_params
 
 
@@ -56,6 +57,8 @@ class Llama3Model(nn.Module):
     def __init__(self, cfg: TextConfig, *, attend: AttentionFn = fused_attention) -> None:
         super().__init__()
         self.cfg = cfg
+        self.pace = Pace()
+        attend = self.pace.steady(attend)
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.hidden_size, dtype=cfg.dtype)
         self.layers = nn.ModuleList(TransformerBlock(cfg, i, attend=attend) for i in range(cfg.n_layers))
         self.norm = RMSNorm(cfg.hidden_size, cfg.norm_eps, dtype=cfg.dtype)
@@ -89,7 +92,7 @@ class Llama3Model(nn.Module):
         x = self.hidden_states(ids, cache=cache, padding=padding, segments=segments)
         if last_only:
             x = x[:, -1:]
-        return self.lm_head(x)
+        return self.pace.follow(self.lm_head, x)
 
     def hidden_states(
         self,
@@ -130,7 +133,7 @@ class Llama3Model(nn.Module):
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         for n, layer in enumerate(self.layers):
             x = x if before is None else before(n, x)
-            x = layer(x, cos, sin, mask=mask, cache=cache)
+            x = self.pace.run(layer, x, cos, sin, mask=mask, cache=cache)
         if cache is not None:
             cache.advance(T)
         return x
@@ -146,8 +149,9 @@ class Llama3Model(nn.Module):
 
     @property
     def full_config(self) -> TextConfig:
-        """What a folder's config.json says of the whole model, in the dtype that its weights have."""
-        return self.cfg.replace(dtype=self.embed_tokens.weight.dtype)
+        """What a folder's config.json says of the whole model, as its weights are now: their dtype, tied or not."""
+        weight = self.embed_tokens.weight
+        return self.cfg.replace(dtype=weight.dtype, tie_embeddings=self.lm_head.weight is weight)
 
     @staticmethod
     def hf_name(name: str) -> str:

@@ -30,9 +30,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llamamm.errors import CheckpointError, TrainingError
-from llamamm.files import recover_folder
-from llamamm.lora.adapter_files import active_adapter, load_adapter, read_settings, write_adapter
+from llamamm.errors import CheckpointError, TrainingError, WriteError
+from llamamm.files import recover_folder, write_error
+from llamamm.lora.adapter_config import read_settings
+from llamamm.lora.adapter_files import active_adapter, load_adapter, write_adapter
 from llamamm.lora.lora import lora_modules
 from llamamm.pretrained.save import write_model
 from llamamm.text.model import Llama3Model
@@ -102,12 +103,13 @@ class FolderSaver:
 
 @contextmanager
 def _disk_errors(step: int) -> Iterator[None]:
-    """A full disk, said in one line: the older checkpoint stands."""
+    """A full disk, a folder that may not be written: said in one line with the remedy. The older checkpoint stands."""
     try:
         yield
     except (OSError, SafetensorError) as error:  # the library has its own name for the system's errors
-        raise CheckpointError(f"the checkpoint of step {step} could not be written ({error}); the one before "
-                              f"stands. Free some space and resume") from error
+        said = error if isinstance(error, WriteError) else write_error("the folder", error)
+        raise CheckpointError(f"the checkpoint of step {step} could not be written, the one before stands: {said}, "
+                              f"then resume (--resume)") from error
 
 
 def load_weights(model: Llama3Model, folder: Path) -> None:

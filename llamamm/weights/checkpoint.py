@@ -38,15 +38,16 @@ DTYPES = {
 def open_checkpoint(path: str | Path) -> dict[str, TensorRef]:
     """All tensors of a `.safetensors` file, or of a folder with one or with shards and an index.
 
+    Where a folder has both, model.safetensors counts, as in transformers: the index is of an older save.
     Raises CheckpointError for anything damaged, missing or unsafe, naming the file.
     """
     path = Path(path)
     if path.is_file():
         return _open_file(path)
-    if (path / INDEX_FILE).is_file():
-        return _open_shards(path, path / INDEX_FILE)
     if (path / SINGLE_FILE).is_file():
         return _open_file(path / SINGLE_FILE)
+    if (path / INDEX_FILE).is_file():
+        return _open_shards(path, path / INDEX_FILE)
     single = sorted(path.glob("*.safetensors"))
     if len(single) == 1:
         return _open_file(single[0])
@@ -129,8 +130,10 @@ def _open_shards(folder: Path, index: Path) -> dict[str, TensorRef]:
     refs: dict[str, TensorRef] = {}
     for file in files:
         for name, ref in _open_file(folder / file).items():
-            if name in refs:
-                raise CheckpointError(f"{folder}: {name} stands in {file} and in {weight_map[name]}")
+            if weight_map.get(name) != file:
+                place = f"in {weight_map[name]}" if name in weight_map else "nowhere"
+                raise CheckpointError(f"{folder}: {name} stands in {file}, the index has it {place}: the shards are of "
+                                      f"two saves; download it again")
             refs[name] = ref
     absent = sorted(set(weight_map) - set(refs))
     if absent:

@@ -41,6 +41,7 @@ SMALL_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
     "preprocessor_config.json",
+    "processor_config.json",
 )
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 # Seconds before the 2nd and 3rd attempt. Inside one attempt the library already resumes a file five times.

@@ -6,14 +6,14 @@ Built in notebook 07.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from llamamm.errors import CheckpointError, ConfigError
-from llamamm.text.config import TextConfig
+from llamamm.text.config import TextConfig, parse_dtype
 from llamamm.text.model import Llama3Model
 from llamamm.weights.names import to_our_names
 from llamamm.weights.tensors import TensorRef, refs_of
@@ -58,12 +58,11 @@ def build_from_refs(
 
     dtype: what to cast to; None keeps what the file holds, which must then be one dtype.
     on_progress: called with the bytes of each tensor, once it is in place.
+    A head in the file that differs from the embedding is kept, also where cfg says that the two are tied.
     """
     named = to_our_names(refs, cfg)
-    if dtype is None:
-        dtype = only_dtype(named)
-    cfg = cfg.replace(dtype=dtype)
-    model = fill(lambda: Llama3Model(cfg), named, dtype=dtype, device=device, on_progress=on_progress)
+    cfg = cfg.replace(dtype=dtype or only_dtype(named), tie_embeddings=cfg.tie_embeddings and not has_own_head(named))
+    model = fill(lambda: Llama3Model(cfg), named, dtype=cfg.dtype, device=device, on_progress=on_progress)
     if cfg.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
     return model.to(device).eval()  # `to` moves the RoPE table; the weights are there already
@@ -97,10 +96,13 @@ def fill(
 def match(refs: Mapping[str, TensorRef], model: nn.Module, *, strict: bool = True) -> dict[str, TensorRef]:
     """The references that fit the model's parameters, by name. Raises CheckpointError with every one that does not.
 
-    A tied model accepts a checkpoint with `lm_head.weight` or without; its embedding is what counts.
+    A tied model accepts a checkpoint with a head equal to the embedding or without; another head is an error.
     """
     expected = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
-    if getattr(model.cfg, "tie_embeddings", False):
+    if hasattr(model, "lm_head") and model.lm_head.weight is model.embed_tokens.weight:
+        if has_own_head(refs):
+            raise CheckpointError("the checkpoint has an lm_head.weight of its own, the model's head is its embedding: "
+                                  "build it with tie_embeddings=False. Nothing was loaded")
         expected.pop("lm_head.weight")
         refs = {name: ref for name, ref in refs.items() if name != "lm_head.weight"}
     wrong = [
@@ -112,7 +114,7 @@ def match(refs: Mapping[str, TensorRef], model: nn.Module, *, strict: bool = Tru
     unexpected = [refs[name].name for name in refs if name not in expected]
     problems = [*_listing("wrong shape", wrong)]
     if strict:
-        problems += [*_listing("missing", missing), *_listing("unexpected", unexpected)]
+        problems += [*_listing("missing", missing), *_listing("unexpected", unexpected), *_front(refs, missing)]
     if problems:
         raise CheckpointError("the checkpoint does not fit the model, nothing was loaded\n" + "\n".join(problems))
     return {name: refs[name] for name in expected if name in refs}
@@ -133,6 +135,24 @@ def _listing(title: str, names: list[str], *, limit: int = 10) -> list[str]:
     return [f"{title} ({len(names)}):", *(f"  {name}" for name in names[:limit]), *more] if names else []
 
 
+def has_own_head(refs: Mapping[str, TensorRef]) -> bool:
+    """Whether tensors under our names hold a head that is not the embedding once more."""
+    head, embedding = refs.get("lm_head.weight"), refs.get("embed_tokens.weight")
+    if head is None or embedding is None or head.shape != embedding.shape:
+        return head is not None and embedding is not None
+    a, b = head.read(), embedding.read()
+    return not torch.equal(a, b.to(a.device, a.dtype))
+
+
+def _front(refs: Mapping[str, TensorRef], missing: list[str]) -> list[str]:
+    """A line of advice where all that is missing is there under names with something before them."""
+    if not missing:
+        return []
+    fronts = {name.removesuffix(missing[0]) for name in refs if name.endswith("." + missing[0])}
+    fronts = [front for front in fronts if all(front + name in refs for name in missing)]
+    return [f"the checkpoint has them with {fronts[0]!r} before their names: take it off"] if fronts else []
+
+
 def only_dtype(refs: Mapping[str, TensorRef]) -> torch.dtype:
     """The dtype that all tensors have. Raises CheckpointError where they differ."""
     dtypes = {ref.dtype for ref in refs.values()}
@@ -140,6 +160,20 @@ def only_dtype(refs: Mapping[str, TensorRef]) -> torch.dtype:
         found = " and ".join(sorted(map(str, dtypes))) or "no tensors"
         raise CheckpointError(f"the checkpoint holds {found}; say which dtype to load it in (dtype=...)")
     return dtypes.pop()
+
+
+def choose_dtype(
+    asked: torch.dtype | None, refs: Mapping[str, TensorRef], data: Mapping[str, Any]
+) -> torch.dtype | None:
+    """What was asked for; else, where the tensors have several dtypes, what a config.json's content names, if it does.
+
+    None: keep the file's own.
+    """
+    if asked is not None or len({ref.dtype for ref in refs.values()}) == 1:
+        return asked
+    parts = [data, *(data[key] for key in ("text_config", "vision_config") if isinstance(data.get(key), Mapping))]
+    named = [part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)]
+    return parse_dtype(named[0]) if named else None
 
 
 def _require_dtype(refs: Mapping[str, TensorRef], dtype: torch.dtype) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from llamamm.errors import CheckpointError
+from llamamm.weights.names import without_wrappers
 from llamamm.weights.tensors import TensorRef
 
 _FRONT = re.compile(
@@ -22,6 +23,11 @@ _TILES = (
     (r"\.post_attention_layernorm\.", ".layer_norm2."),
     (r"\.self_attn\.o_proj\.", ".self_attn.out_proj."),
 )
+_IN_MEMORY = (
+    (r"^language_model\.model\.", "model.language_model."),
+    (r"^language_model\.lm_head(?=\.|$)", "lm_head"),
+    (r"^(?=(vision_model|multi_modal_projector)\.)", "model."),
+)
 
 
 def mllama_names(refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
@@ -30,7 +36,7 @@ def mllama_names(refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
     Raises CheckpointError where two names mean the same weight.
     """
     out: dict[str, TensorRef] = {}
-    for name, ref in refs.items():
+    for name, ref in without_wrappers(refs).items():
         ours = _FRONT.sub("", name)
         if ours.startswith("vision_model."):
             for pattern, replacement in _TILES:
@@ -39,3 +45,10 @@ def mllama_names(refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
             raise CheckpointError(f"the checkpoint holds {ours} twice, as {out[ours].name} and as {name}")
         out[ours] = ref
     return out
+
+
+def name_in_memory(name: str) -> str:
+    """What transformers 5 calls in memory what is `name` on disk; other names, and other models', stay as they are."""
+    for pattern, replacement in _IN_MEMORY:
+        name = re.sub(pattern, replacement, name)
+    return name

@@ -44,8 +44,23 @@ GGUF_NAMES = {
     "blk.N.ffn_down.weight": "layers.N.mlp.down_proj.weight",
     "blk.N.ffn_up.weight": "layers.N.mlp.up_proj.weight",
 }
+_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # What some files carry though the configuration determines it; ours computes it.
 _DERIVED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|rope\.freqs|rope_freqs\.weight)$")
+
+
+def without_wrappers(refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
+    """The tensors without what `torch.compile` and parallel training put into names: `_orig_mod.`, `module.`, ...
+
+    Raises CheckpointError where two names mean the same weight.
+    """
+    out: dict[str, TensorRef] = {}
+    for name, ref in refs.items():
+        plain = _WRAPPERS.sub("", name)
+        if plain in out:
+            raise CheckpointError(f"the checkpoint holds {plain} twice, as {out[plain].name} and as {name}")
+        out[plain] = ref
+    return out
 
 
 def to_our_names(refs: Mapping[str, TensorRef], cfg: TextConfig) -> dict[str, TensorRef]:
@@ -54,7 +69,7 @@ def to_our_names(refs: Mapping[str, TensorRef], cfg: TextConfig) -> dict[str, Te
     Names that no convention knows stay as they are, to be listed as unexpected when loading.
     Raises CheckpointError where two names mean the same weight.
     """
-    refs = {name: ref for name, ref in refs.items() if not _DERIVED.search(name)}
+    refs = {name: ref for name, ref in without_wrappers(refs).items() if not _DERIVED.search(name)}
     if "token_embd.weight" in refs:
         table, interleaved = GGUF_NAMES, True
     elif "tok_embeddings.weight" in refs:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 
 from llamamm.errors import CheckpointError
+from llamamm.weights.names import without_wrappers
 from llamamm.weights.tensors import TensorRef
 
 # (pattern, replacement), each tried in turn on the whole name
@@ -68,11 +69,12 @@ def _part_of(refs: Mapping[str, TensorRef], prefixes: tuple[str, ...]) -> dict[s
 
     "encoder." alone does not tell a whole Whisper from a ViT's `encoder.layer.0`, so the conv must be there too.
     """
+    refs = without_wrappers(refs)
     for prefix in prefixes:
         part = {name.removeprefix(prefix): ref for name, ref in refs.items() if name.startswith(prefix)}
         if any(name.startswith(("conv1.", "embeddings.")) for name in part):
             return part
-    return dict(refs)
+    return refs
 
 
 def _rename(refs: Mapping[str, TensorRef], rules: tuple[tuple[str, str], ...]) -> dict[str, TensorRef]:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from pathlib import Path
 
 import peft
@@ -9,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MllamaForConditionalGeneration
+from transformers import MllamaConfig as HFMllamaConfig
 
 from llamamm import (
     AudioConfig,
@@ -23,9 +25,13 @@ from llamamm import (
     load_adapter,
     merge_lora,
     save_adapter,
+    save_pretrained,
     set_lora_enabled,
+    unmerge_lora,
 )
 from llamamm.errors import CheckpointError, ConfigError
+from llamamm.llama32_vision.config import MllamaConfig
+from llamamm.llama32_vision.model import MllamaModel
 from llamamm.lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE, _spread
 from llamamm.lora.lora import adapter_names, lora_modules
 from tests.lora.test_lora import IDS, OPTIONS, hf_llama, pytestmark, randomize  # noqa: F401 (pytestmark filters a warning)
@@ -130,6 +136,185 @@ def test_an_adapter_fits_its_base_in_another_precision_and_while_another_is_merg
     load_adapter(Llama3Model(TextConfig.tiny()), tmp_path / "merged")
 
 
+# ---- what a file says ----
+
+
+def hf_tiny(**changes):
+    torch.manual_seed(0)
+    model = Llama3Model(TextConfig.tiny(**changes)).eval()
+    return model, hf_llama(model)
+
+
+def in_peft(hf, folder, *, size=0.1, **settings):
+    """A trained adapter of peft's in a folder, and its logits."""
+    theirs = peft.get_peft_model(hf, peft.LoraConfig(**{"r": 4, "lora_alpha": 8, **settings})).eval()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * size)
+        theirs.save_pretrained(folder)
+        return theirs(IDS).logits
+
+
+PATTERNS = {
+    "rank": {"rank_pattern": {"v_proj": 2}},
+    "alpha": {"alpha_pattern": {"layers.1.self_attn.v_proj": 32}},
+    "both, as regular expressions, the first counts": {
+        "rank_pattern": {r"layers\.[01]\.mlp\.up_proj": 1, "up_proj": 7}, "alpha_pattern": {".*_proj": 3, "q_proj": 99}
+    },
+    "the whole name": {"rank_pattern": {"model.layers.0.self_attn.q_proj": 8}, "use_rslora": True},
+    "with dora": {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"q_proj": 5}, "use_dora": True},
+}  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning")
+@pytest.mark.parametrize("patterns", PATTERNS.values(), ids=PATTERNS)
+def test_rank_and_alpha_by_module_as_peft_computes_them_there_and_back(tmp_path, patterns):
+    model, hf = hf_tiny()
+    expected = in_peft(hf, tmp_path / "a", target_modules=["q_proj", "v_proj", "up_proj"], **patterns)
+    load_adapter(model, tmp_path / "a")
+    assert (model(IDS) - expected).abs().max() < 1e-5
+    save_adapter(model, tmp_path / "b")
+    again, hf = hf_tiny()
+    load_adapter(again, tmp_path / "b")
+    assert torch.equal(again(IDS), model(IDS))
+    theirs = peft.PeftModel.from_pretrained(hf, tmp_path / "b").eval()
+    assert (theirs(IDS).logits - expected).abs().max() < 1e-5
+    merge_lora(model)
+    assert (model(IDS) - expected).abs().max() < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"alpha_pattern": {"lm_head": 20}}], ids=str)
+def test_an_adapter_on_the_head_by_peft_with_the_base_beside_it(tmp_path, tied, options):
+    model, hf = hf_tiny(tie_embeddings=tied)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns of what is tested here: merging a tied head
+        expected = in_peft(hf, tmp_path / "a", target_modules=["lm_head", "q_proj"], **options)
+    assert "base_model.model.lm_head.base_layer.weight" in load_file(tmp_path / "a" / WEIGHTS_FILE)
+    embedding = model.embed_tokens.weight.clone()
+    load_adapter(model, tmp_path / "a")
+    assert (model(IDS) - expected).abs().max() < 1e-5
+    for _ in range(2):
+        merge_lora(model)
+        assert (model(IDS) - expected).abs().max() < 1e-5
+        assert torch.equal(model.embed_tokens.weight, embedding)
+        save_pretrained(model, tmp_path / "kept")
+        unmerge_lora(model)
+        assert (model.lm_head.weight is model.embed_tokens.weight) == tied
+    merge_lora(model)
+    set_lora_enabled(model, False)
+    assert torch.equal(model(IDS), hf_tiny(tie_embeddings=tied)[0](IDS))
+    merge_lora(copy.deepcopy(model).to(torch.float64), keep_base=False)
+    merge_lora(model, keep_base=False)
+    assert not model.cfg.tie_embeddings
+    save_pretrained(model, tmp_path / "merged")
+    for folder in ("kept", "merged"):
+        assert (from_pretrained(tmp_path / folder)[0](IDS) - expected).abs().max() < 1e-5
+        assert (AutoModelForCausalLM.from_pretrained(tmp_path / folder)(IDS).logits - expected).abs().max() < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_merged_adapter_goes_along_to_another_dtype_and_back(dtype, tiny_model):
+    base = copy.deepcopy(tiny_model).to(dtype)(IDS)
+    model = randomize(apply_lora(tiny_model, r=2, alpha=4))
+    merge_lora(model)
+    model.to(dtype)
+    copied = copy.deepcopy(model)
+    unmerge_lora(model)
+    set_lora_enabled(model, False)
+    assert torch.equal(model(IDS), base) and not torch.equal(copied(IDS), base)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::UserWarning")  # peft: "Could not find a config file" and more
+@pytest.mark.parametrize("tied", [True, False])
+def test_our_adapter_on_the_head_is_read_by_peft(tmp_path, tied):
+    model, hf = hf_tiny(tie_embeddings=tied)
+    in_peft(hf, tmp_path / "a", target_modules=["lm_head", "up_proj"])
+    load_adapter(model, tmp_path / "a")
+    save_adapter(model, tmp_path / "b")
+    assert json.loads((tmp_path / "b" / CONFIG_FILE).read_text())["target_modules"] == ["lm_head", "up_proj"]
+    assert "base_model.model.lm_head.lora_A.weight" in load_file(tmp_path / "b" / WEIGHTS_FILE)
+    theirs = peft.PeftModel.from_pretrained(hf_tiny(tie_embeddings=tied)[1], tmp_path / "b").eval()
+    assert (theirs(IDS).logits - model(IDS)).abs().max() < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_base_in_the_file_that_is_not_the_models_is_refused(tmp_path):
+    model, hf = hf_tiny(tie_embeddings=False)
+    in_peft(hf, tmp_path / "a", target_modules=["lm_head"])
+    key = "base_model.model.lm_head.base_layer.weight"
+    change_tensors(tmp_path / "a", lambda t: {**t, key: t[key] + 1})
+    with pytest.raises(CheckpointError, match="lm_head.base_layer.weight: a weight of the base itself, and another"):
+        load_adapter(model, tmp_path / "a")
+    assert not lora_modules(model)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora", "gaussian", "eva", "orthogonal", False])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_every_init_of_peft_gives_its_logits_or_is_refused_by_name(tmp_path, init):
+    model, hf = hf_tiny()
+    expected = in_peft(hf, tmp_path / "a", target_modules=["q_proj", "up_proj"], init_lora_weights=init)
+    if init in ("pissa", "olora"):
+        with pytest.raises(CheckpointError, match=f"init_lora_weights='{init}'"):
+            load_adapter(model, tmp_path / "a")
+        assert not lora_modules(model)
+        return
+    load_adapter(model, tmp_path / "a")
+    with torch.no_grad():
+        assert (model(IDS) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_converted_pissa_adapter_is_an_ordinary_one(tmp_path):
+    model, hf = hf_tiny()
+    theirs = peft.get_peft_model(hf, peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa")).eval()
+    theirs.peft_config["default"].init_lora_weights = True
+    theirs.save_pretrained(tmp_path / "start")
+    theirs.peft_config["default"].init_lora_weights = "pissa"
+    with torch.no_grad():
+        theirs.base_model.model.model.layers[0].self_attn.q_proj.lora_B["default"].weight.mul_(1.5)
+        expected = theirs(IDS).logits
+        theirs.save_pretrained(tmp_path / "a", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+        load_adapter(model, tmp_path / "a")
+        assert (model(IDS) - expected).abs().max() < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("front", ["base_model.model._orig_mod.", "module.base_model.model."])
+def test_what_compiling_and_parallel_training_put_before_names_is_taken_off(adapter, front, tiny_model):
+    load_adapter(tiny_model, adapter)
+    expected = tiny_model(IDS)
+    change_tensors(adapter, lambda t: {k.replace("base_model.model.", front, 1): v for k, v in t.items()})
+    load_adapter(tiny_model, adapter)
+    assert torch.equal(tiny_model(IDS), expected)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_llama_32_vision_and_peft_agree_on_names(tmp_path):
+    cfg = MllamaConfig.tiny()
+    torch.manual_seed(0)
+    model = MllamaModel(cfg).eval()
+    targets = ("q_proj", "lm_head", "vision_model.transformer.0.self_attn.out_proj")
+    save_adapter(randomize(apply_lora(model, r=2, alpha=4, targets=targets)), tmp_path / "a")
+    hf = MllamaForConditionalGeneration(HFMllamaConfig(**cfg.to_hf()))
+    theirs = peft.PeftModel.from_pretrained(hf, tmp_path / "a")
+    written = load_file(tmp_path / "a" / WEIGHTS_FILE)
+    found = peft.get_peft_model_state_dict(theirs, save_embedding_layers=False)
+    assert {k: v.tolist() for k, v in found.items()} == {k: v.tolist() for k, v in written.items()}
+    theirs.save_pretrained(tmp_path / "b", save_embedding_layers=False)
+    before = model(IDS)
+    load_adapter(model, tmp_path / "b")
+    assert torch.equal(model(IDS), before)
+
+
 # ---- faults ----
 
 
@@ -160,7 +345,20 @@ FAULTS = {
     "another kind": (lambda f: change_config(f, peft_type="IA3"), "type IA3"),
     "biases": (lambda f: change_config(f, bias="all"), "bias='all'"),
     "whole modules": (lambda f: change_config(f, modules_to_save=["lm_head"]), "modules_to_save"),
-    "ranks by module": (lambda f: change_config(f, rank_pattern={"q_proj": 2}), "rank_pattern"),
+    "ranks by module": (lambda f: change_config(f, rank_pattern={"q_proj": 2}), r"\(4, 64\), rank 2 of rank_pattern"),
+    "a pattern that is none": (lambda f: change_config(f, alpha_pattern={"(": 2}), "'.*' is no pattern"),
+    "patterns in a list": (lambda f: change_config(f, rank_pattern=["q_proj"]), "rank_pattern must be a table"),
+    "fewer targets": (lambda f: change_config(f, target_modules=["q_proj"]), "up_proj.*not among the targets"),
+    "fewer layers": (lambda f: change_config(f, layers_to_transform=[1]), "layers.0.*not among the targets"),
+    "excluded": (lambda f: change_config(f, exclude_modules=["layers.1.mlp.up_proj"]), "layers.1.mlp.up_proj.*targets"),
+    "a key to come": (lambda f: change_config(f, new_trick=0.5), "new_trick=0.5"),
+    **{f"init {init}": (lambda f, init=init: change_config(f, init_lora_weights=init), f"init_lora_weights='{init}'")
+       for init in ("pissa", "pissa_niter_4", "PiSSA", "olora", "corda", "loftq", "lora_ga", "to come")},
+    **{key: (lambda f, key=key, value=value: change_config(f, **{key: value}), key) for key, value in {
+        "fan_in_fan_out": True, "lora_bias": True, "use_qalora": True, "trainable_token_indices": [1, 2],
+        "target_parameters": ["x"], "layer_replication": [[0, 2]], "alora_invocation_tokens": [1],
+        "megatron_config": {"a": 1}, "arrow_config": {"top_k": 3}, "ensure_weight_tying": True,
+    }.items()},
     "dora without lengths": (lambda f: change_config(f, use_dora=True), "lora_magnitude"),
     "no rank": (lambda f: change_config(f, r=None), "rank, must be"),
     "cut short": (lambda f: (f / WEIGHTS_FILE).write_bytes((f / WEIGHTS_FILE).read_bytes()[:-9]), "again"),

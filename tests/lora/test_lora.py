@@ -23,7 +23,11 @@ from llamamm import (
     unmerge_lora,
 )
 from llamamm.errors import CheckpointError, ConfigError
+from llamamm.llama32_vision.config import MllamaConfig
+from llamamm.llama32_vision.model import MllamaModel
 from llamamm.lora.lora import ALL_TARGETS, adapter_names, delete_adapter, lora_modules, remove_lora
+from llamamm.multimodal.config import MultimodalConfig
+from llamamm.multimodal.model import MultimodalLlama
 from llamamm.text.layers import Linear
 
 # peft 0.21 asks transformers 5.23 by an older name
@@ -224,6 +228,26 @@ def test_targets_by_name_end_of_path_and_pattern(tiny_model, targets, layers, ex
     assert list(lora_modules(tiny_model)) == expected
 
 
+def multimodal():
+    return MultimodalLlama(MultimodalConfig.tiny())
+
+
+def gated():
+    return MultimodalLlama(MultimodalConfig.tiny(cross_layers=(1,)))
+
+
+@pytest.mark.parametrize("make", [multimodal, gated, lambda: MllamaModel(MllamaConfig.tiny())])
+def test_without_targets_a_model_that_sees_gets_adapters_in_its_text_blocks_alone(make):
+    model = make()
+    apply_lora(model, r=1, alpha=1)
+    found = list(lora_modules(model))
+    assert all(path.startswith("layers.") for path in found) and len(found) == 7 * len(model.layers)
+    remove_lora(model)
+    tower = [path for path, _ in model.named_modules() if path.endswith("out_proj")][-1]
+    apply_lora(model, r=1, alpha=1, targets=tower)  # by name, any linear
+    assert list(lora_modules(model)) == [tower]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -266,6 +290,27 @@ def test_an_untied_head_and_any_other_module_can_be_adapted():
     before = tower(x)
     merge_lora(tower, keep_base=False)
     assert isinstance(tower[0], nn.Linear) and torch.allclose(tower(x), before, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dora", [True, False])
+def test_with_biases_it_equals_peft_and_merged_equals_unmerged(dora):
+    torch.manual_seed(0)
+    tower = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    x = torch.randn(5, 6)
+    theirs = peft.get_peft_model(copy.deepcopy(tower), peft.LoraConfig(r=2, lora_alpha=4, use_dora=dora,
+                                                                       target_modules=["0", "2"]))  # fmt: skip
+    ours = randomize(apply_lora(tower, r=2, alpha=4, targets=("0", "2"), dora=dora), size=1.0)
+    for path, module in lora_modules(ours).items():
+        layer = theirs.get_submodule(f"base_model.model.{path}")
+        layer.lora_A["default"].weight.copy_(module.lora_a["default"])
+        layer.lora_B["default"].weight.copy_(module.lora_b["default"])
+        if dora:
+            layer.lora_magnitude_vector["default"].weight.copy_(module.lora_magnitude["default"])
+    apart = ours(x)
+    assert torch.allclose(apart, theirs.eval()(x), atol=1e-5)
+    merge_lora(ours)
+    assert torch.allclose(ours(x), apart, atol=1e-5)
 
 
 def test_dropout_acts_on_the_adapter_alone_and_only_in_training():

@@ -6,9 +6,13 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from llamamm import Llama3Model, TextConfig, from_pretrained, save_pretrained
-from llamamm.errors import CheckpointError, FetchError
+from llamamm.errors import CheckpointError, FetchError, InputError
+from llamamm.multimodal.config import MultimodalConfig
+from llamamm.multimodal.model import MultimodalLlama
 from llamamm.pretrained.locate import locate
 
 
@@ -105,7 +109,7 @@ def test_peak_memory_is_the_weights_and_one_tensor(smollm2_dir, dtype, factor):
     script = f"""
 import psutil, torch
 from llamamm import from_pretrained
-from llamamm.bench import peak_rss
+from llamamm.evals.speed import peak_rss
 before = psutil.Process().memory_info().rss
 model, _ = from_pretrained({str(smollm2_dir)!r}, dtype=torch.{dtype}, progress=False)
 print(peak_rss() - before, sum(p.nbytes for p in model.parameters()))
@@ -115,3 +119,81 @@ print(peak_rss() - before, sum(p.nbytes for p in model.parameters()))
     assert weights == int(538_060_032 * factor)
     largest = 49_152 * 576 * 4  # the table of tokens, in fp32
     assert 0.9 * weights <= growth <= weights + largest + 40_000_000, f"{growth / weights:.2f} x"
+
+# ---- what a folder says besides ----
+
+
+def in_two_dtypes(folder):
+    """bf16 weights, fp32 norms: as trainers of adapters leave a model."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {k: v.float() if "norm" in k else v.bfloat16() for k, v in tensors.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def say(folder, file="config.json", **changes):
+    data = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({k: v for k, v in {**data, **changes}.items() if v is not None}))
+
+
+@pytest.mark.parametrize("key", ["torch_dtype", "dtype"])
+def test_tensors_of_several_dtypes_take_the_one_in_the_config(folder, key):
+    in_two_dtypes(folder)
+    say(folder, **{"torch_dtype": None, key: "bfloat16"})
+    model, _ = from_pretrained(folder)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16} == {model.cfg.dtype}
+    assert from_pretrained(folder, dtype=torch.float32)[0].cfg.dtype == torch.float32
+    say(folder, torch_dtype=None, dtype=None)
+    with pytest.raises(CheckpointError, match="bfloat16 and torch.float32.*dtype="):
+        from_pretrained(folder)
+
+
+def test_tensors_of_one_dtype_keep_it_whatever_the_config_says(folder):
+    say(folder, torch_dtype="float16")
+    assert from_pretrained(folder)[0].cfg.dtype == torch.float32
+
+
+def byte_tokenizer(*added):
+    """A tokenizer.json of the 256 bytes, and what was added to it."""
+    vocab = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.add_tokens(list(added))
+    return tokenizer
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("special", [True, False])
+def test_a_pad_added_to_a_tokenizer_whose_model_was_not_resized(tmp_path, special):
+    torch.manual_seed(0)
+    save_pretrained(Llama3Model(TextConfig.tiny(vocab_size=256)), tmp_path / "m")
+    byte_tokenizer(AddedToken("[PAD]", special=special), AddedToken("<extra>", special=special)).save(
+        str(tmp_path / "m" / "tokenizer.json"))  # fmt: skip
+    model, tokenizer = from_pretrained(tmp_path / "m")
+    assert tokenizer.vocab_size == 258 and model.cfg.vocab_size == 256
+    assert model(torch.tensor([tokenizer.encode("Hi")])).isfinite().all()
+    with pytest.raises(InputError, match="token id 256 is outside the vocabulary of 256"):
+        model(torch.tensor([tokenizer.encode("[PAD]", allowed_special="all")]))
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused(tmp_path):
+    save_pretrained(Llama3Model(TextConfig.tiny(vocab_size=255)), tmp_path / "m")
+    byte_tokenizer(AddedToken("[PAD]", special=True)).save(str(tmp_path / "m" / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match="257 tokens, the model 255: they do not belong together"):
+        from_pretrained(tmp_path / "m")
+
+
+@torch.no_grad()
+def test_a_multimodal_model_keeps_a_head_of_its_own_and_its_configs_dtype(tmp_path):
+    torch.manual_seed(0)
+    model = MultimodalLlama(MultimodalConfig.tiny()).eval()
+    save_pretrained(model, tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    tensors = load_file(file)
+    head = tensors["model.embed_tokens.weight"] * 2
+    tensors = {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}
+    save_file({**tensors, "lm_head.weight": head}, file, metadata={"format": "pt"})
+    again, _ = from_pretrained(tmp_path / "m")
+    assert torch.equal(again.lm_head.weight, head) and not again.cfg.tie_embeddings
+    assert not again.full_config.text.tie_embeddings
+    ids = torch.arange(9)[None]
+    assert torch.allclose(again(ids), 2 * model(ids), atol=1e-5)

@@ -8,15 +8,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llamamm import Llama3Model, RopeScaling, TextConfig, from_pretrained
 from llamamm.errors import CheckpointError, MissingDependencyError
+from llamamm.pretrained.load import load_tokenizer
 from llamamm.text.rope import rope_frequencies
-from llamamm.weights.gguf import GGUFFile
+from llamamm.weights.gguf import GGUFFile, convert_gguf
 from llamamm.weights.names import GGUF_NAMES
 from tests.weights.test_loading import in_other_names, make_model
 
 Q = gguf.GGMLQuantizationType
 
 
-def write_gguf(path, cfg: TextConfig, tensors, *, architecture="llama", leave_out=()):
+def write_gguf(path, cfg: TextConfig, tensors, *, architecture="llama", leave_out=(), said=()):
     """A GGUF file: configuration as metadata, tensors as (values, quantisation) or plain fp32 values."""
     writer = gguf.GGUFWriter(path, architecture)
     facts = {
@@ -29,6 +30,10 @@ def write_gguf(path, cfg: TextConfig, tensors, *, architecture="llama", leave_ou
             writer.add_uint32(f"llama.{key}", value)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", cfg.norm_eps)
     writer.add_float32("llama.rope.freq_base", cfg.rope_theta)
+    add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string,
+           list: writer.add_array}  # fmt: skip
+    for key, value in dict(said).items():
+        add[type(value)](key, value)
     for name, tensor in tensors.items():
         values, kind = tensor if isinstance(tensor, tuple) else (tensor, None)
         writer.add_tensor(name, np.ascontiguousarray(values), raw_dtype=kind)
@@ -132,6 +137,66 @@ def test_another_rope_rule_is_refused(tmp_path):
     tensors = {**tensors_of(make_model()), "rope_freqs.weight": np.linspace(1, 3, 8, dtype=np.float32)}
     with pytest.raises(CheckpointError, match="another rule"):
         _ = GGUFFile(write_gguf(tmp_path / "m.gguf", TextConfig.tiny(), tensors)).config
+
+
+REFUSED = {
+    "linear": ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}, "rope.scaling.*factor=4.0"),
+    "linear by llama.cpp's default": ({"llama.rope.scaling.factor": 2.0}, "rope.scaling: type=linear, factor=2.0"),
+    "the oldest spelling": ({"llama.rope.scale_linear": 2.0}, "factor=2.0"),
+    "yarn": ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0,
+              "llama.rope.scaling.original_context_length": 128}, "type=yarn"),
+    "longrope": ({"llama.rope.scaling.type": "longrope"}, "type=longrope"),
+    "a factor of attention": ({"llama.rope.scaling.attn_factor": 1.5}, "attn_factor=1.5"),
+    "a part of a head": ({"llama.rope.dimension_count": 8}, "rope.dimension_count=8, not 16"),
+    "values of another size": ({"llama.attention.value_length": 8}, "value_length=8, not 16"),
+    "another vocabulary": ({"llama.vocab_size": 500}, "vocab_size=500, not 512"),
+    "experts": ({"llama.expert_count": 8, "llama.expert_used_count": 2}, "llama.expert_count=8"),
+    "a window": ({"llama.attention.sliding_window": 128}, "sliding_window=128"),
+    "both ways": ({"llama.attention.causal": False}, "attention.causal=False"),
+    "a scale of attention": ({"llama.attention.scale": 0.5}, "attention.scale=0.5"),
+    "of logits": ({"llama.logit_scale": 8.0}, "logit_scale=8.0"),
+    "capped logits": ({"llama.attn_logit_softcapping": 50.0}, "softcapping=50.0"),
+    "what is to come": ({"llama.new_trick": "on"}, "llama.new_trick='on'"),
+    "an adapter": ({"general.type": "adapter"}, "'llama' adapter"),
+    "a part": ({"split.count": 3}, "one of 3 parts"),
+    "blocks that differ": ({"llama.attention.head_count_kv": [2, 4]}, r"head_count_kv=\[2, 4\]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "message"), REFUSED.values(), ids=REFUSED)
+def test_metadata_that_changes_results_is_refused_by_name(tmp_path, said, message):
+    leave_out = [key.removeprefix("llama.") for key in said]
+    path = write_gguf(tmp_path / "m.gguf", TextConfig.tiny(), tensors_of(make_model()), leave_out=leave_out, said=said)
+    with pytest.raises(CheckpointError, match=message):
+        from_pretrained(path)
+
+
+def test_metadata_that_says_what_a_llama_does_is_read(tmp_path):
+    said = {
+        "llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0, "llama.rope.scaling.finetuned": False,
+        "llama.rope.scaling.original_context_length": 128, "llama.rope.scaling.attn_factor": 1.0,
+        "llama.rope.dimension_count": 16, "llama.attention.value_length": 16, "llama.vocab_size": 512,
+        "llama.expert_count": 0, "llama.attention.causal": True, "llama.attention.head_count_kv": [2, 2],
+        "llama.tensor_data_layout": "Meta AI original pth", "general.type": "model", "general.name": "tiny",
+        "general.file_type": 1, "tokenizer.ggml.model": "no_vocab", "quantize.imatrix.file": "x",
+    }  # fmt: skip
+    model = make_model()
+    leave_out = ["attention.head_count_kv"]
+    path = write_gguf(tmp_path / "m.gguf", model.cfg, tensors_of(model), leave_out=leave_out, said=said)
+    loaded, tokenizer = from_pretrained(path)
+    assert loaded.cfg == model.cfg and tokenizer is None
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
+def test_a_file_without_a_vocabulary_has_no_tokenizer_and_can_be_converted(tmp_path):
+    model = make_model(tie_embeddings=False)
+    path = write_gguf(tmp_path / "m.gguf", model.cfg, tensors_of(model))
+    assert from_pretrained(path)[1] is None and load_tokenizer(path) is None
+    (tmp_path / "folder").mkdir()
+    convert_gguf(path, tmp_path / "folder")
+    again, tokenizer = from_pretrained(tmp_path / "folder")
+    assert tokenizer is None and again.cfg == model.cfg
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
 
 
 def test_other_architectures_and_missing_facts_are_refused(tmp_path):

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from llamamm import Llama3Model, TextConfig, from_pretrained, load_weights_into_llama, save_pretrained
 from llamamm.errors import CheckpointError, ConfigError
-from llamamm.weights.checkpoint import INDEX_FILE, open_checkpoint, read_header
+from llamamm.weights.checkpoint import INDEX_FILE, SINGLE_FILE, open_checkpoint, read_header
 from llamamm.weights.loading import build_from_refs
 from llamamm.weights.names import GGUF_NAMES, META_NAMES, half_split_to_interleaved
 
@@ -169,6 +169,33 @@ def test_a_name_in_two_shards_is_refused(tmp_path):
         open_checkpoint(tmp_path)
 
 
+def test_the_single_file_goes_before_an_index_of_an_older_save_as_in_transformers(tmp_path):
+    save_pretrained(make_model(n_layers=2), tmp_path / "old", max_shard_bytes=100_000)
+    save_pretrained(make_model(n_layers=1), tmp_path / "m")
+    for file in (tmp_path / "old").iterdir():
+        if not (tmp_path / "m" / file.name).exists():
+            (tmp_path / "m" / file.name).write_bytes(file.read_bytes())
+    assert (tmp_path / "m" / INDEX_FILE).is_file()
+    ours, theirs = from_pretrained(tmp_path / "m")[0], AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    ids = torch.arange(9)[None]
+    with torch.no_grad():
+        assert (ours(ids) - theirs(ids).logits).abs().max() < 1e-5
+
+
+def test_shards_of_another_save_are_not_mixed_in(tmp_path):
+    save_file({"a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "one.safetensors")  # b was in it before
+    save_file({"b": torch.zeros(1)}, tmp_path / "two.safetensors")
+    save_file({"c": torch.zeros(1)}, tmp_path / "three.safetensors")  # no longer in the index
+    write_index(tmp_path, {"a": "one.safetensors", "b": "two.safetensors"})
+    with pytest.raises(CheckpointError, match="b stands in one.safetensors, the index has it in two.safetensors"):
+        open_checkpoint(tmp_path)
+    save_file({"a": torch.ones(1), "x": torch.ones(1)}, tmp_path / "one.safetensors")
+    with pytest.raises(CheckpointError, match="x stands in one.safetensors, the index has it nowhere"):
+        open_checkpoint(tmp_path)
+    save_file({"a": torch.ones(1)}, tmp_path / "one.safetensors")
+    assert sorted(open_checkpoint(tmp_path)) == ["a", "b"]
+
+
 @pytest.mark.parametrize("content", ["nonsense", "[]", "{}", '{"weight_map": 3}'])
 def test_a_damaged_index_is_refused(tmp_path, content):
     (tmp_path / INDEX_FILE).write_text(content)
@@ -210,6 +237,58 @@ def test_a_tied_model_accepts_a_stored_head():
     load_weights_into_llama(target, target.cfg, params)
     assert same_weights(source, target)
     assert target.lm_head.weight is target.embed_tokens.weight
+
+
+def test_a_tied_model_refuses_a_head_of_its_own():
+    source, target = make_model(), Llama3Model(TextConfig.tiny())
+    before = {k: v.clone() for k, v in target.state_dict().items()}
+    params = {**params_of(source), "lm_head.weight": source.embed_tokens.weight * 2}
+    with pytest.raises(CheckpointError, match="lm_head.weight of its own.*tie_embeddings=False"):
+        load_weights_into_llama(target, target.cfg, params)
+    assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("own", [True, False])
+def test_a_head_that_differs_is_kept_though_the_config_says_tied_as_in_transformers(tmp_path, own):
+    model = make_model()
+    save_pretrained(model, tmp_path / "m")
+    params = load_file(tmp_path / "m" / SINGLE_FILE)
+    head = params["model.embed_tokens.weight"].clone()
+    head[3] += own
+    save_file({**params, "lm_head.weight": head}, tmp_path / "m" / SINGLE_FILE, metadata={"format": "pt"})
+    again, _ = from_pretrained(tmp_path / "m")
+    assert again.cfg.tie_embeddings is not own and torch.equal(again.lm_head.weight, head)
+    ids = torch.arange(9)[None]
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    assert (again(ids) - theirs(ids).logits).abs().max() < 1e-5
+    save_pretrained(again, tmp_path / "again")
+    assert torch.equal(from_pretrained(tmp_path / "again")[0].lm_head.weight, head)
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["tie_word_embeddings"] is not own
+
+
+def test_an_untied_model_without_a_head_in_the_file_is_refused(tmp_path):
+    save_pretrained(make_model(), tmp_path / "m")
+    config = tmp_path / "m" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "tie_word_embeddings": False}))
+    with pytest.raises(CheckpointError, match="missing .1.:\n  lm_head.weight"):
+        from_pretrained(tmp_path / "m")
+
+
+@pytest.mark.parametrize("front", ["_orig_mod.", "module.", "module._orig_mod.", "_fsdp_wrapped_module."])
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_compiling_and_parallel_training_put_into_names_is_taken_off(front, inside):
+    source, target = make_model(), Llama3Model(TextConfig.tiny())
+    params = {name.replace("layers.0.", f"layers.0.{front}") if inside else front + name: value
+              for name, value in params_of(source).items()}  # fmt: skip
+    load_weights_into_llama(target, target.cfg, params)
+    assert same_weights(source, target)
+
+
+def test_another_front_is_named_in_the_error():
+    params = {f"policy.{name}": value for name, value in params_of(make_model()).items()}
+    with pytest.raises(CheckpointError, match="with 'policy.model.' before their names: take it off"):
+        load_weights_into_llama(make_model(), TextConfig.tiny(), params)
 
 
 def test_what_other_libraries_store_and_the_config_knows_is_ignored():

@@ -64,10 +64,11 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "weights.names": {
         **dict.fromkeys(("META_NAMES", "GGUF_NAMES"), "shown as a table"),
+        "without_wrappers": PIECE,
     },
     "weights.loading": {
         "M": "a type's variable, for checkers",
-        "only_dtype": PIECE,
+        **dict.fromkeys(("only_dtype", "choose_dtype", "has_own_head"), PIECE),
     },
     "weights.saving": {
         **dict.fromkeys(("write_config", "write_weights"), IN_WORDS),
@@ -105,8 +106,8 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("remove_lora", "adapter_names", "plain_state_dict", "check_adapter_name"), PIECE),
     },
     "lora.adapter_files": {
-        **dict.fromkeys(("CONFIG_FILE", "WEIGHTS_FILE", "PREFIX", "SUFFIXES", "SAMPLES", "HARMLESS"), CONSTANT),
-        **dict.fromkeys(("write_adapter", "read_settings", "read_adapter_config", "active_adapter"), PIECE),
+        **dict.fromkeys(("WEIGHTS_FILE", "PREFIX", "SUFFIXES", "SAMPLES"), CONSTANT),
+        **dict.fromkeys(("write_adapter", "active_adapter"), PIECE),
     },
     "train.rows": {
         **dict.fromkeys(("END_OF_TEXT", "END_OF_TURN"), CONSTANT),
@@ -238,7 +239,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "aspect_ratios": "a list that stands in the prose",
     },
     "llama32_vision.processor": {
-        **dict.fromkeys(("IMAGE_NAME", "PREPROCESSOR", "BOTH"), CONSTANT),
+        **dict.fromkeys(("IMAGE_NAME",), CONSTANT),
         "MllamaProcessor": USED,
         "collate_images": PIECE,
     },
@@ -268,6 +269,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "Processor": PROTOCOL,
         **dict.fromkeys(("TextProcessor", "as_processor", "on_device"), IN_WORDS),
     },
+    "weights.mllama_names": {"name_in_memory": "for adapter files of peft"},
     "multimodal.config": {
         **dict.fromkeys(("PROJECTORS", "MODEL_TYPE"), CONSTANT),
         **dict.fromkeys(("BridgeConfig", "MultimodalConfig"), "settings with checks of their range"),
@@ -278,7 +280,6 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "MultimodalLlama": TOO_LONG,
     },
     "multimodal.processor": {
-        "PREPROCESSOR": CONSTANT,
         "MultimodalProcessor": TOO_LONG,
         **dict.fromkeys(("make_media", "join_media"), PIECE),
     },
