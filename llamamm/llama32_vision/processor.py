@@ -26,12 +26,11 @@ from llamamm.generation.prompts import Image, Messages, Part, Prompt, Sound, che
 from llamamm.llama32_vision.config import MllamaConfig
 from llamamm.llama32_vision.model import TiledImages
 from llamamm.llama32_vision.tiles import TileProcessor, aspect_ratios
+from llamamm.senses.config_keys import PREPROCESSOR, read_image_settings
 from llamamm.text.chat import chat_format
 from llamamm.text.tokenizer import Tokenizer
 
 IMAGE_NAME = "<|image|>"  # how tokenizer files call the image token
-PREPROCESSOR = "preprocessor_config.json"
-BOTH = "processor_config.json"  # where transformers 5 writes the same, beside other settings
 
 
 class MllamaProcessor:
@@ -95,11 +94,8 @@ class MllamaProcessor:
     def load(cls, folder: Path, tokenizer: Tokenizer) -> MllamaProcessor:
         """That of a model's folder. Raises CheckpointError or ConfigError, also where it does not suit the model."""
         cfg = MllamaConfig.from_hf(read_json(folder / "config.json"))
-        file = folder / PREPROCESSOR
-        if not file.is_file() and (folder / BOTH).is_file():
-            file = folder / BOTH
-        data = read_json(file, owner="a model that reads images")
-        tiles = TileProcessor.from_hf(data.get("image_processor", data))
+        file, data = read_image_settings(folder)
+        tiles = TileProcessor.from_hf(data)
         for what, theirs, models in (("tile_size", tiles.tile_size, cfg.vision.tile_size),
                                      ("max_tiles", tiles.max_tiles, cfg.vision.max_tiles),
                                      ("aspect ratios", aspect_ratios(tiles.max_tiles), [*cfg.vision.aspect_ratios])):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from llamamm.errors import ConfigError, InputError
 from llamamm.llama32_vision.model import TiledImages
+from llamamm.senses.config_keys import IMAGES_HARMLESS, IMAGES_READ, given, require_known
 from llamamm.senses.image_processor import CLIP_MEAN, CLIP_STD
 from llamamm.senses.images import ImageLike, image_tensor
 
@@ -103,16 +104,20 @@ class TileProcessor:
         name = str(data.get("image_processor_type"))
         if not name.startswith("MllamaImageProcessor"):
             raise ConfigError(f"the image processor is a {name}; Llama 3.2 Vision has MllamaImageProcessor")
+        data = given(data)
         for key, expected in (("do_resize", True), ("do_pad", True), ("do_rescale", True), ("do_normalize", True),
+                              ("do_center_crop", False),
                               ("resample", 2), ("rescale_factor", 1 / 255)):  # fmt: skip
             if data.get(key, expected) != expected:
                 raise ConfigError(f"preprocessor_config.json has {key}={data[key]!r}; this package does {expected!r}")
+        require_known(data, IMAGES_READ | IMAGES_HARMLESS, file="preprocessor_config.json")
         size = data.get("size", {"height": 224, "width": 224})
-        side = size if isinstance(size, int) else size.get("height")
-        if not isinstance(size, int) and size.get("width") != side:
+        size = given(size) if isinstance(size, Mapping) else {"height": size, "width": size}
+        side = size.get("height")
+        if size != {"height": side, "width": side}:
             raise ConfigError(f"tiles are square, preprocessor_config.json has size {size}")
-        mean, std = (tuple(data.get(key, default)) for key, default in (("image_mean", (0.5,) * 3),
-                                                                         ("image_std", (0.5,) * 3)))  # fmt: skip
+        mean, std = (data.get(key, 0.5) for key in ("image_mean", "image_std"))
+        mean, std = (tuple(some) if isinstance(some, list | tuple) else (some,) * 3 for some in (mean, std))
         return cls(side, data.get("max_image_tiles", 4), mean, std)
 
     def to_hf(self) -> dict[str, Any]:

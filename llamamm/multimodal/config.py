@@ -8,11 +8,12 @@ Built in notebooks 13 and 14.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from llamamm.errors import ConfigError
 from llamamm.senses.config import AudioConfig, EncoderConfig, VisionConfig
+from llamamm.senses.config_keys import HARMLESS, require_known
 from llamamm.text.config import TextConfig
 
 PROJECTORS = ("linear", "mlp", "swiglu")
@@ -170,6 +171,8 @@ class MultimodalConfig:
         """Read the content of a `config.json`. Raises ConfigError for another family, or what is missing or unknown."""
         if data.get("model_type") != MODEL_TYPE:
             raise ConfigError(f"model_type is {data.get('model_type')!r}; a model with eyes and ears is {MODEL_TYPE!r}")
+        parts = ("text_config", "vision_config", "audio_config")
+        require_known(data, HARMLESS.union(parts, (field.name for field in fields(cls))), file="config.json")
         try:
             vision, audio = data["vision_config"], data["audio_config"]
             return cls(

@@ -23,12 +23,11 @@ from llamamm.generation.generate import pad_left
 from llamamm.generation.prompts import Image, Messages, Part, Prompt, Sound, check_parts
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import Media
+from llamamm.senses.config_keys import PREPROCESSOR, read_image_settings
 from llamamm.senses.image_processor import ImageProcessor
 from llamamm.senses.mel import log_mel, n_frames, split_wave
 from llamamm.text.chat import ChatML, Llama3Chat, chat_format
 from llamamm.text.tokenizer import Tokenizer
-
-PREPROCESSOR = "preprocessor_config.json"
 
 
 class MultimodalProcessor:
@@ -102,7 +101,7 @@ class MultimodalProcessor:
     def load(cls, folder: Path, tokenizer: Tokenizer) -> MultimodalProcessor:
         """That of a model's folder. Raises CheckpointError, ConfigError."""
         cfg = MultimodalConfig.from_hf(read_json(folder / "config.json"))
-        images = None if cfg.vision is None else ImageProcessor.from_hf(read_json(folder / PREPROCESSOR))
+        images = None if cfg.vision is None else ImageProcessor.from_hf(read_image_settings(folder)[1])
         return cls(cfg, tokenizer, images)
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llamamm.errors import ConfigError
+from llamamm.senses.config_keys import AUDIO_READ, HARMLESS, VISION_READ, given, require_known
 
 # Hugging Face's names of activations -> ours
 ACTIVATION_NAMES = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -148,8 +149,9 @@ class VisionConfig:
         if family not in _FAMILIES:
             raise ConfigError(f"model_type is {kind!r}; vision towers here are {', '.join(_FAMILIES)}")
         defaults, features = _FAMILIES[family]
-        # A file may say only what differs from the family's first model.
-        got = {**defaults, **{k: v for k, v in (data.get("vision_config") or data).items() if v is not None}}
+        own = (data.get("vision_config_dict") if family == "clip" else None) or data.get("vision_config") or data
+        require_known(own, VISION_READ | HARMLESS, file="config.json")
+        got = {**defaults, **given(own)}  # a file may say only what differs from the family's first model
         for key, expected in (("num_channels", 3), ("use_swiglu_ffn", False)):
             if got.get(key, expected) != expected:
                 raise ConfigError(f"config.json has {key}={got[key]!r}; this package builds {key}={expected!r}")
@@ -226,12 +228,14 @@ class AudioConfig:
         """Read Whisper's `config.json`. Raises ConfigError for another family or setting, naming it."""
         if data.get("model_type") != "whisper":
             raise ConfigError(f"model_type is {data.get('model_type')!r}; the audio encoder here is 'whisper'")
+        data = given(data)
         missing = [k for k in ("d_model", "encoder_layers", "encoder_attention_heads") if k not in data]
         if missing:
             raise ConfigError(f"config.json lacks {', '.join(missing)}")
+        require_known(data, AUDIO_READ | HARMLESS, file="config.json")
         encoder = EncoderConfig(
             hidden_size=data["d_model"],
-            intermediate_size=data.get("encoder_ffn_dim", 4 * data["d_model"]),
+            intermediate_size=data.get("encoder_ffn_dim", 1536),  # tiny's, which transformers takes for all
             n_layers=data["encoder_layers"],
             n_heads=data["encoder_attention_heads"],
             norm_eps=1e-5,  # PyTorch's default, which the reference takes

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from llamamm.errors import ConfigError, InputError
+from llamamm.senses.config_keys import IMAGES_HARMLESS, IMAGES_READ, given, require_known
 from llamamm.senses.images import ImageLike, image_tensor
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -148,37 +149,39 @@ class ImageProcessor:
         """
         kind = _kind_of(data)
         base, int_is_short_side = _KINDS[kind]
-        given = {key: value for key, value in data.items() if value is not None}
+        said = given(data)
         known = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
-        for key, value in given.items():
+        for key, value in said.items():
             if key.startswith("do_") and key not in known and value:
                 raise ConfigError(f"the image processor asks for {key}; this package does {', '.join(known)}")
+        require_known(said, IMAGES_READ | IMAGES_HARMLESS, file="the image processor's file")
+        int_is_short_side = not said.get("default_to_square", not int_is_short_side)
 
         settings: dict[str, Any] = {"kind": kind}
-        if not given.get("do_resize", True):
+        if not said.get("do_resize", True):
             settings["resize"] = None
-        elif "size" in given:
-            settings["resize"] = _size(given["size"], "size", int_is_short_side=int_is_short_side)
-        if not given.get("do_center_crop", base().crop is not None):
+        elif "size" in said:
+            settings["resize"] = _size(said["size"], "size", int_is_short_side=int_is_short_side)
+        if not said.get("do_center_crop", base().crop is not None):
             settings["crop"] = None
-        elif "crop_size" in given:
-            settings["crop"] = _size(given["crop_size"], "crop_size", int_is_short_side=False)
+        elif "crop_size" in said:
+            settings["crop"] = _size(said["crop_size"], "crop_size", int_is_short_side=False)
         elif base().crop is None:
             raise ConfigError(f"{kind} has do_center_crop but no crop_size, and its class has no default")
-        if not given.get("do_rescale", True):
+        if not said.get("do_rescale", True):
             settings["scale"] = None
-        elif "rescale_factor" in given:
-            settings["scale"] = given["rescale_factor"]
+        elif "rescale_factor" in said:
+            settings["scale"] = said["rescale_factor"]
         for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
-            if not given.get("do_normalize", True):
+            if not said.get("do_normalize", True):
                 settings[ours] = None
-            elif theirs in given:
-                values = given[theirs]
+            elif theirs in said:
+                values = said[theirs]
                 settings[ours] = tuple(values) if isinstance(values, (list, tuple)) else (values,) * 3
-        if "resample" in given:
-            if given["resample"] not in _RESAMPLE:
-                raise ConfigError(f"resample must be one of {_RESAMPLE}, got {given['resample']!r}")
-            settings["interpolation"] = _RESAMPLE[given["resample"]]
+        if "resample" in said:
+            if said["resample"] not in _RESAMPLE:
+                raise ConfigError(f"resample must be one of {_RESAMPLE}, got {said['resample']!r}")
+            settings["interpolation"] = _RESAMPLE[said["resample"]]
         return replace(base(), **settings)
 
     def to_hf(self) -> dict[str, Any]:
@@ -229,6 +232,7 @@ def _kind_of(data: Mapping[str, Any]) -> str:
 
 def _size(value: Any, name: str, *, int_is_short_side: bool) -> int | tuple[int, int]:
     """A number, [height, width], {"height", "width"} or {"shortest_edge"}, the last for `size` alone."""
+    value = given(value) if isinstance(value, Mapping) else value
     match value:
         case bool():
             pass

@@ -3,12 +3,14 @@ input, refusals."""
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from matplotlib import cbook
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoImageProcessor,
     CLIPConfig,
     CLIPModel,
     Dinov2Config,
@@ -19,6 +21,7 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
     WhisperConfig,
+    WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
     WhisperModel,
     WhisperTokenizerFast,
@@ -189,3 +192,72 @@ def test_the_real_whisper_equals_transformers_on_speech_and_its_decoder_hears_it
         ids.append(int(whisper(encoder_outputs=heard, decoder_input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
     text = tokenizer.decode(ids, skip_special_tokens=True).lower()
     assert spoken.text.startswith("go forward") and "go forward" in text, text
+
+
+# ---- the settings of processors ----
+
+
+def tiny_whisper():
+    small = {f"{part}_{key}": 1 for part in ("encoder", "decoder") for key in ("layers", "attention_heads")}
+    ids = {f"{name}_token_id": 1 for name in ("pad", "bos", "eos", "decoder_start")}
+    return WhisperConfig(d_model=32, vocab_size=99, num_mel_bins=16, max_source_positions=50, **small, **ids)
+
+
+SIGLIP = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 32, "width": 48}, "resample": 2,
+          "image_mean": [0.4, 0.5, 0.6], "image_std": [0.5, 0.4, 0.3]}  # fmt: skip
+
+
+@pytest.mark.parametrize("files", [
+    {"preprocessor_config.json": SIGLIP},
+    {"processor_config.json": {"processor_class": "SiglipProcessor", "image_processor": SIGLIP}},
+    {"processor_config.json": {"image_processor": SIGLIP}, "preprocessor_config.json": {**SIGLIP, "resample": 3}},
+    {"processor_config.json": {"processor_class": "SiglipProcessor"}, "preprocessor_config.json": SIGLIP},
+    {"processor_config.json": {"image_processor": SIGLIP, "feature_extractor": {"feature_size": 80}}},
+])  # fmt: skip
+def test_image_settings_are_found_where_transformers_finds_them(files, tmp_path):
+    for name, data in files.items():
+        (tmp_path / name).write_text(json.dumps(data))
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    theirs = AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(load_image_processor(tmp_path)(image), theirs, rtol=0, atol=2e-6)
+
+
+def test_a_folder_without_image_settings_says_so(tmp_path):
+    (tmp_path / "processor_config.json").write_text('{"feature_extractor": {}}')
+    with pytest.raises(CheckpointError, match="no preprocessor_config.json and no processor_config.json with"):
+        load_image_processor(tmp_path)
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({}, None), ({"feature_size": 80}, "feature_size=80.*16"), ({"hop_length": 80}, "hop_length=80.*160"),
+    ({"n_fft": 512}, "n_fft"), ({"sampling_rate": 8000}, "sampling_rate"), ({"dither": 0.1}, "dither=0.1"),
+    ({"chunk_length": 30}, "chunk_length=30"), ({"padding_value": 0.5}, "padding_value"),
+    ({"padding_side": "left"}, "padding_side"), ({"dither": None, "return_attention_mask": True}, None),
+    ({"preemphasis": 0.97}, "preemphasis"), ({"feature_extractor_type": "ClapFeatureExtractor"}, "Clap"),
+])  # fmt: skip
+@pytest.mark.parametrize("nested", [False, True])
+def test_another_log_mel_than_ours_is_refused(changes, said, nested, tmp_path):
+    saved(WhisperModel(tiny_whisper()), tmp_path)
+    extractor = WhisperFeatureExtractor(feature_size=16, chunk_length=1).to_dict() | changes
+    name = "processor_config.json" if nested else "preprocessor_config.json"
+    (tmp_path / name).write_text(json.dumps({"feature_extractor": extractor} if nested else extractor))
+    if said is None:
+        assert load_audio_encoder(tmp_path).cfg.n_mels == 16
+    else:
+        with pytest.raises(ConfigError, match=said):
+            load_audio_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("load, make", [(load_audio_encoder, lambda: WhisperModel(tiny_whisper())),
+                                        (load_vision_tower, MODELS["dinov2"]), (load_vision_tower, MODELS["clip"])])
+def test_a_key_that_nobody_knows_is_refused(load, make, tmp_path):
+    saved(make(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    inner = config.get("vision_config", config)
+    inner.update(attention_dropout=0.1, _commit_hash="f00", use_cache=False)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    load(tmp_path)
+    inner.update(num_register_tokens=4)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="num_register_tokens=4.*take it out"):
+        load(tmp_path)

@@ -190,6 +190,8 @@ def test_missing_keys_are_the_classs_defaults(kind, reference, size):
     ({**DINOV2, "crop_size": {"height": -1, "width": 5}}, "-1"),
     ({**DINOV2, "resample": 1}, "resample"),
     ({**DINOV2, "do_pad": True}, "do_pad"),
+    ({**DINOV2, "crop_pct": 0.9}, "crop_pct=0.9"),
+    ({**DINOV2, "rescale_offset": True}, "rescale_offset"),
     ({**DINOV2, "image_mean": [0.5, 0.5]}, "mean"),
     ({**DINOV2, "image_mean": ["a", "b", "c"]}, "mean"),
     ({**DINOV2, "image_std": [1.0, 0.0, 1.0]}, "std"),
@@ -227,3 +229,26 @@ def test_images_that_do_not_fit_are_refused():
         ImageProcessor(resize=10, crop=None)([photo(10, 20), photo(20, 10)])
     with pytest.raises(InputError, match="224 x 22400000"):
         ours(np.zeros((1, 100_000), np.uint8))
+
+
+@pytest.mark.parametrize("kind, reference", [
+    ("CLIPImageProcessor", CLIPImageProcessor), ("ViTImageProcessor", ViTImageProcessor),
+    ("BitImageProcessorFast", BitImageProcessor),
+])  # fmt: skip
+@pytest.mark.parametrize("changes", [
+    {"default_to_square": True}, {"default_to_square": False}, {"default_to_square": None},
+    {"data_format": "channels_first", "pad_size": {"height": 9, "width": 9}, "do_pad": False},
+])  # fmt: skip
+def test_a_bare_size_is_read_as_transformers_reads_it(kind, reference, changes):
+    data = {"do_center_crop": False, "size": 48, **changes}
+    image = Image.fromarray(photo(60, 91))
+    got = ImageProcessor.from_hf({"image_processor_type": kind, **data})(image)
+    torch.testing.assert_close(got, theirs(reference(**data), image), rtol=0, atol=2e-6)
+
+
+def test_nulls_stand_for_the_defaults():
+    keys = ("do_resize", "size", "crop_size", "do_normalize", "image_mean", "resample", "do_pad")
+    nulls = dict.fromkeys(keys)
+    assert ImageProcessor.from_hf({**nulls, "image_processor_type": "CLIPImageProcessor"}) == ImageProcessor.clip()
+    size = {"shortest_edge": 224, "longest_edge": None, "height": None, "width": None, "max_height": None}
+    assert ImageProcessor.from_hf({"image_processor_type": "CLIPImageProcessor", "size": size}) == ImageProcessor.clip()
