@@ -137,7 +137,7 @@ def test_importing_prints_nothing_and_leaves_torch_alone():
     script = """
 import random, torch
 state, dtype, threads = torch.random.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads()
-import llamamm, llamamm.cli, llamamm.bench
+import llamamm, llamamm.cli.main, llamamm.evals.speed
 assert torch.equal(state, torch.random.get_rng_state())
 assert dtype == torch.get_default_dtype() and threads == torch.get_num_threads() and torch.is_grad_enabled()
 """

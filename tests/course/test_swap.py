@@ -2,12 +2,12 @@
 
 import re
 
-import llamamm.attention
-import llamamm.model
 import pytest
 import torch
 from torch import nn
 
+import llamamm.text.attention
+import llamamm.text.model
 from llamamm import apply_rope
 from llamamm.course.swap import swap
 from llamamm.errors import InputError

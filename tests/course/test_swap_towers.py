@@ -1,11 +1,11 @@
 """course.swap_towers: right parts find what the package finds, wrong ones visibly do not, and all is undone."""
 
-import llamamm.mel
-import llamamm.vision
 import pytest
 import torch
 import torch.nn.functional as F
 
+import llamamm.senses.mel
+import llamamm.senses.vision
 from llamamm.course.swap_towers import swap_mel, swap_patches
 from llamamm.errors import InputError
 

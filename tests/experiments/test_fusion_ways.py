@@ -2,13 +2,13 @@
 
 from functools import partial
 
-import llamamm.fusion_experiment as fusion
 import pytest
 import torch
 from rich.console import Console
 
 from llamamm import AudioEncoder, VisionTower
 from llamamm.assets.easy_vqa import Questions
+from llamamm.experiments import fusion_ways as fusion
 from llamamm.experiments.small_multimodal import Towers
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import Features
