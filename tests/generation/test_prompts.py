@@ -1,12 +1,13 @@
-"""generation.prompts: parts and their checks, markers only where media are given, counts that match, padding."""
+"""generation.prompts: parts and their checks, markers only where media are given."""
 
+import base64
 import io
 import wave as wave_files
 
 import PIL.Image
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llamamm.errors import InputError
@@ -21,7 +22,6 @@ from llamamm.generation.prompts import (
     place_media,
 )
 from llamamm.multimodal.model import Media
-from llamamm.multimodal.places import pad_right, require_matching
 from llamamm.text.chat import chat_format
 
 RED = PIL.Image.new("RGB", (8, 8), (255, 0, 0))
@@ -154,38 +154,81 @@ def test_as_processor(smol):
     assert as_processor(processor) is processor
 
 
-# ---- counts ----
-
-
-def test_places_that_match_by_hand():
-    ids = torch.tensor([[1, 9, 9], [9, 1, 1]])
-    assert require_matching(ids, 9, [2, 1], "image").tolist() == [[False, True, True], [True, False, False]]
-    assert not require_matching(ids, 8, [], "audio").any()
-
-
-def test_an_image_does_not_lie_in_two_prompts():  # 1 + 3 places for two images of 2: the sums agree
-    with pytest.raises(InputError, match="prompt 0 holds 1 places.*each image takes 2.*cut"):
-        require_matching(torch.tensor([[1, 1, 9], [9, 9, 9]]), 9, [2, 2], "image")
-
-
-@pytest.mark.parametrize("n", [0, 2, 4])
-def test_places_that_do_not_match(n):  # fault 22, with both counts
-    with pytest.raises(InputError, match=f"3 places for image features, but {n} were given.*cut"):
-        require_matching(torch.tensor([[1, 9, 9], [9, 1, 1]]), 9, [1] * n, "image")
-
-
-@settings(max_examples=30)
-@given(st.lists(st.integers(0, 6), min_size=1, max_size=5))
-def test_pad_right(lengths):
-    rows = [torch.randn(n, 3) for n in lengths]
-    batch, real = pad_right(rows)
-    assert batch.shape == (len(rows), max(lengths), 3) and real.shape == batch.shape[:2]
-    for b, row in enumerate(rows):
-        assert torch.equal(batch[b][real[b]], row) and real[b, : len(row)].all()
-        assert batch[b, len(row) :].eq(0).all()
-
-
 def test_inputs_move_to_the_models_device():
     moved = on_device({"media": Media(torch.zeros(1), None, torch.ones(2))}, "meta")["media"]
     assert (moved.pixels.device.type, moved.mel, moved.lengths.device.type) == ("meta", None, "meta")
     assert on_device({}, "meta") == {}
+
+
+# ---- parts as dicts ----
+
+PNG = io.BytesIO()
+RED.save(PNG, "PNG")
+CODE = base64.b64encode(PNG.getvalue()).decode()
+
+
+@pytest.mark.parametrize(("part", "kind", "source"), [
+    ({"type": "text", "text": "Hi"}, str, "Hi"),
+    ({"type": "image", "image": RED}, Image, RED), ({"type": "image", "path": "a.png"}, Image, "a.png"),
+    ({"type": "image", "url": "a.png"}, Image, "a.png"), ({"type": "image", "image": A}, Image, RED),
+    ({"type": "image", "url": None, "image": RED}, Image, RED),
+    ({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{CODE}", "detail": "low"}}, Image,
+     PNG.getvalue()),
+    ({"type": "image_url", "image_url": "a.png"}, Image, "a.png"),
+    ({"type": "audio", "path": "a.wav"}, Sound, "a.wav"),
+    ({"type": "input_audio", "input_audio": {"data": CODE, "format": "wav"}}, Sound, PNG.getvalue()),
+])  # fmt: skip
+def test_parts_as_others_write_them(part, kind, source):
+    read, = check_parts([part])
+    assert type(read) is kind and (read if kind is str else read.source) == source
+
+
+@pytest.mark.parametrize("part", [
+    {"type": "image"}, {"type": "video", "video": "a.mp4"}, {"text": "Hi"}, {},
+    {"type": "text", "text": "a", "cache": 1}, {"type": "image", "image": "a.png", "url": "b.png"},
+    {"role": "user", "content": "a"}, {"type": ["text"], "text": "a"},
+])  # fmt: skip
+def test_other_dicts_are_refused_with_an_example(part):
+    with pytest.raises(InputError, match=r"no part of a prompt; write .*Image\("):
+        check_parts([part])
+
+
+@pytest.mark.parametrize(("part", "said"), [
+    ({"type": "text", "text": 3}, "int"), ({"type": "input_audio", "input_audio": {"data": "%%%"}}, "base64"),
+])  # fmt: skip
+def test_dicts_that_hold_the_wrong_thing(part, said):
+    with pytest.raises(InputError, match=said):
+        check_parts([part])
+
+
+@pytest.mark.parametrize("content", [
+    ("Hi ", "you"), ["Hi ", "you"], [{"type": "text", "text": "Hi "}, "you"], ({"type": "text", "text": "Hi you"},),
+])  # fmt: skip
+def test_a_content_of_words_is_any_sequence_of_them(smol, content):
+    processor = TextProcessor(smol)
+    messages = [{"role": "user", "content": "Hi you"}, {"role": "assistant", "content": "Hi you"}]
+    parts = tuple({**message, "content": content} for message in messages)
+    assert processor.chat(parts).ids == processor.chat(messages).ids
+
+
+@pytest.mark.parametrize("messages", [None, 3, "Hi", {"role": "user"}, [None], [{"role": "user", "content": b"Hi"}],
+                                      [{"role": "user", "content": None}], [{"content": "Hi"}]])  # fmt: skip
+def test_what_is_no_conversation_is_refused(smol, messages):
+    with pytest.raises(InputError):
+        TextProcessor(smol).chat(messages)
+
+
+def test_an_open_file_is_a_sound():
+    wave = io.BytesIO()
+    with wave_files.open(wave, "wb") as out:
+        out.setparams((1, 2, 16_000, 0, "NONE", ""))
+        out.writeframes(torch.arange(100, dtype=torch.int16).numpy().tobytes())
+    wave.seek(0)
+    sound = Sound(wave)
+    assert torch.equal(sound.wave(), sound.wave()) and len(sound.wave()) == 100
+    assert torch.equal(Sound(torch.zeros(100).numpy()).wave(), torch.zeros(100))
+
+
+def test_counts_are_said_in_english():
+    with pytest.raises(InputError, match="2 <image> markers, but 1 was given"):
+        place_media("<image> <image>", images=[A])

@@ -5,12 +5,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llamamm.lora.lora import apply_lora
 from llamamm.multimodal.cross_attention import CrossAttention, CrossAttentionBlock, CrossAttentionCache
-from llamamm.multimodal.places import image_spans
 from llamamm.text.config import TextConfig
 
 CFG = TextConfig.tiny()
@@ -211,27 +208,3 @@ def test_lora_by_the_same_wiring():
     out.pow(2).sum().backward()
     assert {n.split(".lora")[0] for n, p in block.named_parameters() if p.grad is not None} == {
         "cross_attn.q_proj", "cross_attn.v_proj", "mlp.up_proj"}
-
-
-# ---- spans ----
-
-
-def test_image_spans_by_hand():
-    I = 9  # noqa: E741
-    assert image_spans([1, 2, 3], I) == []
-    assert image_spans([I], I) == [(0, 1)]
-    assert image_spans([1, I, 2, 3, I, 4], I) == [(1, 4), (4, 6)]
-    assert image_spans([I, I, 2, I, 3], I) == [(0, 3), (1, 3), (3, 5)]  # two in a row are seen together
-    assert image_spans([1, I, I, I], I) == [(1, 4), (2, 4), (3, 4)]
-
-
-@given(st.lists(st.sampled_from([7, 9]), max_size=20))
-def test_image_spans_are_what_they_say(ids):
-    spans = image_spans(ids, 9)
-    assert [begin for begin, _ in spans] == [i for i, token in enumerate(ids) if token == 9]
-    for begin, end in spans:
-        run = begin  # the last image of the run that begins here
-        while run + 1 < len(ids) and ids[run + 1] == 9:
-            run += 1
-        following = [i for i in range(run + 1, len(ids)) if ids[i] == 9]
-        assert end == (following[0] if following else len(ids))
