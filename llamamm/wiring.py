@@ -50,7 +50,7 @@ def find_linears(
         found = [path for path in found if _layer_of(path) in set(layers)]
     twice = [] if shared else [path for path in found if _is_shared(model, path)]
     if twice:
-        raise ConfigError(f"{twice[0]} shares its weight with another module, which merging would change too")
+        raise ConfigError(f"{twice[0]} shares its weight with another module: merging would part the two")
     return found
 
 

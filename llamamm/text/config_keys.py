@@ -24,7 +24,7 @@ READ = frozenset({
 ONLY: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"), "attention_bias": (False,), "mlp_bias": (False,), "is_causal": (True,),
     "is_encoder_decoder": (False,), "partial_rotary_factor": (1,), "embedding_multiplier": (1,),
-    "residual_multiplier": (1,), "logits_scaling": (1,), "use_rmsnorm": (True,), "rope": (True,),
+    "residual_multiplier": (1,), "logits_scaling": (1,),
 }  # fmt: skip
 _TRAINING = "of training, and of what this package has its own settings for"
 _SAMPLING = "how to sample: the caller's choice here"
@@ -43,16 +43,16 @@ HARMLESS = {
     "pad_token_id": _IDS,  # transformers' embedding marks its row for training alone
     **dict.fromkeys(("bos_token_id", "eos_token_id", "unk_token_id", "sep_token_id", "decoder_start_token_id",
                      "tokenizer_class", "prefix"), _IDS),
-    **dict.fromkeys(("initializer_range", "attention_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop",
-                     "gradient_checkpointing", "loss_type", "z_loss", "use_logits_to_keep"), _TRAINING),
+    **dict.fromkeys(("initializer_range", "dropout", "attention_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop",
+                     "gradient_checkpointing", "loss_type"), _TRAINING),
     **dict.fromkeys(("max_length", "min_length", "max_new_tokens", "do_sample", "early_stopping", "num_beams",
                      "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "typical_p",
                      "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
                      "bad_words_ids", "num_return_sequences", "forced_bos_token_id", "forced_eos_token_id",
                      "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
                      "begin_suppress_tokens", "task_specific_params"), _SAMPLING),
-    **dict.fromkeys(("num_labels", "id2label", "label2id", "problem_type", "classifier_dropout", "finetuning_task",
-                     "cross_attention_hidden_size", "add_cross_attention", "tie_encoder_decoder"), _HEADS),
+    **dict.fromkeys(("num_labels", "id2label", "label2id", "problem_type", "classifier_dropout", "finetuning_task"),
+                    _HEADS),
     **dict.fromkeys(("use_cache", "cache_implementation", "return_dict", "return_dict_in_generate", "output_scores",
                      "output_attentions", "output_hidden_states", "torchscript", "use_bfloat16", "tf_legacy_loss",
                      "chunk_size_feed_forward", "attn_implementation", "use_flash_attention", "use_flash_attn",
@@ -69,9 +69,8 @@ ROPE_READ = frozenset({"rope_type", "type", "rope_theta", "factor", "low_freq_fa
 
 
 def unknown_keys(data: Mapping[str, Any], known: Collection[str]) -> list[str]:
-    """`key=value` of every key outside `known` that is set, that is: not None, False or empty."""
-    return [f"{key}={_short(value)}" for key, value in data.items()
-            if key not in known and not (value is None or value is False or value in ("", [], {}))]  # fmt: skip
+    """`key=value` of every key outside `known` that is set, that is: not None, False, 0 or empty."""
+    return [f"{key}={_short(value)}" for key, value in data.items() if key not in known and value]
 
 
 def require_known_keys(data: Mapping[str, Any]) -> None:

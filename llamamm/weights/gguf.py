@@ -115,7 +115,7 @@ class GGUFFile:
         factor = said.get("rope.scaling.factor", said.get("rope.scale_linear")) or 1  # 0: not set
         if rule not in ("none", "linear") or (rule == "linear" and factor != 1):
             wrong.append(f"llama.rope.scaling: type={rule}, factor={factor}; known are none and Llama 3's")
-        given = {f"llama.{key}": value for key, value in said.items() if value != 0}
+        given = {f"llama.{key}": value for key, value in said.items()}
         wrong += unknown_keys(given, {f"llama.{key}" for key in _READ.union(_HARMLESS)})
         if wrong:
             raise CheckpointError(f"{self.path} asks for another model than this package builds: {'; '.join(wrong)}")
