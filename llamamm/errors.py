@@ -38,6 +38,10 @@ class FetchError(LlamammError, OSError):
     """A download that cannot be made: gated, unknown, offline, or not what its hash says."""
 
 
+class WriteError(LlamammError, OSError):
+    """A file or folder that cannot be written: full disk, no permission, a file where a folder should be."""
+
+
 class MissingDependencyError(LlamammError, ImportError):
     """An optional package is needed; the message says which extra brings it."""
 

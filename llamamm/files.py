@@ -7,9 +7,11 @@ replacement that was killed between them.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,36 +19,83 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llamamm.errors import CheckpointError, InputError
+from llamamm.errors import CheckpointError, InputError, LlamammError, WriteError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or have your quota raised",
+    errno.EACCES: "choose a place where you may write, or change its permissions",
+    errno.EPERM: "choose a place where you may write, or change its permissions",
+    errno.EROFS: "choose a place on a disk that is not read-only",
+    errno.ENOENT: "make the folder first",
+    errno.ENOTDIR: "a part of this path is a file: choose another path",
+    errno.EEXIST: "a file has this name: choose another path, or move it away",
+    errno.EISDIR: "a folder has this name: choose another path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EFBIG: "the disk's format takes no file this large: choose another disk",
+    errno.EIO: "the disk itself has failed: choose another one",
+}
+
+
+def write_error(path: str | Path, error: Exception) -> WriteError:
+    """What the system, or a library in its words, said when `path` was to be written, with the remedy for just that."""
+    rust = re.search(r"\(os error (\d+)\)", str(error))  # safetensors has errors of its own
+    number = getattr(error, "errno", None) or (int(rust[1]) if rust else None)
+    said = os.strerror(number) if number else " ".join(str(error).split()) or type(error).__name__
+    remedy = _REMEDIES.get(number)
+    named = WriteError(f"{path} cannot be written: {said}{f'; {remedy}' if remedy else ''}")
+    named.errno = number
+    return named
+
+
+def require_writable(folder: str | Path) -> None:
+    """Find out before the work whether a folder can be made, or written into, and make nothing. Raises WriteError."""
+    folder = Path(folder).absolute()
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    try:
+        if not there.is_dir():
+            raise OSError(errno.ENOTDIR if there != folder else errno.EEXIST, "")
+        if not os.access(there, os.W_OK | os.X_OK):
+            tempfile.TemporaryFile(dir=there).close()  # for the reason, which access() does not tell
+    except OSError as error:
+        raise write_error(folder, error) from None
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:
-    """Write a file whole: to a temporary name beside it, then renamed over it."""
+    """Write a file whole: to a temporary name beside it, then renamed over it. Raises WriteError."""
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files for the owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as f:
+                f.write(data)
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files for the owner alone
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 @contextmanager
 def replace_folder(folder: str | Path) -> Iterator[Path]:
     """Give an empty folder to write into; at the end of the block it takes the place of `folder`, whole.
 
-    After an exception the old folder stands untouched. One writer at a time for each folder.
+    After an exception the old folder stands untouched. One writer at a time for each folder. Raises WriteError.
     """
     folder = Path(folder).absolute()
-    recover_folder(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for stale in folder.parent.glob(f".{folder.name}.new-*"):  # left by a writer that was killed
-        shutil.rmtree(stale, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.new-"))
+    try:
+        recover_folder(folder)
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(errno.EEXIST, "")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for stale in folder.parent.glob(f".{folder.name}.new-*"):  # left by a writer that was killed
+            shutil.rmtree(stale, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.new-"))
+    except OSError as error:
+        raise write_error(folder, error) from error
     try:
         os.chmod(temporary, 0o777 & ~_umask())
         yield temporary
@@ -56,9 +105,11 @@ def replace_folder(folder: str | Path) -> Iterator[Path]:
         if folder.exists():
             os.rename(folder, _previous(folder))
         os.rename(temporary, folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         recover_folder(folder)
+        if _is_of_the_disk(error, temporary):
+            raise write_error(folder, error) from error
         raise
     shutil.rmtree(_previous(folder), ignore_errors=True)
 
@@ -72,6 +123,16 @@ def recover_folder(folder: str | Path) -> None:
             shutil.rmtree(previous, ignore_errors=True)
         else:
             os.rename(previous, folder)
+
+
+def _is_of_the_disk(error: BaseException, folder: Path) -> bool:
+    """Whether writing under `folder` failed, and not the reading of something else."""
+    if isinstance(error, LlamammError):
+        return False
+    if isinstance(error, OSError):
+        file = error.filename
+        return error.errno in _REMEDIES and (file is None or str(folder) in str(file))
+    return "(os error " in str(error)
 
 
 def _previous(folder: Path) -> Path:

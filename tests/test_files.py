@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from llamamm.files import recover_folder, replace_folder, write_file
+from llamamm.errors import FetchError, WriteError
+from llamamm.files import recover_folder, replace_folder, require_writable, write_file
 
 
 def test_write_file_replaces_whole(tmp_path):
@@ -27,6 +28,55 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
         write_file(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(28, "free some space"), (13, "permissions"), (1, "permissions"), (30, "not read-only"), (20, "a file"),
+     (36, "shorter name")],
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["tempfile.mkstemp", "os.replace", "tempfile.mkdtemp", "in the folder"])
+def test_each_failure_has_its_own_remedy(tmp_path, monkeypatch, number, remedy, where):
+    def fail(*_args, **_options):
+        raise OSError(number, os.strerror(number))
+
+    if where != "in the folder":
+        monkeypatch.setattr(where, fail)
+    with pytest.raises(WriteError, match=rf"x cannot be written: {os.strerror(number)}; .*{remedy}") as caught:
+        if where in ("tempfile.mkstemp", "os.replace"):
+            write_file(tmp_path / "x", "new")
+        with replace_folder(tmp_path / "x"):
+            fail()
+    assert isinstance(caught.value, OSError) and caught.value.errno == number and os.listdir(tmp_path) == []
+    assert "\n" not in str(caught.value) and ("space" in str(caught.value)) == (number == 28)
+
+
+def test_a_librarys_words_for_a_full_disk(tmp_path):
+    with pytest.raises(WriteError, match="x cannot be written: No space left on device; free some space"), \
+            replace_folder(tmp_path / "x"):  # fmt: skip
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def test_what_does_not_come_from_the_disk_is_left_as_it_is(tmp_path):
+    for error in (FetchError("offline"), FileNotFoundError(2, "No such file", "/elsewhere"), OSError("odd")):
+        with pytest.raises(type(error)) as caught, replace_folder(tmp_path / "x"):
+            raise error
+        assert caught.value is error
+
+
+def test_a_file_stands_where_a_folder_should(tmp_path):
+    (tmp_path / "a").write_text("mine")
+    for folder in (tmp_path / "a", tmp_path / "a" / "b" / "c"):
+        with pytest.raises(WriteError, match="cannot be written: .*; a .*choose another path"):
+            require_writable(folder)
+        with pytest.raises(WriteError, match="cannot be written: .*choose another path"), replace_folder(folder):
+            pass
+    with pytest.raises(WriteError, match="none/x cannot be written: No such file or directory; make the folder first"):
+        write_file(tmp_path / "none" / "x", "")
+    assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "mine"
+    require_writable(tmp_path)
+    require_writable(tmp_path / "new" / "deep")
+    assert os.listdir(tmp_path) == ["a"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

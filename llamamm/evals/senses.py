@@ -1,11 +1,13 @@
 """What a multimodal model knows of held-out pictures and sounds, beside answers that do not look.
 
+    count_right   items answered exactly           controls    the same without a picture, and with another's
+    measure       that for each held-out set       baselines   the commonest answer, in all and for each question
+
 Used in notebook 14.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +19,15 @@ from rich.table import Table
 from llamamm.errors import CheckpointError
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.pretrained.load import from_pretrained
-from llamamm.tasks.items import Task, Tasks
+from llamamm.tasks.items import Task, Tasks, right_blind
 from llamamm.tasks.senses import load_tasks
 from llamamm.train.losses import IGNORE
-from llamamm.train.media_rows import Encoder
+from llamamm.train.media_rows import RowMaker
 
 
 @torch.no_grad()
 def count_right(
-    model: MultimodalLlama, encoder: Encoder, task: Task, *, version: str = "shown", batch_size: int = 64
+    model: MultimodalLlama, encoder: RowMaker, task: Task, *, version: str = "shown", batch_size: int = 64
 ) -> int:
     """How many items are answered exactly, the token that ends the answer too, always taking the likeliest token.
 
@@ -57,7 +59,7 @@ class Score:
     n: int
 
 
-def measure(model: MultimodalLlama, encoder: Encoder, tests: Mapping[str, Task], *, how: str) -> list[Score]:
+def measure(model: MultimodalLlama, encoder: RowMaker, tests: Mapping[str, Task], *, how: str) -> list[Score]:
     """Scores on held-out sets as the model stands, shown. how: said in the table."""
     return [Score(what, how, count_right(model, encoder, task), len(task)) for what, task in tests.items()]
 
@@ -72,14 +74,14 @@ def measure_saved(
     if processor is None or cfg is None or cfg.vision is None or cfg.audio is None:
         raise CheckpointError(f"{folder} holds no model with a tokenizer, an eye and an ear; "
                               f"`llamamm train-multimodal` makes one")
-    tasks = load_tasks(cfg, model.vision_tower, model.audio_encoder, processor.images,
+    tasks = load_tasks(cfg, model.vision_tower, model.audio_encoder, processor.image_processor,
                        only_tests=True, say=say)  # fmt: skip
-    encoder = Encoder(cfg, processor.tokenizer)
+    encoder = RowMaker(cfg, processor.tokenizer)
     scores = measure(model, encoder, tasks.test, how="as saved")
     return [*baselines(tasks), *scores, *controls(model, encoder, tasks.test["questions"])]
 
 
-def controls(model: MultimodalLlama, encoder: Encoder, task: Task) -> list[Score]:
+def controls(model: MultimodalLlama, encoder: RowMaker, task: Task) -> list[Score]:
     """The same model on questions without any picture, and with the picture of another question."""
     blind, other = count_right(model, encoder, task, version="blind"), count_right(model, encoder, misled(task))
     return [Score("questions", "no picture", blind, len(task)),
@@ -89,16 +91,10 @@ def controls(model: MultimodalLlama, encoder: Encoder, task: Task) -> list[Score
 def baselines(tasks: Tasks) -> list[Score]:
     """Answers that look at nothing: the commonest one, and for each question text the one it has most often, for a text
     that training lacks the commonest of all."""
-    test, out = tasks.test["questions"], []
-    answers = Counter(item.answer for item in tasks.train["vqa"].items)
-    by_text: dict[str, Counter[str]] = defaultdict(Counter)
-    for item in tasks.train["vqa"].items:
-        by_text[item.question][item.answer] += 1
-    for how, said in (("commonest answer", lambda _question: answers),
-                      ("commonest for the text", lambda question: by_text[question] or answers)):
-        right = sum(said(item.question).most_common(1)[0][0] == item.answer for item in test.items)
-        out.append(Score("questions", how, right, len(test)))
-    return out
+    test = tasks.test["questions"]
+    counts = right_blind(tasks.train["vqa"], test)
+    return [Score("questions", how, right, len(test))
+            for how, right in zip(("commonest answer", "commonest for the text"), counts, strict=True)]  # fmt: skip
 
 
 def table(scores: Sequence[Score]) -> Table:

@@ -1,4 +1,15 @@
-"""A small multimodal Llama, trained in three stages on a laptop, and measured on held-out data. Used in notebook 14."""
+"""A small multimodal Llama, trained in three stages on a laptop, and measured on held-out data.
+
+    1 read     the text model alone, from nothing: questions about pictures and sounds that are told in words
+    2 align    the bridges alone: the text model, frozen, meets the pictures themselves where the words stood
+    3 tune     text model and bridges together
+
+The towers, a DINOv2 and Whisper's encoder, are pretrained and stay frozen in all three. The order is that of LLaVA: a
+text model that can read is given eyes, and only then is all of it tuned. For a model as small as this the order hardly
+matters: lesson 14 measures it.
+
+Source: LLaVA, arXiv:2304.08485. Used in notebook 14.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +34,7 @@ from llamamm.senses.vision import VisionTower
 from llamamm.tasks.items import Tasks, texts_of
 from llamamm.tasks.senses import load_tasks
 from llamamm.text.config import TextConfig
-from llamamm.train.media_rows import Encoder
+from llamamm.train.media_rows import RowMaker
 from llamamm.train.stages import Stage, train_stage
 from llamamm.train.tokenizer import train_tokenizer
 
@@ -44,7 +55,7 @@ class Towers:
 
     vision: VisionTower
     audio: AudioEncoder
-    images: ImageProcessor
+    image_processor: ImageProcessor
 
 
 def load_towers(device: torch.device | str = "cpu") -> Towers:
@@ -70,7 +81,7 @@ class Trained:
 
     model: MultimodalLlama
     processor: MultimodalProcessor
-    encoder: Encoder
+    encoder: RowMaker
     tasks: Tasks
     curves: dict[str, list[float]] = field(default_factory=dict)
     scores: list[Score] = field(default_factory=list)
@@ -96,15 +107,15 @@ def train_small(
     """
     begin = time.perf_counter()
     towers = towers or load_towers(device)
-    tasks = tasks or load_tasks(config(towers), towers.vision, towers.audio, towers.images, say=say)
+    tasks = tasks or load_tasks(config(towers), towers.vision, towers.audio, towers.image_processor, say=say)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = train_tokenizer(texts_of(tasks), Path(folder), vocab_size=VOCAB)
     cfg = config(towers, vocab_size=tokenizer.vocab_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MultimodalLlama(cfg, vision=towers.vision, audio=towers.audio).to(device)
-    encoder = Encoder(cfg, tokenizer)
-    done = Trained(model, MultimodalProcessor(cfg, tokenizer, towers.images), encoder, tasks)
+    encoder = RowMaker(cfg, tokenizer)
+    done = Trained(model, MultimodalProcessor(cfg, tokenizer, towers.image_processor), encoder, tasks)
     done.scores += baselines(tasks)
     done.seconds["features"] = time.perf_counter() - begin
     for stage in stages() if plan is None else plan:

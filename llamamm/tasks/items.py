@@ -1,4 +1,4 @@
-"""What a small multimodal Llama learns from: questions about pictures, names of pictures, spoken words.
+"""Questions with right answers about pictures and sounds, made from three assets: to learn from, and to be measured on.
 
     easy-VQA  "is there a blue shape?"       -> "yes"            "What is this?" -> "a blue circle"
     OpenMoji  "what does the picture show?"  -> "red apple"      "What is this?" -> "red apple"
@@ -6,8 +6,8 @@
     both      a question about one of the two, or                "What is this?" -> "a blue circle and seven"
 
 Each item can be asked in three ways: with its picture or sound; with that in words, "a blue circle", from which a text
-model learns to read what is described; or with nothing, which shows what a question alone gives away. The features of
-frozen towers are computed once and kept.
+model learns to read what is described; or with nothing, which shows what a question alone gives away. A `Task` holds
+items with the features of what they are about, which `tasks.senses` computes.
 
 Used in notebook 14.
 """
@@ -17,12 +17,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from llamamm.assets.easy_vqa import COLOURS, SHAPES, Questions
+from llamamm.assets.easy_vqa import COLOURS, SHAPES, Questions, right_without_looking
 from llamamm.assets.openmoji import Pictures
 from llamamm.assets.spoken_words import Clip
 from llamamm.multimodal.model import Features
 
 CAPTION, WORD, ANY = "what does the picture show?", "which word is said?", "What is this?"
+
+
 @dataclass(frozen=True)
 class Item:
     """A question, its answer, what it is about and that in words, "" if not known.
@@ -121,7 +123,13 @@ def describe(questions: Questions) -> dict[int, str]:
     return {image: f"a {f['colour']} {f['shape']}" for image, f in known.items() if len(f) == 2}
 
 
-# ---- features, once ----
+# ---- what can be had without looking ----
+
+
+def right_blind(train: Task, test: Task) -> tuple[int, int]:
+    """How many items of `test` two answers that look at nothing get right; see `easy_vqa.right_without_looking`."""
+    pairs = ([(item.question, item.answer) for item in task.items] for task in (train, test))
+    return right_without_looking(*pairs)
 
 
 # ---- words ----

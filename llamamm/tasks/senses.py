@@ -1,4 +1,8 @@
-"""The three assets as tasks, with the features of frozen towers, computed once and kept. Used in notebook 14."""
+"""What a small multimodal Llama sees and hears of the three assets: their items, with the features of frozen towers.
+
+The towers do not train, so each picture and each sound goes through them once; fp16 keeps the features of all in
+memory. Used in notebook 14.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from llamamm.multimodal.places import pad_right
 from llamamm.multimodal.processor import make_media
 from llamamm.senses.audio import AudioEncoder
 from llamamm.senses.image_processor import ImageProcessor
-from llamamm.senses.mel import log_mel, n_frames
+from llamamm.senses.mel import cut_mel
 from llamamm.senses.vision import VisionTower
 from llamamm.tasks.items import ANY, CAPTION, WORD, Task, Tasks, both_items, caption_items, question_items, word_items
 
@@ -86,7 +90,7 @@ def sound_features(encoder: AudioEncoder, waves: Sequence[Tensor], *, layer: int
     """Waves (n_samples,) at 16 kHz, up to 30 s each -> sounds (n, N, F) fp16 on the CPU, and their mask."""
     found: list[Tensor] = []
     for i in range(0, len(waves), BATCH):
-        mels = [log_mel(wave, n_mels=encoder.cfg.n_mels)[:, : 2 * n_frames(len(wave))] for wave in waves[i : i + BATCH]]
+        mels = [cut_mel(wave, n_mels=encoder.cfg.n_mels) for wave in waves[i : i + BATCH]]
         media: Media = make_media([], mels).to(encoder.conv1.weight.device)
         features = encoder(media.mel, layer=layer, lengths=media.lengths).half().cpu()
         found += [one[:n] for one, n in zip(features, media.lengths.tolist(), strict=True)]

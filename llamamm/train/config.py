@@ -11,22 +11,36 @@ Built in notebook 10.
 from __future__ import annotations
 
 import difflib
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from llamamm.errors import ConfigError
 from llamamm.lora.lora import ALL_TARGETS, LoraSettings
+from llamamm.train.settings_file import read_settings_file
 
 
 class TrainConfig(BaseModel):
     """What to train, on what, and how. Immutable; `from_yaml` reads a file, `make` a dictionary."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
-    output: Path = Field(description="Folder of this run: checkpoints, metrics.jsonl, run.png.")
+    output: Path = Field(
+        description="Folder of this run: checkpoints, metrics.jsonl, run.png. Paths are relative to where you are."
+    )
     steps: PositiveInt = Field(description="Optimizer steps in all.")
 
     # ---- the model ----
@@ -40,7 +54,9 @@ class TrainConfig(BaseModel):
     lora_r: PositiveInt = Field(8, description="LoRA's rank.")
     lora_alpha: float = Field(16.0, description="LoRA's strength: its output is scaled by alpha / r.", gt=0)
     lora_dropout: float = Field(0.0, description="Share of LoRA's inputs dropped in training.", ge=0, lt=1)
-    lora_targets: list[str] = Field(list(ALL_TARGETS), description="Linears that get an adapter: names or patterns.")
+    lora_targets: list[str] = Field(
+        list(ALL_TARGETS), description="Linears that get an adapter: names or patterns; all-linear: all but the head."
+    )
     lora_layers: list[int] | None = Field(None, description="Numbers of the blocks to adapt. Default: all.")
     lora_rslora: bool = Field(False, description="Scale by alpha / sqrt(r), for large ranks.")
     lora_dora: bool = Field(False, description="DoRA: learn each row's length apart from its direction.")
@@ -67,7 +83,7 @@ class TrainConfig(BaseModel):
     beta2: float = Field(0.95, description="AdamW's memory of their squares.", ge=0, lt=1)
     clip_norm: float = Field(1.0, description="Gradients longer than this are shortened to it.", gt=0)
     max_bad_steps: PositiveInt = Field(5, description="Stop after so many steps in a row with NaN or infinity.")
-    seed: int = Field(0, description="Order of the data, fresh weights, dropout.", ge=0)
+    seed: int = Field(0, description="Order of the data, fresh weights, dropout.", ge=0, lt=2**63)
 
     # ---- the machine ----
     device: str | None = Field(None, description="cpu, cuda, mps. Default: the best there is.")
@@ -86,12 +102,37 @@ class TrainConfig(BaseModel):
     save_every: PositiveInt = Field(100, description="Steps between checkpoints (output/last).")
     tensorboard: bool = Field(False, description="Write TensorBoard's files too (extra: train).")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Where a number is due, 1e3 and 2e-4 are numbers: YAML 1.1 takes both for text."""
+        kinds = set(_leaves(cls.model_fields[info.field_name].annotation)) & {int, float, str}
+        if info.field_name == "shape" and isinstance(value, dict):
+            return {key: _number(number, whole=False, text=True) for key, number in value.items()}
+        return value if not kinds or str in kinds else _number(value, whole=int in kinds)
+
+    @field_validator("lora_targets", mode="before")
+    @classmethod
+    def _all_linear(cls, value: Any) -> Any:
+        """peft's word for every linear but the head."""
+        value = ["all-linear"] if value == "all-linear" else value
+        if not isinstance(value, list | tuple):
+            return value
+        return [name for target in value for name in (ALL_TARGETS if target == "all-linear" else [target])]
+
+    @field_validator("output", "adapter", mode="after")
+    @classmethod
+    def _home(cls, value: Path | None) -> Path | None:
+        return value and Path(os.path.expanduser(value))
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.model and self.shape is not None:
             raise ValueError("`model` and `shape` name two models; give one of them")
         if self.shape is not None and self.method == "lora":
             raise ValueError("a new model (`shape`) is trained in full: method: full")
+        if self.adapter and self.method == "full":
+            raise ValueError(f"adapter {self.adapter} is trained further with method: lora, not full")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size "
                              f"{self.micro_batch_size}")  # fmt: skip
@@ -104,25 +145,29 @@ class TrainConfig(BaseModel):
         return LoraSettings(self.lora_r, self.lora_alpha, self.lora_dropout, self.lora_rslora, self.lora_dora)
 
     @classmethod
-    def make(cls, values: dict[str, Any]) -> TrainConfig:
+    def make(cls, values: Mapping[str, Any]) -> TrainConfig:
         """From a dictionary. Raises ConfigError naming each key that is unknown or has a wrong value."""
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            raise ConfigError("; ".join(_explain(e) for e in error.errors())) from None
+        return cls._make(values, file="", lines={})
 
     @classmethod
     def from_yaml(cls, path: str | Path, **changes: Any) -> TrainConfig:
-        """From a YAML file, with changes on top. Paths in it are relative to where the command runs."""
+        """From a YAML file, with changes on top. Paths in it are relative to where the command runs.
+
+        Raises ConfigError naming the file, and the line of each key that is unknown or has a wrong value.
+        """
+        values, lines = read_settings_file(path)
+        lines = {key: line for key, line in lines.items() if key not in changes}
+        return cls._make({**values, **changes}, file=f"{path}", lines=lines)
+
+    @classmethod
+    def _make(cls, values: Mapping[str, Any], *, file: str, lines: Mapping[str, int]) -> TrainConfig:
+        if odd := [key for key in values if not isinstance(key, str)]:
+            raise ConfigError(f"{f'{file}: ' if file else ''}a key is a word such as 'steps', got {odd[0]!r} "
+                              f"({type(odd[0]).__name__})")
         try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path} holds no `key: value` lines")
-        return cls.make({**values, **changes})
+            return cls(**values)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_explain(e, file, lines) for e in error.errors())) from None
 
     def to_yaml(self) -> str:
         """All settings, defaults too, as a file that `from_yaml` reads."""
@@ -138,13 +183,53 @@ def explain_keys() -> str:
     return "\n".join(lines)
 
 
-def _explain(error: Any) -> str:
-    key = ".".join(map(str, error["loc"]))
+def _explain(error: Any, file: str, lines: Mapping[str, int]) -> str:
+    """One mistake in one sentence, with the file and line that it stands in."""
+    first, key = str(error["loc"][0]) if error["loc"] else "", ".".join(map(str, error["loc"]))
+    place = f"{file}, line {lines[first]}: " if first in lines else f"{file}: " if file else ""
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, TrainConfig.model_fields, n=1)
-        return f"unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else "`llamamm train --help` lists all")
+        near = difflib.get_close_matches(key.lower().replace("-", "_"), TrainConfig.model_fields, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "`llamamm train --help` lists all"
+        return f"{place}unknown key {key!r}; {hint}"
     if error["type"] == "missing":
-        return f"{key!r} is missing: {TrainConfig.model_fields[key].description}"
+        return f"{place}{key!r} is missing: {TrainConfig.model_fields[key].description}"
+    said = error["msg"].removeprefix("Value error, ")
     if not key:
-        return error["msg"].removeprefix("Value error, ")
-    return f"{key}: {error['msg']}, got {error['input']!r}"
+        return place + said
+    value, kinds = error["input"], set(_leaves(TrainConfig.model_fields[first].annotation))
+    if kinds & {str, Path} and not isinstance(value, str | list | dict | None):  # 2024-01-31, 007, no
+        said += " (put it into quotes)"
+    elif error["type"] == "list_type" and isinstance(value, str):
+        said += f" such as [{value}]"
+    return f"{place}{key}: {said}, got {value!r}"
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """The types in a type: list[int] | None -> int, NoneType."""
+    if parts := get_args(annotation):
+        for part in parts:
+            yield from _leaves(part)
+    else:
+        yield annotation
+
+
+def _number(value: Any, *, whole: bool, text: bool = False) -> Any:
+    """A number written as text, as a number; in lists too. Everything else as it is.
+
+    whole: 1000.0 becomes 1000. text=True: a text may also be something else, and yes and no are fine.
+    """
+    if isinstance(value, list | tuple):
+        return [_number(item, whole=whole, text=text) for item in value]
+    if isinstance(value, bool) and not text:
+        raise ValueError(f"Input should be a number, not {'yes' if value else 'no'}")
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            pass
+        try:
+            value = float(value)
+        except ValueError:
+            return value
+        whole = whole or text
+    return int(value) if whole and isinstance(value, float) and value.is_integer() else value

@@ -21,6 +21,12 @@ import numpy as np
 from llamamm.errors import InputError
 
 _BOM = b"\xef\xbb\xbf"
+_HINTS = {
+    ".json": "; write each record of its list into a line of its own, and name the file .jsonl",
+    ".gz": "; unpack it first (gunzip)",
+    ".csv": "; datasets:FOLDER reads tables",
+    ".parquet": "; datasets:FOLDER reads tables",
+}
 
 
 def open_documents(path: str | os.PathLike[str]) -> Sequence[dict[str, Any]]:
@@ -29,14 +35,24 @@ def open_documents(path: str | os.PathLike[str]) -> Sequence[dict[str, Any]]:
     `.jsonl`: one JSON object a line; `.txt`: texts with empty lines between them, each becoming {"text": ...}.
     Raises InputError for a file that is missing, empty or of another kind; broken documents, when read, name the line.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     kinds = {".jsonl": JsonLines, ".txt": Paragraphs}
-    if path.suffix.lower() not in kinds:
-        raise InputError(f"{path}: documents are read from {' and '.join(kinds)} files, got {path.suffix!r}")
+    suffix = path.suffix.lower()
     try:
-        return kinds[path.suffix.lower()](path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; check the path") from error
+        if path.is_dir() or path.stat() and suffix not in kinds:
+            raise InputError(f"{path}: documents are read from {' and '.join(kinds)} files, got {path.suffix!r}"
+                             f"{', a folder; name a file in it' if path.is_dir() else _HINTS.get(suffix, '')}")
+        return kinds[suffix](path)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}; check the path, which begins at "
+                         f"{Path.cwd()} unless it is a whole one") from error
+
+
+def place_of(documents: Sequence[Any], index: int) -> str:
+    """How people find one of some documents: its file and line, or its number, from 0, in a list or table."""
+    return documents.place(index) if isinstance(documents, _Documents) else f"record {index}"
 
 
 class _Documents(Sequence):
@@ -70,6 +86,10 @@ class _Documents(Sequence):
             place, what = begin, str(error)
         raise InputError(f"{self.path}, line {self._line(place)}: {what}")
 
+    def place(self, index: int) -> str:
+        """The file, and the line that a document begins in."""
+        return f"{self.path}, line {self._line(int(self._begins[index]))}"
+
     def _find_begins(self, file: BinaryIO) -> Iterator[int]:
         raise NotImplementedError
 
@@ -95,6 +115,8 @@ class JsonLines(_Documents):
 
     def _parse(self, text: str) -> dict[str, Any]:
         record = json.loads(text)
+        if isinstance(record, list) and len(self) == 1:
+            raise ValueError("the file is one JSON list; write each record of it into a line of its own")
         if not isinstance(record, dict):
             raise ValueError(f'a line must be a JSON object, like {{"text": ...}}, got {type(record).__name__}')
         return record

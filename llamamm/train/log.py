@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, a progress bar on a terminal, and a picture at the end.
+"""What a run tells: metrics.jsonl, TensorBoard, a bar on a terminal or lines elsewhere, and a picture at the end.
 
 A line of metrics.jsonl is {"step": 12, "loss": 2.31, ...} after a step, {"step": 50, "eval_loss": ...} after an
 evaluation, {"step": 51, "skipped": 1, ...} after a step that had to be left out. Built in notebook 10.
@@ -10,7 +10,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from llamamm.errors import MissingDependencyError
-from llamamm.files import write_file
+from llamamm.files import write_error, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"  # told apart by colour-blind readers too
+EVERY = 5.0  # seconds between lines of progress where there is no terminal
 
 
 class RunLog:
@@ -39,12 +41,15 @@ class RunLog:
     ) -> None:
         self.records: list[dict[str, Any]] = []
         self._console = Console(stderr=True, highlight=False, quiet=quiet)
-        self._file = self._board = self._progress = self._task = None
+        self._file = self._board = self._progress = self._task = self._lines = None
         if tensorboard and folder is not None:
             self._board = _summary_writer(folder / "tensorboard", step)
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
             path = folder / "metrics.jsonl"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise write_error(folder, error) from None
             self.records = [r for r in read_metrics(path) if r["step"] <= step] if step and path.exists() else []
             write_file(path, "".join(json.dumps(r) + "\n" for r in self.records))
             self._file = path.open("a", encoding="utf-8")
@@ -52,9 +57,11 @@ class RunLog:
     def step(self, step: int, **values: float) -> None:
         """A step's figures: loss, learning_rate, grad_norm, tokens_per_s, epoch."""
         self._write(step, values)
+        text = f"loss {values['loss']:.3f}, {values['tokens_per_s']:,.0f} tokens/s"
         if self._progress is not None:
-            text = f"loss {values['loss']:.3f}, {values['tokens_per_s']:,.0f} tokens/s"
             self._progress.update(self._task, completed=step, text=text)
+        if self._lines is not None:
+            self._lines.note(step, text)
 
     def evaluation(self, step: int, *, loss: float, best: float, samples: dict[str, str]) -> None:
         """The held-out loss, and what the model answers to each prompt."""
@@ -76,9 +83,18 @@ class RunLog:
 
     @contextmanager
     def progress(self, steps: int, done: int) -> Iterator[None]:
-        """A bar with loss, tokens/s and time left, on a terminal; nothing elsewhere."""
-        if not self._console.is_terminal or self._console.quiet:
+        """Loss, tokens/s and time left: a bar on a terminal; elsewhere a line for the first step, the last, and every
+        few seconds between."""
+        if self._console.quiet:
             yield
+            return
+        if not self._console.is_terminal:
+            self._lines = _Lines(self.say, steps, done)
+            try:
+                yield
+            finally:
+                self._lines.end()
+                self._lines = None
             return
         columns = MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn()
         with Progress(*columns, console=self._console, transient=True) as self._progress:
@@ -99,12 +115,47 @@ class RunLog:
         record = {"step": step, **values}
         self.records.append(record)
         if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps(record) + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise write_error(self._file.name, error) from None
         if self._board is not None:
             for name, value in values.items():
                 if isinstance(value, float | int) and math.isfinite(value):
                     self._board.add_scalar(name, value, step)
+
+
+class _Lines:
+    """Progress as lines, for a log: by the clock, not by the step, since steps take from milliseconds to minutes."""
+
+    def __init__(self, say: Callable[[str], None], steps: int, done: int) -> None:
+        self.say, self.steps, self.done = say, steps, done
+        self.begin = time.monotonic()
+        self.said_at: float | None = None
+        self.waiting = ""  # the line of the latest step, not said
+
+    def note(self, step: int, text: str) -> None:
+        now = time.monotonic()
+        left = (now - self.begin) / max(step - self.done, 1) * (self.steps - step)
+        self.waiting = f"step {step:,} of {self.steps:,}: {text}" + (f", {duration(left)} left" if left else "")
+        if self.said_at is None or now - self.said_at >= EVERY or step == self.steps:
+            self.end()
+            self.said_at = now
+
+    def end(self) -> None:
+        """Say of the latest step what was not said."""
+        if self.waiting:
+            self.say(self.waiting)
+        self.waiting = ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 8 s, 12 min, 3 h 05 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

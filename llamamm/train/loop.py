@@ -106,26 +106,33 @@ class Trainer:
         self.best_loss = math.inf
         self.evaluations_since_best = 0
         self.skipped = self.bad_in_a_row = 0
-        self._asked_to_stop = False
+        self.stopped = False  # by Ctrl-C or SIGTERM
+        self._asked_to_stop = self._said_cut = False
 
     def fit(self) -> None:
         """Train to cfg.steps, or until the held-out loss has stopped falling, or until Ctrl-C."""
+        try:
+            with self._ctrl_c(), self.log.progress(self.cfg.steps, self.step):
+                self._fit()
+        finally:
+            self.log.close()
+
+    def _fit(self) -> None:
         cfg = self.cfg
-        with self._ctrl_c(), self.log.progress(cfg.steps, self.step):
-            while self.step < cfg.steps:
-                self.train_step()
-                # one process may have seen Ctrl-C a step before the others; all must end after the same one
-                last = self.step == cfg.steps or self.processes.any(self._asked_to_stop)
-                if self.eval_batches and (self.step % cfg.eval_every == 0 or last):
-                    self.evaluate_and_keep_best()
-                    last = last or (0 < cfg.patience <= self.evaluations_since_best)
-                if self.saver and (self.step % cfg.save_every == 0 or last):
-                    self.saver.save_last(self)
-                if last:
-                    break
-            if self.saver and is_sharded(self.objective):
-                self.saver.save_final(self)
-        self.log.close()
+        while self.step < cfg.steps:
+            self.train_step()
+            # one process may have seen Ctrl-C a step before the others; all must end after the same one
+            self.stopped = self.processes.any(self._asked_to_stop)
+            last = self.step == cfg.steps or self.stopped
+            if self.eval_batches and (self.step % cfg.eval_every == 0 or last):
+                self.evaluate_and_keep_best()
+                last = last or (0 < cfg.patience <= self.evaluations_since_best)
+            if self.saver and (self.step % cfg.save_every == 0 or last):
+                self.saver.save_last(self)
+            if last:
+                break
+        if self.saver and is_sharded(self.objective):
+            self.saver.save_final(self)
 
     def train_step(self) -> float:
         """One optimizer step. Returns the mean loss of its targets, over all processes."""
@@ -142,6 +149,10 @@ class Trainer:
             seconds = time.perf_counter() - start
             self.log.step(self.step, loss=loss, learning_rate=rate, grad_norm=norm, tokens_per_s=tokens / seconds,
                           epoch=self.batches.epoch_progress)  # fmt: skip
+        if self.batches.n_cut and not self._said_cut:
+            self._said_cut = True
+            self.log.say(f"a dialogue longer than length {self.cfg.length} was cut, as all such are: a larger length "
+                         f"keeps them whole")
         return loss
 
     def update(self, batch: Batch, rate: float) -> tuple[float, float, bool]:
@@ -243,7 +254,8 @@ class Trainer:
             if self._asked_to_stop:
                 raise KeyboardInterrupt
             self._asked_to_stop = True
-            self.log.say(f"stopping after this step ({signal.Signals(number).name}); once more stops at once")
+            self.log.say(f"stopping after this step ({signal.Signals(number).name}), with a checkpoint to resume from; "
+                         f"once more stops at once, and the checkpoint before stands")
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

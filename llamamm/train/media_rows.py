@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llamamm.errors import InputError
-from llamamm.generation.prompts import Messages, Prompt
+from llamamm.generation.prompts import Conversation, Prompt
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import Features
 from llamamm.multimodal.processor import MultimodalProcessor
@@ -21,14 +21,14 @@ from llamamm.train.rows import Example, encode_dialogue
 VERSIONS = ("shown", "told", "blind")  # with the picture or sound; with that in words; with neither
 
 
-def encode_conversation(messages: Messages, processor: MultimodalProcessor) -> tuple[Example, Prompt]:
+def encode_conversation(messages: Conversation, processor: MultimodalProcessor) -> tuple[Example, Prompt]:
     """A conversation with images and sounds as something to learn from: ids with marks, and the model's inputs.
 
     The assistant's words are learned, never a place of an image or a sound. Raises InputError as `encode_dialogue`.
     """
     examples: list[Example] = []
 
-    def encode(with_ids: Messages) -> list[int]:
+    def encode(with_ids: Conversation) -> list[int]:
         examples.append(encode_dialogue(with_ids, processor.tokenizer))
         return examples[0].ids
 
@@ -36,7 +36,7 @@ def encode_conversation(messages: Messages, processor: MultimodalProcessor) -> t
     return examples[0], prompt
 
 
-class Encoder:
+class RowMaker:
     """Items as rows of ids, in the chat format of the tokenizer; remembers what it has made.
 
     Only the answer and the token that ends it are learned: no question, and no place of a picture or a sound.

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from llamamm.errors import InputError
-from llamamm.text.chat import ChatML, Llama3Chat, Messages, chat_format, check_messages
+from llamamm.text.chat import AnyChat, Messages, TemplateChat, chat_format, check_messages
 from llamamm.text.tokenizer import Tokenizer
+from llamamm.train.documents import place_of
 from llamamm.train.losses import IGNORE
 
 END_OF_TEXT = ("<|end_of_text|>", "<|endoftext|>")  # Llama 3's, SmolLM2's and GPT-2's
@@ -54,7 +55,7 @@ def encode_text(text: str, tokenizer: Tokenizer) -> Example:
     return Example(ids, [True] * len(ids))
 
 
-def encode_dialogue(messages: Messages, tokenizer: Tokenizer, *, chat: Llama3Chat | ChatML | None = None) -> Example:
+def encode_dialogue(messages: Messages, tokenizer: Tokenizer, *, chat: AnyChat | None = None) -> Example:
     """A conversation of which the assistant's words and the token that ends its turn are learned, nothing else.
 
     Space that begins an answer is left out: its newlines would merge with that of the header into one token, which no
@@ -69,6 +70,10 @@ def encode_dialogue(messages: Messages, tokenizer: Tokenizer, *, chat: Llama3Cha
         raise InputError(f"none of the {len(messages)} messages is the assistant's: there is no answer to learn")
     if answers[0] == 0:
         raise InputError("message 0 is the assistant's; a dialogue begins with what is answered, user or system")
+    if isinstance(chat, TemplateChat):  # it trims answers itself, or leaves out their thoughts
+        ids, places = chat.encode_answers([{"role": role, "content": content} for role, content in turns])
+        learned = {i for place in places for i in place}
+        return Example(ids, [i in learned for i in range(len(ids))])
     ends = {tokenizer.special_tokens[name] for name in END_OF_TURN if name in tokenizer.special_tokens}
     ids = chat.encode(messages, add_generation_prompt=False)
     learn = [False] * len(ids)
@@ -85,19 +90,53 @@ def encode_record(record: Mapping[str, Any], tokenizer: Tokenizer) -> Example:
 
     Raises InputError for any other.
     """
-    # A table has a cell for each of its columns; what a record lacks is None there.
-    found = {key: value for key, value in record.items() if value is not None}
+    text, messages = _read_record(record)
+    return encode_text(text, tokenizer) if text is not None else encode_dialogue(messages, tokenizer)
+
+
+def is_text(record: Mapping[str, Any]) -> bool:
+    """Whether a record is a text, which may be split over rows, and no dialogue. Raises InputError."""
+    return _read_record(record)[0] is not None
+
+
+def check_record(record: Mapping[str, Any], *, empty: bool = False) -> None:
+    """Without a tokenizer, whether there is something to learn in a record. empty: a text may be empty.
+
+    Raises InputError.
+    """
+    text, messages = _read_record(record)
+    if text is not None:
+        if not (empty or text.strip()):
+            raise InputError("the text is empty; take the record out")
+        return
+    roles = [role for role, _ in check_messages(messages)]
+    if "assistant" not in roles[1:]:
+        raise InputError("the assistant does not answer: there is nothing to learn")
+    if roles[0] == "assistant":
+        raise InputError("message 0 is the assistant's; a dialogue begins with what is answered, user or system")
+
+
+def _read_record(record: Mapping[str, Any]) -> tuple[str | None, Messages | None]:
+    """A record's text, or its messages, unchecked. A table has a cell for each column: what a record lacks is None,
+    and where one part is filled an empty one is no part."""
+    cells = record if isinstance(record, Mapping) else {}
+    found = {key: value for key, value in cells.items() if value is not None}
+    found = {key: value for key, value in found.items() if not _is_empty(value)} or found
     if "messages" in found:
-        return encode_dialogue(found["messages"], tokenizer)
+        return None, found["messages"]
     match found.get("text"), found.get("prompt"), found.get("response", found.get("completion")):
         case str(text), _, _:
-            return encode_text(text, tokenizer)
+            return text, None
         case _, str(prompt), str(answer):
-            pair = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-            return encode_dialogue(pair, tokenizer)
-    got = ", ".join(f"{key!r} ({type(value).__name__})" for key, value in record.items())
+            return None, [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    got = ", ".join(f"{key!r} ({type(value).__name__})" for key, value in cells.items())
+    got = got or ("no keys" if isinstance(record, Mapping) else type(record).__name__)
     raise InputError(f"a record needs 'messages', or 'text', or 'prompt' with 'response' or 'completion', "
-                     f"these as str; got {got or 'no keys'}")
+                     f"these as str; got {got}")
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, str | list | tuple) and len(value) == 0
 
 
 # ---- many examples -> rows ----
@@ -126,9 +165,11 @@ class Batch:
 class Batches:
     """An endless iterator of batches: epoch after epoch, each in an order of its own that (seed, epoch) decides.
 
-    documents: anything with len() and [i]; encode: what turns one of them into an Example.
+    documents: anything with len() and [i]; encode: what turns one of them into an Example. Its InputErrors come with
+    the document's place: file and line, or number.
     length: places in a row. A place is a token and the one it predicts, so a text of n tokens takes n - 1.
     pack, split: rows are full to the last place; a text goes on in the next row, where it sees nothing of its begin.
+    split may be a function that says of each document whether it is split so.
     pack alone: as many whole examples as fit, in turn, then filling. Without pack: one a row, as wide as the longest.
     Without split an example longer than a row is cut; `n_cut` counts them. Examples with nothing to learn are left out.
     rank, world_size: of several processes, each reads the same stream and keeps every world_size-th row.
@@ -145,7 +186,7 @@ class Batches:
         length: int,
         seed: int = 0,
         pack: bool = True,
-        split: bool = True,
+        split: bool | Callable[[Any], bool] = True,
         pad_id: int = 0,
         shuffle: bool = True,
         rank: int = 0,
@@ -172,6 +213,7 @@ class Batches:
         # The example at hand: where it stands in the epoch's order, how many of its places are used, its places.
         self._position, self._used = 0, 0
         self._example: Tensor | None = None
+        self._splits = False  # whether that example is split
         self._order = self._shuffled()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -223,7 +265,9 @@ class Batches:
 
     def _settings(self) -> dict[str, Any]:
         names = ("seed", "batch_size", "length", "pack", "split", "shuffle")
-        return {"documents": len(self.documents), **{name: getattr(self, name) for name in names}}
+        values = {name: getattr(self, name) for name in names}
+        values["split"] = "by document" if callable(self.split) else self.split
+        return {"documents": len(self.documents), **values}
 
     # ---- one row, one example ----
 
@@ -232,14 +276,14 @@ class Batches:
         pieces, room = [], self.length
         while room:
             example = self._current()
-            piece = example[:, self._used :][:, : room if self.split else self.length]
+            piece = example[:, self._used :][:, : room if self._splits else self.length]
             n = piece.shape[1]
             if n > room:
                 break
             pieces.append(piece)
             room -= n
             self._used += n
-            if not self.split or self._used == example.shape[1]:
+            if not self._splits or self._used == example.shape[1]:
                 self._advance()
             if not self.pack:
                 break
@@ -250,14 +294,19 @@ class Batches:
         tries = 2 * len(self.documents)  # from the middle of an epoch, that surely spans a whole one
         while self._example is None:
             index = int(self._order[self._position])
-            example = self.encode(self.documents[index])
+            document = self.documents[index]
+            try:
+                example = self.encode(document)
+                self._splits = bool(self.split(document) if callable(self.split) else self.split)
+            except InputError as error:
+                raise InputError(f"{place_of(self.documents, index)}: {error}") from error
             ids = torch.tensor(example.ids, dtype=torch.int64)
             targets = ids.where(torch.tensor(example.learn, dtype=torch.bool), IGNORE)
             self._example = torch.stack([ids[:-1], targets[1:]])  # (2, n)
             if 0 < self._example.shape[1] <= self._used:
                 raise InputError(f"the state's place is {self._used} places into document {index}, which has "
                                  f"{self._example.shape[1]}; the documents or their encoding have changed")
-            if (self._example[1, : None if self.split else self.length] == IGNORE).all():
+            if (self._example[1, : None if self._splits else self.length] == IGNORE).all():
                 self._advance()
                 tries -= 1
                 if tries == 0:
@@ -268,7 +317,7 @@ class Batches:
 
     def _advance(self) -> None:
         """Done with the example at hand: to the next document, after the last to the next epoch."""
-        self.n_cut += not self.split and self._example.shape[1] > self.length
+        self.n_cut += not self._splits and self._example.shape[1] > self.length
         self._example, self._used = None, 0
         self._position += 1
         if self._position == len(self.documents):

@@ -1,14 +1,10 @@
-"""A small multimodal Llama, trained in three stages on a laptop, and what it has learned, on held-out data.
+"""One stage of a multimodal training: steps in which chosen parts learn from tasks, asked in one version.
 
-    1 read     the text model alone, from nothing: questions about pictures and sounds that are told in words
-    2 align    the bridges alone: the text model, frozen, meets the pictures themselves where the words stood
-    3 tune     text model and bridges together
+A step sees one kind of task, drawn by its share; questions about pictures come with nothing now and then, so that the
+model learns what a question alone gives away. The towers stay frozen. Which stages follow each other, the experiment
+`small_multimodal` says.
 
-The towers, a DINOv2 and Whisper's encoder, are pretrained and stay frozen in all three. The order is that of LLaVA: a
-text model that can read is given eyes, and only then is all of it tuned. For a model as small as this the order hardly
-matters: lesson 14 measures it.
-
-Source: LLaVA, arXiv:2304.08485. Used in notebook 14.
+Source: LLaVA's stages, arXiv:2304.08485. Used in notebook 14.
 """
 
 from __future__ import annotations
@@ -24,7 +20,7 @@ from llamamm.multimodal.model import MultimodalLlama
 from llamamm.tasks.items import Task
 from llamamm.train.config import TrainConfig
 from llamamm.train.losses import IGNORE
-from llamamm.train.media_rows import Encoder, epochs
+from llamamm.train.media_rows import RowMaker, epochs
 from llamamm.train.optim import learning_rate, make_optimizer
 
 SHARES = {"vqa": 0.35, "caption": 0.4, "word": 0.1, "both": 0.15}  # of the steps
@@ -43,12 +39,9 @@ class Stage:
     learning_rate: float = 1e-3
 
 
-# ---- training ----
-
-
 def train_stage(
     model: MultimodalLlama,
-    encoder: Encoder,
+    encoder: RowMaker,
     tasks: Mapping[str, Task],
     stage: Stage,
     *,
@@ -90,9 +83,3 @@ def train_stage(
         if on_step is not None:
             on_step(step, curve[-1])
     return curve
-
-
-# ---- measurement ----
-
-
-# ---- all of it ----

@@ -1,5 +1,7 @@
 """train.config: what is accepted, what is refused with the key's name, and the way there and back."""
 
+from datetime import date
+
 import pytest
 
 from llamamm.errors import ConfigError
@@ -40,6 +42,92 @@ def test_wrong_settings_are_refused_by_name(values, message):
     base = {} if "output" in message else {"output": "x", "steps": 1}
     with pytest.raises(ConfigError, match=message):
         TrainConfig.make({**base, **values})
+
+
+@pytest.mark.parametrize("how", ["a file", "changes", "a dictionary"])
+@pytest.mark.parametrize(
+    ("key", "written", "expected"),
+    [
+        ("steps", "1e3", 1000),
+        ("steps", "2.5e+2", 250),
+        ("steps", "1_000", 1000),
+        ("learning_rate", "3e-4", 0.0003),
+        ("learning_rate", "2.e-4", 0.0002),
+        ("weight_decay", "1E-2", 0.01),
+        ("micro_batch_size", "4e0", 4),
+        ("lora_alpha", "1e1", 10.0),
+        ("lora_layers", ["0", "1e0"], [0, 1]),
+        ("seed", "12345678901234567", 12345678901234567),
+        ("shape", {"rope_theta": "5e5", "hidden_size": "1e2", "tie_embeddings": True},
+         {"rope_theta": 500000, "hidden_size": 100, "tie_embeddings": True}),
+    ],
+)  # fmt: skip
+def test_numbers_are_read_as_people_write_them(tmp_path, how, key, written, expected):
+    base = {"output": "x", "steps": 1, "method": "full"}
+    if how == "a file":
+        plain = str(written).replace("'", "")
+        steps = "" if key == "steps" else "steps: 1\n"
+        (tmp_path / "a.yaml").write_text(f"output: x\nmethod: full\n{steps}{key}: {plain}\n")
+        cfg = TrainConfig.from_yaml(tmp_path / "a.yaml")
+    elif how == "changes":
+        (tmp_path / "a.yaml").write_text("output: x\nsteps: 1\nmethod: full\n")
+        cfg = TrainConfig.from_yaml(tmp_path / "a.yaml", **{key: written})
+    else:
+        cfg = TrainConfig.make({**base, key: written})
+    assert getattr(cfg, key) == expected and type(getattr(cfg, key)) is type(expected)
+
+
+@pytest.mark.parametrize("value", ["1.5", "1e-3", "ten", "1e400", "nan", True, [3], None, ""])
+def test_what_is_no_whole_number_is_refused_by_name(value):
+    with pytest.raises(ConfigError, match="^steps: "):
+        TrainConfig.make({"output": "x", "steps": value})
+
+
+@pytest.mark.parametrize("value", ["nan", float("inf"), "-inf", "fast", "0", False])
+def test_what_is_no_learning_rate_is_refused_by_name(value):
+    with pytest.raises(ConfigError, match="^learning_rate: "):
+        TrainConfig.make({"output": "x", "steps": 1, "learning_rate": value})
+
+
+@pytest.mark.parametrize("value", ["all-linear", ["all-linear"], ["all-linear", "lm_head"]])
+def test_all_linear_is_all_but_the_head(value):
+    cfg = TrainConfig.make({"output": "x", "steps": 1, "lora_targets": value})
+    seven = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    assert cfg.lora_targets == seven + (value[1:] if isinstance(value, list) else [])
+
+
+def test_mistakes_in_a_file_are_named_with_their_lines(tmp_path):
+    (tmp_path / "a.yaml").write_text("output: x\nsteps: 0\nleng-th: 1\nlearning_rate: fast\noutput_: 2024-01-31\n")
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig.from_yaml(tmp_path / "a.yaml", learning_rate="slow")
+    told = str(caught.value)
+    for part in ("a.yaml, line 2: steps: ", "a.yaml, line 3: unknown key 'leng-th'; did you mean 'length'?",
+                 "a.yaml: learning_rate: ", "a.yaml, line 5: unknown key 'output_'; did you mean 'output'?"):
+        assert part in told
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({1: 2}, "a key is a word such as 'steps', got 1"),
+        ({"output": date(2024, 1, 31)}, r"output: .*\(put it into quotes\)"),
+        ({"data": 7}, r"data: .*\(put it into quotes\), got 7"),
+        ({"lora_layers": "0, 1"}, r"lora_layers: .*such as \[0, 1\]"),
+        ({"seed": 2**64}, "seed: .*less than"),
+        ({"adapter": "a", "method": "full"}, "adapter a .*method: lora"),
+        ({"learning-rate": 1}, "did you mean 'learning_rate'"),
+        ({"Steps": 1}, "did you mean 'steps'"),
+    ],
+)
+def test_other_wrong_settings(values, message):
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig.make({"output": "x", "steps": 1, **values})
+
+
+def test_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    cfg = TrainConfig.make({"output": "~/run", "steps": 1, "adapter": "~/a"})
+    assert (str(cfg.output), str(cfg.adapter)) == ("/somewhere/run", "/somewhere/a")
 
 
 @pytest.mark.parametrize(("text", "message"), [("- a\n- b\n", "no `key: value`"), ("a: [", "not YAML"), (None, "read")])

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamamm.errors import MissingDependencyError
-from llamamm.train.log import RunLog, plot_run, read_metrics, smooth
+from llamamm.errors import MissingDependencyError, WriteError
+from llamamm.train import log as log_module
+from llamamm.train.log import RunLog, duration, plot_run, read_metrics, smooth
 
 VALUES = {"loss": 2.5, "learning_rate": 1e-3, "grad_norm": 0.7, "tokens_per_s": 10.0, "epoch": 0.1}
 
@@ -58,6 +59,70 @@ def test_what_is_shown(capsys):
     ]  # fmt: skip
     run(None)
     assert capsys.readouterr() == ("", "")
+
+
+class Clock:
+    """A clock that a step moves on by so many seconds."""
+
+    def __init__(self, monkeypatch, seconds):
+        self.now, self.seconds = 100.0, seconds
+        monkeypatch.setattr(log_module.time, "monotonic", lambda: self.now)
+
+    def tick(self):
+        self.now += self.seconds
+
+
+def lines_of(capsys, clock, *, first, last, steps, **options):
+    log = RunLog(**options)
+    with log.progress(steps, first - 1):
+        for step in range(first, last + 1):
+            clock.tick()
+            log.step(step, **VALUES)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_without_a_terminal_a_line_every_few_seconds(capsys, monkeypatch):
+    clock = Clock(monkeypatch, 2)  # lines at step 1, then where 5 seconds have gone by: 4, 7, 10, and the last
+    assert lines_of(capsys, clock, first=1, last=11, steps=11) == [
+        "step 1 of 11: loss 2.500, 10 tokens/s, 20 s left", "step 4 of 11: loss 2.500, 10 tokens/s, 14 s left",
+        "step 7 of 11: loss 2.500, 10 tokens/s, 8 s left", "step 10 of 11: loss 2.500, 10 tokens/s, 2 s left",
+        "step 11 of 11: loss 2.500, 10 tokens/s",
+    ]  # fmt: skip
+    assert len(lines_of(capsys, Clock(monkeypatch, 60), first=1, last=3, steps=3)) == 3
+    assert len(lines_of(capsys, Clock(monkeypatch, 0.001), first=1, last=1000, steps=1000)) == 2
+
+
+def test_a_run_that_goes_on_or_ends_early_tells_its_first_and_last_step(capsys, monkeypatch):
+    clock = Clock(monkeypatch, 1)
+    told = lines_of(capsys, clock, first=1001, last=1003, steps=5000)
+    assert [line.split(":")[0] for line in told] == ["step 1,001 of 5,000", "step 1,003 of 5,000"]
+    assert told[0].endswith("67 min left") or told[0].endswith("1 h 07 min left")
+    assert lines_of(capsys, clock, first=1, last=3, steps=3, quiet=True) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0.2, "0 s"), (89, "89 s"), (600, "10 min"), (3599, "1 h 00 min"), (11100, "3 h 05 min")]
+)
+def test_durations(seconds, expected):
+    assert duration(seconds) == expected
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    log = RunLog(tmp_path, quiet=True)
+
+    class Full:
+        name = "metrics.jsonl"
+
+        def write(self, _text):
+            raise OSError(28, "No space left on device")
+
+        def close(self):
+            pass
+
+    log._file.close()
+    log._file = Full()
+    with pytest.raises(WriteError, match="metrics.jsonl cannot be written: No space left on device; free some space"):
+        log.step(1, **VALUES)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -112,11 +112,13 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "train.rows": {
         **dict.fromkeys(("END_OF_TEXT", "END_OF_TURN"), CONSTANT),
         "encode_record": IN_WORDS,
+        **dict.fromkeys(("is_text", "check_record"), "what a record is, asked before a run"),
         "Batch": "a plain record of tensors",
         "Batches": TOO_LONG,
     },
     "train.documents": {
         **dict.fromkeys(("open_documents", "JsonLines", "Paragraphs"), "used in lesson 10: reading of files"),
+        "place_of": "where a record stands, for errors",
     },
     "train.config": {
         "TrainConfig": "a table of settings",
@@ -131,6 +133,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "train.log": {
         **dict.fromkeys(("BLUE", "ORANGE", "GREY"), "a colour of a picture"),
         **dict.fromkeys(("RunLog", "read_metrics", "smooth"), "used in lesson 10: writing down"),
+        **dict.fromkeys(("EVERY", "duration"), "lines of progress"),
         "plot_run": "a picture of a run",
     },
     "train.checkpoint": {
@@ -219,7 +222,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "experiments.word_recognition": {
         **dict.fromkeys(("BATCH", "SHOWN", "TITLES"), CONSTANT),
         **dict.fromkeys(("clip_features", "WordClassifier", "random_encoder"), "used in lesson 12; one linear layer"),
-        **dict.fromkeys(("Guess", "Mistake", "Heard", "WordsHeard"), RECORD),
+        **dict.fromkeys(("Guess", "Misheard", "Heard", "WordsHeard"), RECORD),
         "measure_words": "what the command calls",
     },
     "llama32_vision.config": {
@@ -265,7 +268,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "generation.prompts": {
         **dict.fromkeys(("Image", "Sound", "Prompt"), RECORD),
-        **dict.fromkeys(("Part", "Messages"), TYPE_NAME),
+        **dict.fromkeys(("Part", "Conversation"), TYPE_NAME),
         "Processor": PROTOCOL,
         **dict.fromkeys(("TextProcessor", "as_processor", "on_device"), IN_WORDS),
     },
