@@ -19,8 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from llamamm import __version__
-from llamamm.cli.make import TrainCommand, bench, merge, train, train_multimodal
-from llamamm.cli.measure import evaluate, experiment
+from llamamm.cli.make import TrainCommand, merge, train, train_multimodal
+from llamamm.cli.measure import bench, evaluate, experiment
 from llamamm.cli.options import err
 from llamamm.cli.talk import PromptCommand, chat, generate
 from llamamm.errors import LlamammError
@@ -61,16 +61,17 @@ def check(
     lesson: Annotated[str, typer.Argument(help="A lesson, such as 03, or the path of a notebook of exercises.")],
 ) -> None:
     """Check the exercises of a lesson as you have solved them, and print a table and a score."""
-    from llamamm.course.checks.runner import check_notebook, find_notebook
+    from llamamm.course.checks.runner import check_apart, find_notebook
 
-    results = list(check_notebook(find_notebook(lesson, Path.cwd())))
+    report = check_apart(find_notebook(lesson, Path.cwd()))
     table = Table("exercise", "", "")
-    for result in results:
+    for result in report:
         table.add_row(result.id, "passed" if result else "not yet", escape(result.message))
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"{sum(map(bool, results))} of {len(results)} passed")
-    if not all(results):
+    for line in [*report.remarks, report.summary]:
+        console.print(line, markup=False, soft_wrap=True)
+    if not report.passed:
         raise typer.Exit(1)
 
 
@@ -119,6 +120,8 @@ def doctor(
 
 def main() -> None:
     """Entry point: run the command; what goes wrong becomes one line, with exit code 2 where a user can mend it."""
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # None where the caller has closed them
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
     for stream in (sys.stdin, sys.stdout):  # stderr replaces what it cannot write already
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -146,7 +149,7 @@ def _in_one_line(error: Exception) -> str:
     if isinstance(error, LlamammError):
         return text
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else text
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part) or text
     return f"{type(error).__name__}: {text} (LLAMAMM_TRACEBACK=1 shows where)"
 
 

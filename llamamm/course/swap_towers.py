@@ -36,7 +36,7 @@ GALLERY_VOICES, QUERY_VOICES = 5, 2  # of the training's, each word their mean; 
 
 
 @dataclass(frozen=True)
-class SwapReport:
+class TowerReport:
     """What a swap changed: how many of n were found without and with your part, which were taken for which instead,
     and the largest difference of a feature, relative to the largest feature."""
 
@@ -68,7 +68,7 @@ def swap_mel(mel_filterbank: Callable[..., Tensor], *, quiet: bool = False) -> A
 
 
 @contextmanager
-def _swap(place: str, part: Callable, prepare: Callable, quiet: bool) -> Iterator[SwapReport]:
+def _swap(place: str, part: Callable, prepare: Callable, quiet: bool) -> Iterator[TowerReport]:
     if not callable(part):
         raise InputError(f"a swap takes a function, got {part!r}")
     gallery, names, expected, before, features = prepare()
@@ -82,7 +82,7 @@ def _swap(place: str, part: Callable, prepare: Callable, quiet: bool) -> Iterato
         found = [[name == own for name, own in zip((names[i] for i in t), expected, strict=True)] for t in taken]
         mistakes = [(own, names[i]) for own, i in zip(expected, taken[1], strict=True) if names[i] != own]
         difference = float((after - before).abs().max() / before.abs().max())
-        report = SwapReport(len(expected), sum(found[0]), sum(found[1]), mistakes, difference)
+        report = TowerReport(len(expected), sum(found[0]), sum(found[1]), mistakes, difference)
         if not quiet:
             print(report)
         yield report

@@ -5,8 +5,11 @@
     python -m llamamm.course.build.exercises --nbgrader FOLDER    FOLDER/source/NN_*/NN_*.ipynb, for nbgrader
 
 In a lesson, a cell that begins with `# exercise: 03.1` holds a solution between `### BEGIN SOLUTION` and
-`### END SOLUTION`, and ends with `check("03.1", ...)`. The student gets two cells, a stub in the solution's place and
+`### END SOLUTION`, and ends with `check("03.1", ...)`. The student gets two cells, a stub instead of the solution and
 the check, and the solution folded below. The same lesson gives the same bytes.
+
+For nbgrader the solution stays, which nbgrader itself takes out of what it releases, and the check is a cell for
+points, which fails with the diagnosis.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -24,10 +27,22 @@ from nbformat import NotebookNode
 from llamamm.course.build.run import KERNEL
 from llamamm.course.checks import find_exercise
 from llamamm.course.checks.sheet import CHECK_IMPORT, MARK, split_check
+from llamamm.course.env import REPOSITORY, TAG
 from llamamm.errors import LlamammError
 from llamamm.files import write_file
 
 SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n(.*?)^[ \t]*### END SOLUTION[ \t]*\n?", re.M | re.S)
+LINK = re.compile(r"""(\]\(|\b(?:src|href)=["'])(?![a-z][a-z0-9+.-]*:|[#/])""", re.I)  # before a relative address
+LESSONS_URL = f"https://github.com/{REPOSITORY}/blob/{TAG}/notebooks/"
+GRADED = """import sys
+
+own = {n: sys.modules.pop(n) for n in [*sys.modules] if n.split(".")[0] == "llamamm" and n != "llamamm.errors"}
+from llamamm.course.checks import check  # from its file: what has been changed in memory does not count
+
+result = check("%s", %s)
+sys.modules.update(own)
+assert result.passed, result
+result"""
 
 
 class ExerciseError(LlamammError):
@@ -42,7 +57,12 @@ class ExercisePart:
     text: str
     code: str
     check: str
-    level: str = field(default="")
+
+    @property
+    def graded(self) -> str:
+        """The check as nbgrader runs it, in a kernel where the student may have changed whatever can be changed."""
+        exercise = find_exercise(self.id)
+        return GRADED % (exercise.id, exercise.name)
 
 
 def exercises_in(notebook: NotebookNode) -> Iterator[ExercisePart]:
@@ -62,7 +82,7 @@ def exercises_in(notebook: NotebookNode) -> Iterator[ExercisePart]:
             raise ExerciseError(
                 f'exercise {exercise_id} does not end with {CHECK_IMPORT.strip()!r} and check("{exercise_id}", ...)'
             )
-        yield ExercisePart(exercise_id, text.source, code, check, find_exercise(exercise_id).level)
+        yield ExercisePart(exercise_id, text.source, code, check)
 
 
 def stub(code: str, exercise_id: str) -> str:
@@ -81,19 +101,20 @@ def student_notebook(lesson: NotebookNode, name: str, *, nbgrader: bool = False)
     if not parts:
         return None
     title = re.search(r"^# (.*)$", lesson.cells[0].source, re.M)[1]
+    base = LESSONS_URL if nbgrader else "../"
     intro = (
-        f"# Exercises of {title}\n\nThe lesson: [{name}](../{name}). Write your own code where a cell raises "
+        f"# Exercises of {title}\n\nThe lesson: [{name}]({base}{name}). Write your own code where a cell raises "
         f"`NotImplementedError`, then run the cell below it: it tries what you wrote and says what is wrong. "
         f"Hints are folded in the text{'' if nbgrader else ', the solution below each exercise'}."
     )
     cells = [_markdown("intro", intro), _code("setup", lesson.cells[1].source)]
     for part in parts:
         key = part.id.replace(".", "-")
-        cells.append(_markdown(f"text-{key}", part.text))
+        cells.append(_markdown(f"text-{key}", LINK.sub(rf"\1{base}", part.text)))
         if nbgrader:
-            assertion = re.sub(r"^check\(", "assert check(", part.check, flags=re.M)
+            points = find_exercise(part.id).points
             cells.append(_code(f"answer-{key}", part.code, _grade(f"answer-{key}", solution=True)))
-            cells.append(_code(f"check-{key}", assertion, _grade(f"check-{key}", points=1)))
+            cells.append(_code(f"check-{key}", part.graded, _grade(f"check-{key}", points=points)))
         else:
             answer = f"<details><summary>Solution</summary>\n\n```python\n{solved(part.code)}\n```\n\n</details>"
             cells.append(_code(f"answer-{key}", stub(part.code, part.id)))
@@ -149,6 +170,10 @@ def main(arguments: list[str]) -> int:
         changed = write_exercises(lessons, check=arguments == ["--check"])
     for path in changed:
         print(path)
+    if arguments[:1] == ["--nbgrader"]:
+        print(f"next, in {arguments[1]}, with this environment's programs on PATH, where nbgrader looks for them:\n"
+              f'  export PATH="{Path(sys.executable).parent}:$PATH"\n'
+              f"  nbgrader generate_assignment 03_rope --create")  # fmt: skip
     return 1 if changed and arguments == ["--check"] else 0
 
 

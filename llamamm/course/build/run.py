@@ -19,7 +19,7 @@ from llamamm.files import write_file
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-def run_notebook(path: Path, *, cell_timeout: int = 300) -> float:
+def run_notebook(path: Path, *, cell_timeout: int = 1200) -> float:
     """Execute one notebook in its own folder and store it. Returns the seconds it took. Raises CellExecutionError."""
     notebook = nbformat.read(path, as_version=4)
     start = time.perf_counter()

@@ -4,6 +4,15 @@
 differ, it compares yours with those of the mistakes that people usually make there, and names the one that fits.
 """
 
-from llamamm.course.checks.core import CheckResult, Exercise, Mistake, check, exercises_of, find_exercise
+from typing import Any
 
 __all__ = ["CheckResult", "Exercise", "Mistake", "check", "exercises_of", "find_exercise"]
+
+
+def __getattr__(name: str) -> Any:
+    """A name is imported when it is used: `llamamm check` waits for PyTorch once, in the process that needs it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from llamamm.course.checks import core
+
+    return getattr(core, name)

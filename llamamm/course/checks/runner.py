@@ -1,87 +1,96 @@
-"""`llamamm check 03`: run the checks of a student's notebook outside Jupyter, one exercise after another.
+"""`llamamm check 03`: find a student's notebook, and check it outside Jupyter, in a process of its own.
 
-Each exercise's cell is executed in a namespace of its own and then checked, so that one that fails does not hide the
-others.
+Nothing that a cell does can end or block the caller: a child that is silent for too long is ended, one that ends early
+leaves its reason, and in both cases another child goes on with the exercises that are left.
 """
 
 from __future__ import annotations
 
-import ast
 import json
-from collections.abc import Iterator
-from contextlib import redirect_stdout
-from io import StringIO
+import queue
+import re
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
-from llamamm.course.checks.core import TIME_LIMIT, CheckResult, OutOfTimeError, find_exercise, time_limit
-from llamamm.errors import InputError
+from llamamm.course.checks.limits import TIME_LIMIT
+from llamamm.course.checks.report import CheckResult, Report
+from llamamm.errors import InputError, LlamammError
 
-MARK = "# exercise: "
-CHECK_IMPORT = "from llamamm.course.checks import check\n"
-
-
-def split_check(source: str) -> tuple[str, str]:
-    """A lesson's cell, which ends with its check, in two: the exercise and the check; "" where there is none."""
-    code, mark, check = source.partition("\n" + CHECK_IMPORT)
-    return code.rstrip("\n") + "\n", mark.lstrip("\n") + check
+START_SECONDS = 300.0  # until Python has imported PyTorch, on a busy machine
+EXERCISE_SECONDS = 6 * TIME_LIMIT  # each of its parts has a limit of its own; this is for what holds Python itself
 
 
 def find_notebook(lesson: str, folder: Path) -> Path:
     """The student's notebook of a lesson, "03" or a path. Raises InputError saying where it was looked for."""
-    if lesson.endswith(".ipynb"):
+    if not re.fullmatch(r"\d\d?", lesson):
         if not Path(lesson).is_file():
-            raise InputError(f"{lesson} does not exist")
+            raise InputError(f"{lesson} does not exist; give a lesson, such as 03, or the path of a notebook")
         return Path(lesson)
     places = [folder / "notebooks" / "exercises", folder / "exercises", folder]
     for place in places:
-        found = sorted(place.glob(f"{lesson}_*.ipynb"))
+        found = sorted(place.glob(f"{lesson:0>2}_*.ipynb"))
+        if len(found) > 1:
+            raise InputError(f"{place} has {', '.join(p.name for p in found)}; give the path of the one to be checked")
         if found:
             return found[0]
-    raise InputError(f"no notebook {lesson}_*.ipynb in {', '.join(map(str, places))}; give its path")
+    raise InputError(f"no notebook {lesson:0>2}_*.ipynb in {', '.join(map(str, places))}; give its path")
 
 
-def check_notebook(path: Path) -> Iterator[CheckResult]:
-    """The result of every exercise in a notebook, in order. Raises InputError where it holds none."""
+def check_notebook(path: Path) -> Report:
+    """Check every exercise of a notebook's lesson. Raises InputError for what is no notebook of exercises.
+
+    In this process, which a cell can still end, or block for good: `check_apart` guards against that, too.
+    """
+    from llamamm.course.checks.cells import check_one  # these import PyTorch, which `check_apart` does without
+    from llamamm.course.checks.sheet import read_sheet
+
+    sheet = read_sheet(path)
+    return Report([check_one(sheet, exercise, TIME_LIMIT) for exercise in sheet.exercises], sheet.remarks)
+
+
+def check_apart(path: Path, *, seconds: float = EXERCISE_SECONDS) -> Report:
+    """As `check_notebook`, whatever the cells do."""
+    done: dict[str, CheckResult] = {}
+    while True:
+        points, remarks = _one_child(path, done, seconds)
+        if points.keys() == done.keys():
+            return Report([done[exercise_id] for exercise_id in points], remarks)
+
+
+def _one_child(path: Path, done: dict[str, CheckResult], seconds: float) -> tuple[dict[str, int], list[str]]:
+    """Let a child check what is not done, and add the results. Returns the points of all exercises, and remarks."""
+    command = [sys.executable, "-m", "llamamm.course.checks.cells", str(path.absolute()), *done]
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    lines: queue.Queue[bytes] = queue.Queue()
+    threading.Thread(target=lambda: [*map(lines.put, child.stdout), lines.put(b"")], daemon=True).start()
+    points: dict[str, int] = {}
+    remarks: list[str] = []
+    now = ""
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is not a notebook") from None
-    exercises = [(n, source) for n, source in enumerate(code) if source.startswith(MARK)]
-    if not exercises:
-        raise InputError(f"{path} holds no exercise, no cell that begins with {MARK!r}")
-    for n, source in exercises:
-        exercise_id = source.splitlines()[0].removeprefix(MARK).strip()
-        find_exercise(exercise_id)
-        source, check = split_check(source)
-        if not check and n + 1 < len(code):
-            check = code[n + 1]
-        yield _run(exercise_id, source, check)
-
-
-def _run(exercise_id: str, source: str, check: str) -> CheckResult:
-    namespace: dict[str, Any] = {"__name__": "__exercise__"}
-    try:
-        with time_limit(TIME_LIMIT), redirect_stdout(StringIO()):
-            exec(compile(source, f"exercise {exercise_id}", "exec"), namespace)
-        with redirect_stdout(StringIO()):
-            result = _last_value(check, namespace)
-    except OutOfTimeError:
-        return CheckResult(exercise_id, False, f"the cell is still running after {TIME_LIMIT:g} seconds")
-    except Exception as error:  # whatever the student's cell raises
-        return CheckResult(exercise_id, False, f"the cell raised {type(error).__name__}: {error}")
-    if not isinstance(result, CheckResult):
-        return CheckResult(exercise_id, False, f'the cell after it no longer ends with check("{exercise_id}", ...)')
-    return result
-
-
-def _last_value(source: str, namespace: dict[str, Any]) -> Any:
-    """Run a cell; the value of its last line, as Jupyter shows it."""
-    tree = ast.parse(source)
-    if not tree.body or not isinstance(tree.body[-1], ast.Expr):
-        exec(source, namespace)
-        return None
-    last = ast.Expression(tree.body.pop().value)
-    exec(compile(tree, "check", "exec"), namespace)
-    return eval(compile(last, "check", "eval"), namespace)
+        while not points or points.keys() != done.keys():
+            line = lines.get(timeout=seconds if now else START_SECONDS)
+            if not line:
+                raise EOFError
+            said: dict[str, Any] = json.loads(line)
+            if "refused" in said:
+                raise InputError(said["refused"])
+            points, remarks = said.get("points", points), said.get("remarks", remarks)
+            now = said.get("begins", now)
+            if "result" in said:
+                done[now] = CheckResult(**said["result"])
+    except (EOFError, queue.Empty) as error:
+        silent = isinstance(error, queue.Empty)
+        how = "did not answer" if silent else f"ended with exit code {child.wait()}"
+        if not now or now in done:
+            raise LlamammError(f"the checks could not run: `python -m llamamm.course.checks.cells` {how}") from None
+        text = f"still running after {seconds:g} seconds, and could not be stopped" if silent else (
+            f"the cell ended Python itself: it {how}")  # fmt: skip
+        done[now] = CheckResult(now, False, text, points[now])
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    return points, remarks

@@ -1,6 +1,6 @@
 """course.build.exercises: students' notebooks from the lessons, byte for byte, and nbgrader's verdict on them."""
 
-import json
+import html
 import os
 import subprocess
 import sys
@@ -8,11 +8,21 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
 
-from llamamm.course.build.exercises import ExerciseError, exercises_in, solved, stub, student_notebook, write_exercises
-from llamamm.course.checks import exercises_of
-from llamamm.course.checks.runner import CHECK_IMPORT, check_notebook
+from llamamm.course.build.exercises import (
+    ExerciseError,
+    exercises_in,
+    main,
+    solved,
+    stub,
+    student_notebook,
+    write_exercises,
+)
+from llamamm.course.checks import exercises_of, find_exercise
+from llamamm.course.checks.runner import check_notebook
+from llamamm.course.checks.sheet import CHECK_IMPORT
 
 ROOT = Path(__file__).parents[3]
 LESSONS = sorted(p for p in (ROOT / "notebooks").glob("*.ipynb"))
@@ -113,46 +123,88 @@ def test_every_lesson_has_three_to_five_exercises_from_warm_up_to_break_it(path)
         assert len(exercise.mistakes) >= 3 or exercise.accept is not None, part.id
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
-def test_the_solutions_pass_and_the_stubs_do_not(path, tmp_path):
+def solved_notebook(path, *, nbgrader=False):
+    """A lesson's student's notebook with the solutions filled in, as a student would."""
     lesson_notebook = nbformat.read(path, as_version=4)
-    student = student_notebook(lesson_notebook, path.name)
-    nbformat.write(student, tmp_path / "student.ipynb")
-    stubs = [r.message for r in check_notebook(tmp_path / "student.ipynb")]
-    assert [message for message in stubs if "still to be written" not in message] == []
+    student = student_notebook(lesson_notebook, path.name, nbgrader=nbgrader)
     solutions = {p.id.replace(".", "-"): solved(p.code) for p in exercises_in(lesson_notebook)}
     for cell in student.cells:
         if cell.id.startswith("answer-"):
             cell.source = solutions[cell.id.removeprefix("answer-")]
-    nbformat.write(student, tmp_path / "solved.ipynb")
-    assert [r for r in check_notebook(tmp_path / "solved.ipynb") if not r] == []
+    return student
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_the_solutions_pass_and_the_stubs_do_not(path, tmp_path):
+    """Whoever wrote the notebook, whatever the caller has done to gradients: the same score."""
+    exercises = exercises_of(path.stem[:2])
+    nbformat.write(student_notebook(nbformat.read(path, as_version=4), path.name), tmp_path / "student.ipynb")
+    stubs = [r.message for r in check_notebook(tmp_path / "student.ipynb")]
+    assert len(stubs) == len(exercises)
+    assert [message for message in stubs if "still to be written" not in message] == []
+    most = sum(e.points for e in exercises)
+    for nbgrader in (False, True):
+        nbformat.write(solved_notebook(path, nbgrader=nbgrader), tmp_path / "solved.ipynb")
+        torch.set_grad_enabled(nbgrader)
+        try:
+            report = check_notebook(tmp_path / "solved.ipynb")
+        finally:
+            torch.set_grad_enabled(True)
+        assert [r for r in report if not r] == [] and report.remarks == []
+        assert report.points == (most, most)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_the_lesson_itself_passes(path):
+    report = check_notebook(path)
+    assert report.passed and len(report) == len(exercises_of(path.stem[:2]))
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_graded_cells_pass_with_the_solutions_and_name_what_the_lessons_check(path):
+    """nbgrader's cells one after another, with a copy of this package for each, as in one kernel."""
+    namespace, kept = {"__name__": "__main__"}, dict(sys.modules)
+    for part in exercises_in(nbformat.read(path, as_version=4)):
+        assert part.check.rstrip().endswith(f'check("{part.id}", {find_exercise(part.id).name})')
+        exec(solved(part.code), namespace)
+        exec(part.graded, namespace)
+        assert namespace["result"].passed
+    assert all(sys.modules[name] is kept[name] for name in kept if name.startswith("llamamm"))
 
 
 def test_a_solved_students_notebook_runs_from_top_to_bottom():
     """In a kernel, as a student runs it: one lesson stands for all."""
-    path = ROPE
-    student = student_notebook(nbformat.read(path, as_version=4), path.name)
-    solutions = {p.id.replace(".", "-"): solved(p.code) for p in exercises_in(nbformat.read(path, as_version=4))}
-    for cell in student.cells:
-        if cell.id.startswith("answer-"):
-            cell.source = solutions[cell.id.removeprefix("answer-")]
-    NotebookClient(student, timeout=120, kernel_name="python3").execute()
+    student = solved_notebook(ROPE)
+    NotebookClient(student, timeout=600, kernel_name="python3").execute()
     said = [o.data["text/plain"] for c in student.cells if c.id.startswith("check-") for o in c.outputs if "data" in o]
-    assert len(said) == len(solutions) and all(" passed: " in s for s in said)
+    assert len(said) == len(exercises_of("03")) and all(" passed: " in s for s in said)
 
 
 # ---- nbgrader ----
 
+CHEAT = """
+import sys, types
+from llamamm.course.checks import core
+import llamamm.course.checks as checks, llamamm.text.rope as rope
+def check(*_): return True
+core.check = core.judge = core.difference = checks.check = lambda *_, **__: True
+core.CheckResult.__bool__ = lambda self: True
+core.CheckResult.passed = True
+sys.modules["llamamm.course.checks"] = sys.modules["llamamm.course.checks.core"] = types.SimpleNamespace(check=check)
+class _Right: passed = True
+result = _Right()
+"""
 
-@pytest.mark.timeout(280)
+
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore")
-def test_nbgrader_grades_a_solved_copy_in_full_and_an_empty_one_at_zero(tmp_path, monkeypatch):
-    path = ROPE
-    (source,) = [p for p in write_exercises(ROOT / "notebooks", nbgrader=tmp_path) if p.stem == path.stem]
-    assignment = path.stem
+def test_nbgrader_scores_explains_and_is_not_deceived(tmp_path, monkeypatch):
+    """One wrong answer among right ones: all other points, its diagnosis in the feedback. A replaced check: none."""
+    path, assignment = ROPE, ROPE.stem
+    write_exercises(ROOT / "notebooks", nbgrader=tmp_path)
     (tmp_path / "nbgrader_config.py").write_text(
         f"c = get_config()\nc.CourseDirectory.root = {str(tmp_path)!r}\nc.CourseDirectory.course_id = 'llamamm'\n"
-        f"c.ExecutePreprocessor.timeout = 120\n"
+        f"c.ExecutePreprocessor.timeout = 300\n"
     )
 
     # nbgrader calls alembic by its bare name
@@ -166,28 +218,66 @@ def test_nbgrader_grades_a_solved_copy_in_full_and_an_empty_one_at_zero(tmp_path
         assert done.returncode == 0, done.stderr[-2000:]
 
     nbgrader("generate_assignment", assignment, "--create", "--force")
-    released = tmp_path / "release" / assignment / path.name
-    text = released.read_text()
-    assert "BEGIN SOLUTION" not in text and "NotImplementedError" in text
-    for student, notebook in (("empty", released), ("solved", source)):
+    released = (tmp_path / "release" / assignment / path.name).read_text()
+    assert "BEGIN SOLUTION" not in released and "NotImplementedError" in released
+    solutions = {p.id.replace(".", "-"): solved(p.code) for p in exercises_in(nbformat.read(path, as_version=4))}
+    for student in ("honest", "cheat"):
+        notebook = nbformat.reads(released, as_version=4)
+        for cell in notebook.cells:
+            key = cell.metadata.get("nbgrader", {}).get("grade_id", "").removeprefix("answer-")
+            if key in solutions and student == "honest":
+                cell.source = solutions[key].replace("x * c - y * s", "x * c + y * s")  # in 03.1 alone
+            elif key in solutions:
+                cell.source = f"{stub_of_any_result(key)}\n{CHEAT}"
         folder = tmp_path / "submitted" / student / assignment
         folder.mkdir(parents=True)
-        (folder / path.name).write_text(notebook.read_text())
+        nbformat.write(notebook, folder / path.name)
     nbgrader("autograde", assignment)
+    nbgrader("generate_feedback", assignment, "--student", "honest")
 
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{tmp_path / 'gradebook.db'}") as gradebook:
         scores = {s.student.id: (s.score, s.max_score) for s in gradebook.assignment_submissions(assignment)}
-    n = len(exercises_of(assignment[:2]))
-    assert scores == {"empty": (0, n), "solved": (n, n)}
+    most, lost = sum(e.points for e in exercises_of("03")), find_exercise("03.1").points
+    assert scores == {"honest": (most - lost, most), "cheat": (0, most)}
+    (feedback,) = (tmp_path / "feedback" / "honest" / assignment).glob("*.html")
+    (wrong,) = [r for r in check_notebook(tmp_path / "submitted" / "honest" / assignment / path.name) if not r]
+    assert wrong.id == "03.1" and html.escape(wrong.message, quote=False)[:40] in feedback.read_text(encoding="utf-8")
+    for student, score in scores.items():
+        assert check_notebook(tmp_path / "submitted" / student / assignment / path.name).points == score
 
 
-def test_nbgrader_metadata_is_schema_3():
+def stub_of_any_result(key):
+    """An answer that is wrong, under the right name."""
+    exercise = find_exercise(key.replace("-", "."))
+    return f"# exercise: {exercise.id}\ndef {exercise.name}(*_, **__):\n    return None\n"
+
+
+def test_nbgrader_metadata_is_schema_3_and_points_follow_the_level():
     notebook = student_notebook(lesson(*exercise()), "08_x.ipynb", nbgrader=True)
     grades = [c.metadata["nbgrader"] for c in notebook.cells if "nbgrader" in c.metadata]
     assert [(g["schema_version"], g["solution"], g["grade"], g["locked"]) for g in grades] == [
         (3, True, False, False), (3, False, True, True)
     ]  # fmt: skip
-    assert json.dumps(grades[1]).count('"points": 1') == 1
-    assert notebook.cells[-1].source.endswith('\nassert check("08.1", f)')
+    rope = student_notebook(nbformat.read(ROPE, as_version=4), ROPE.name, nbgrader=True)
+    points = [c.metadata["nbgrader"]["points"] for c in rope.cells if "points" in c.metadata.get("nbgrader", {})]
+    assert points == [1, 2, 2, 3, 2]  # warm-up, core, core, hard, break it
+
+
+def test_links_resolve_from_where_the_notebook_lies():
+    text = "### Exercise 1\n[a](03_rope.ipynb) ![b](images/b.png) <img src='images/c.png'> [d](https://d.org) [e](#e)"
+    ours = student_notebook(lesson(*exercise(text=text)), "08_x.ipynb").cells[2].source
+    assert "[a](../03_rope.ipynb) ![b](../images/b.png) <img src='../images/c.png'>" in ours
+    theirs = student_notebook(lesson(*exercise(text=text)), "08_x.ipynb", nbgrader=True)
+    base = "https://github.com/llamamm/llamamm/blob/v0.1.0/notebooks/"
+    assert f"[08_x.ipynb]({base}08_x.ipynb)" in theirs.cells[0].source
+    assert f"[a]({base}03_rope.ipynb) ![b]({base}images/b.png)" in theirs.cells[2].source
+    for text in (ours, theirs.cells[2].source):
+        assert "[d](https://d.org) [e](#e)" in text
+
+
+def test_writing_for_nbgrader_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(["--nbgrader", str(tmp_path)]) == 0
+    assert f'export PATH="{Path(sys.executable).parent}:$PATH"' in capsys.readouterr().out
