@@ -1,4 +1,4 @@
-"""Commands that make and measure models: `llamamm train`, `train-multimodal`, `merge`, `bench`, `bench train`."""
+"""Commands that make models: `llamamm train`, `train-multimodal`, `merge`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from llamamm.cli.options import DEFAULT_MODEL, DeviceOption, DtypeOption, ModelOption, SizeOption, err, model_name
+from llamamm.cli.options import DEFAULT_MODEL, DeviceOption, DtypeOption, ModelOption, err
 from llamamm.errors import ConfigError
-
-bench = typer.Typer(help="Measure the model; `bench train` measures training.", invoke_without_command=True)
 
 
 class TrainCommand(TyperCommand):
@@ -119,55 +117,6 @@ def merge(
     merge_lora(llama, keep_base=False)
     save_pretrained(llama, output, tokenizer=tokenizer)
     print(output)
-
-
-@bench.callback()
-def measure(
-    context: typer.Context,
-    model: ModelOption = None,
-    size: SizeOption = None,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
-    prompt_tokens: Annotated[int, typer.Option(help="Tokens of prompt before decoding.")] = 64,
-    new_tokens: Annotated[int, typer.Option(help="Tokens to decode.")] = 128,
-    prefill_tokens: Annotated[int, typer.Option(help="Length of the prompt whose reading is timed.")] = 1024,
-    repeats: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 5,
-    against: Annotated[str | None, typer.Option(help="'transformers': the same side by side, in turn.")] = None,
-) -> None:
-    """Measure loading, memory, prompt reading and decoding, against the memory's bandwidth."""
-    if context.invoked_subcommand:
-        return
-    from llamamm.devices import default_dtype, pick_device
-    from llamamm.evals.speed import run_bench
-    from llamamm.text.config import parse_dtype
-
-    torch_device = pick_device(device)
-    run_bench(
-        model_name(model, size), dtype=parse_dtype(dtype) if dtype else default_dtype(torch_device),
-        device=torch_device, prompt_tokens=prompt_tokens, new_tokens=new_tokens, prefill_tokens=prefill_tokens,
-        repeats=repeats, against=against,
-    )  # fmt: skip
-
-
-@bench.command("train")
-def measure_training(
-    model: ModelOption = None,
-    size: SizeOption = None,
-    device: DeviceOption = None,
-    rows: Annotated[int, typer.Option(help="Rows of a step.")] = 4,
-    length: Annotated[list[int] | None, typer.Option(help="Tokens of a row. Default: 128, then 512.")] = None,
-    r: Annotated[int, typer.Option("--rank", help="LoRA's rank.")] = 8,
-    repeats: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 5,
-    against: Annotated[str | None, typer.Option(help="'transformers': with peft, side by side, in turn.")] = None,
-) -> None:
-    """Measure seconds and memory of a LoRA step, in fp32."""
-    from llamamm.devices import pick_device
-    from llamamm.evals.train_speed import run_train_bench
-
-    run_train_bench(
-        model_name(model, size), device=pick_device(device), rows=rows, lengths=length or (128, 512), r=r,
-        repeats=repeats, against=against,
-    )  # fmt: skip
 
 
 def _changes(pairs: list[str]) -> dict[str, Any]:

@@ -1,19 +1,24 @@
 """Commands that measure: `llamamm eval multimodal` a model that is there already, on held-out data; `llamamm experiment
-retrieval`, `words` and `fusion` what one learns that is trained for the purpose.
+retrieval`, `words` and `fusion` what one learns that is trained for the purpose; `llamamm bench` and `bench train`
+speed and memory.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from llamamm.cli.options import DeviceOption, err
+from llamamm.cli.options import DeviceOption, DtypeOption, ModelOption, SizeOption, err, model_name
+
+if TYPE_CHECKING:
+    from llamamm.evals.report import Report
 
 evaluate = typer.Typer(help="Measure what a model has learned, on unseen data.", no_args_is_help=True)
+bench = typer.Typer(help="Measure the model; `bench train` measures training.", invoke_without_command=True)
 experiment = typer.Typer(help="Train something small, and measure it on unseen data.", no_args_is_help=True)
 
 
@@ -84,3 +89,65 @@ def fusion(
 
     ways, tasks = run_comparison(steps=steps, read=read, seed=seed, device=pick_device(device), say=err.print)
     Console(width=120).print(comparison(ways, tasks))
+
+
+@bench.callback()
+def measure(
+    context: typer.Context,
+    model: ModelOption = None,
+    size: SizeOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of prompt before decoding.")] = 64,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to decode.")] = 128,
+    prefill_tokens: Annotated[int, typer.Option(help="Length of the prompt whose reading is timed.")] = 1024,
+    repeats: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 5,
+    against: Annotated[str | None, typer.Option(help="'transformers': the same side by side, in turn.")] = None,
+    busy: Annotated[
+        bool, typer.Option("--busy", help="Decode again while another process takes one core: what is kept?")
+    ] = False,
+) -> None:
+    """Measure loading, memory, prompt reading and decoding, against the memory's bandwidth."""
+    if context.invoked_subcommand:
+        return
+    from llamamm.devices import default_dtype, pick_device
+    from llamamm.evals.speed import run_bench
+    from llamamm.text.config import parse_dtype
+
+    torch_device = pick_device(device)
+    report = run_bench(
+        model_name(model, size), dtype=parse_dtype(dtype) if dtype else default_dtype(torch_device),
+        device=torch_device, prompt_tokens=prompt_tokens, new_tokens=new_tokens, prefill_tokens=prefill_tokens,
+        repeats=repeats, against=against, busy=busy,
+    )  # fmt: skip
+    _show(report)
+
+
+@bench.command("train")
+def measure_training(
+    model: ModelOption = None,
+    size: SizeOption = None,
+    device: DeviceOption = None,
+    rows: Annotated[int, typer.Option(help="Rows of a step.")] = 4,
+    length: Annotated[list[int] | None, typer.Option(help="Tokens of a row. Default: 128, then 512.")] = None,
+    r: Annotated[int, typer.Option("--rank", help="LoRA's rank.")] = 8,
+    repeats: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 5,
+    against: Annotated[str | None, typer.Option(help="'transformers': with peft, side by side, in turn.")] = None,
+) -> None:
+    """Measure seconds and memory of a LoRA step, in fp32."""
+    from llamamm.devices import pick_device
+    from llamamm.evals.train_speed import run_train_bench
+
+    report = run_train_bench(
+        model_name(model, size), device=pick_device(device), rows=rows, lengths=length or (128, 512), r=r,
+        repeats=repeats, against=against,
+    )  # fmt: skip
+    _show(report)
+
+
+def _show(report: Report) -> None:
+    console = Console(highlight=False)
+    console.print(report.title)
+    console.print(report.table())
+    for note in report.notes:
+        console.print(note, soft_wrap=True)

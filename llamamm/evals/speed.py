@@ -2,7 +2,8 @@
 
 For each new token every weight is read once from memory, so bandwidth / bytes of weights is the limit of decoding one
 prompt. Machines are noisy: each figure is a median over rounds, and a comparison runs both sides in turn, so that a
-slow minute hits both; the ratio is the median of the rounds' ratios.
+slow minute hits both; the ratio is the median of the rounds' ratios. Machines are shared, too: with `busy` each round
+decodes once more while another process takes one core.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from llamamm.errors import InputError, LlamammError, MissingDependencyError
+from llamamm.evals.report import OURS, THEIRS, Report, Row
 from llamamm.generation.generate import TokenStream
 from llamamm.pretrained.load import from_pretrained, load_tokenizer
 from llamamm.pretrained.locate import locate
@@ -31,7 +32,9 @@ TEXT = (
     "A river begins as a spring on a hillside, and nobody who steps over it would guess what it becomes. It gathers "
     "streams, cuts a valley, turns a mill, carries boats, and feeds a city before it meets the sea. "
 )
-OURS, THEIRS = "llamamm", "transformers"
+BUSY_TOKENS = 32  # decoded on a busy machine, where some libraries take a second for each
+# Ends by itself where whoever started it was killed and could not end it.
+BUSY = "import os\nparent = os.getppid()\nprint(flush=True)\nwhile os.getppid() == parent: sum(range(100_000))"
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,13 @@ def run_bench(
     prefill_tokens: int = 1024,
     repeats: int = 5,
     against: str | None = None,
-) -> None:
-    """Measure and print; `against="transformers"` measures that too, in the same run."""
+    busy: bool = False,
+) -> Report:
+    """Measure one model. Rows: load, memory, read, decode, decode_long, and decode_busy.
+
+    against="transformers": measures that too, in turn; busy: decodes again while another process takes one core.
+    Raises InputError for what cannot be measured, LlamammError where loading fails.
+    """
     if against not in (None, THEIRS):
         raise InputError(f"--against takes 'transformers', got {against!r}")
     if min(prompt_tokens, prefill_tokens, repeats) < 1 or new_tokens < 2:
@@ -71,15 +79,8 @@ def run_bench(
     sides = [OURS, THEIRS] if against else [OURS]
     if against and path.suffix == ".gguf":
         raise InputError(f"{path.name} is a GGUF file, which transformers does not take here; give a folder")
-    console = Console(highlight=False)
-    console.print(f"{model}, {str(dtype).removeprefix('torch.')} on {device}, {torch.get_num_threads()} threads; "
-                  f"{repeats} rounds, medians")  # fmt: skip
 
-    table = Table("", *sides, *(["ratio"] if against else []))
     probes = {side: _probe_loading(side, path, dtype, device) for side in sides}
-    for title, key in (("load, seconds", "load_s"), ("peak memory, loaded and one token read, MB", "peak_mb")):
-        add_row(table, title, {side: [probe[key]] for side, probe in probes.items()}, lower_is_better=True)
-
     answers: dict[str, Answer] = {OURS: _our_answer(path, dtype, device)}
     if against:
         answers[THEIRS] = _their_answer(path, dtype, device)
@@ -88,28 +89,62 @@ def run_bench(
     for answer in answers.values():
         answer(short, 4)  # warm up
     runs: dict[str, list[tuple[Run, Run]]] = {side: [] for side in sides}
+    busy_tokens = min(new_tokens, BUSY_TOKENS)
+    busy_rates: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(repeats):
         for side, answer in answers.items():
             runs[side].append((answer(short, new_tokens), answer(long, new_tokens)))
-    decode = {s: [r[0].decode_rate for r in rs] for s, rs in runs.items()}
-    add_row(table, f"read {prefill_tokens} tokens, tokens/s", {s: [prefill_tokens / r[1].first_s for r in rs]
-                                                            for s, rs in runs.items()})  # fmt: skip
-    add_row(table, f"decode {new_tokens} after {prompt_tokens}, tokens/s", decode)
-    add_row(table, f"decode {new_tokens} after {prefill_tokens}, tokens/s",
-         {s: [r[1].decode_rate for r in rs] for s, rs in runs.items()})  # fmt: skip
-    console.print(table)
+            if busy:
+                with one_core_busy():
+                    busy_rates[side].append(answer(short, busy_tokens).decode_rate)
 
+    def row(key: str, title: str, value: Callable[[str], list[float]], *, lower_is_better: bool = False) -> Row:
+        return Row(key, title, {side: value(side) for side in sides}, lower_is_better)
+
+    rows = [
+        row("load", "load, seconds", lambda s: [probes[s]["load_s"]], lower_is_better=True),
+        row("memory", "peak memory, loaded and one token read, MB", lambda s: [probes[s]["peak_mb"]],
+            lower_is_better=True),
+        row("read", f"read {prefill_tokens} tokens, tokens/s", lambda s: [prefill_tokens / r.first_s
+                                                                          for _, r in runs[s]]),
+        row("decode", f"decode {new_tokens} after {prompt_tokens}, tokens/s", lambda s: [r.decode_rate
+                                                                                         for r, _ in runs[s]]),
+        row("decode_long", f"decode {new_tokens} after {prefill_tokens}, tokens/s", lambda s: [r.decode_rate
+                                                                                               for _, r in runs[s]]),
+    ]  # fmt: skip
+    notes = []
+    if busy:
+        title = f"decode {busy_tokens} after {prompt_tokens}, one core busy, tokens/s"
+        rows.append(row("decode_busy", title, lambda s: busy_rates[s]))
+        kept = {s: statistics.median(b / r.decode_rate for b, (r, _) in zip(busy_rates[s], runs[s], strict=True))
+                for s in sides}  # fmt: skip
+        notes.append("with one core busy " + ", ".join(f"{s} keeps {x:.2f} of its speed" for s, x in kept.items()))
     if against:
         for which, name in ((0, prompt_tokens), (1, prefill_tokens)):
             same = sum(a == b for a, b in zip(*(runs[s][0][which].tokens for s in sides), strict=True))
-            console.print(f"greedy tokens after {name}: {same} of {new_tokens} identical")
-    bandwidth = read_bandwidth(device)
-    weight_bytes = probes[OURS]["weight_bytes"]
-    share = statistics.median(decode[OURS]) * weight_bytes / bandwidth
-    console.print(
+            notes.append(f"greedy tokens after {name}: {same} of {new_tokens} identical")
+    bandwidth, weight_bytes = read_bandwidth(device), probes[OURS]["weight_bytes"]
+    share = statistics.median(r.decode_rate for r, _ in runs[OURS]) * weight_bytes / bandwidth
+    notes.append(
         f"memory reads {bandwidth / 1e9:.1f} GB/s here; {weight_bytes / 1e6:.0f} MB of weights a token allow "
         f"{bandwidth / weight_bytes:.1f} tokens/s; llamamm reaches {share:.0%} of that"
     )
+    title = (f"{model}, {str(dtype).removeprefix('torch.')} on {device}, {torch.get_num_threads()} threads; "
+             f"{repeats} rounds, medians")  # fmt: skip
+    return Report(title, rows, notes, {side: side for side in sides})
+
+
+@contextmanager
+def one_core_busy() -> Iterator[int]:
+    """Another process computes without a pause, until the end of the block. -> its process id."""
+    child = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE)
+    try:
+        child.stdout.readline()  # it has begun
+        yield child.pid
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
 
 
 def read_bandwidth(device: torch.device | str = "cpu", *, megabytes: int = 512, repeats: int = 8) -> float:
@@ -218,15 +253,6 @@ def peak_rss() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def add_row(table: Table, title: str, figures: dict[str, list[float]], *, lower_is_better: bool = False) -> None:
-    medians = [f"{statistics.median(values):.4g}" for values in figures.values()]
-    if len(figures) == 2:
-        pairs = zip(figures[OURS], figures[THEIRS], strict=True)
-        ratio = statistics.median(ours / theirs for ours, theirs in pairs)
-        medians.append(f"{ratio:.2f} x" + (" (less is better)" if lower_is_better else ""))
-    table.add_row(title, *medians)
 
 
 def wait_for(device: torch.device | str) -> None:

@@ -25,12 +25,11 @@ from typing import Any
 
 import psutil
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from llamamm.errors import InputError, LlamammError, MissingDependencyError
-from llamamm.evals.speed import OURS, THEIRS, add_row, import_transformers, peak_rss, prompt_ids, wait_for
+from llamamm.evals.report import OURS, THEIRS, Report, Row
+from llamamm.evals.speed import import_transformers, peak_rss, prompt_ids, wait_for
 from llamamm.pretrained.load import from_pretrained
 from llamamm.pretrained.locate import locate
 
@@ -54,10 +53,12 @@ def run_train_bench(
     steps: int = 2,
     repeats: int = 5,
     against: str | None = None,
-) -> None:
-    """Measure LoRA of rank r on all linears, fp32, and print; `against="transformers"` measures it with peft too.
+) -> Report:
+    """Measure LoRA of rank r on all linears, fp32; `against="transformers"` measures it with peft too.
 
     repeats: rounds at each length; steps: in a round, for each side.
+    Rows: for each length, such as 128, "128 seconds", "128 peak" and "128 peak_added".
+    Raises InputError, MissingDependencyError; LlamammError where training fails.
     """
     if against not in (None, THEIRS):
         raise InputError(f"--against takes 'transformers', got {against!r}")
@@ -70,34 +71,31 @@ def run_train_bench(
         raise MissingDependencyError("a comparison needs transformers and peft: pip install 'llamamm[test]'")
     sides = [OURS, THEIRS] if against else [OURS]
     ids = prompt_ids(path, rows * max(lengths))
-    console = Console(highlight=False)
-    console.print(f"{model}, LoRA r={r} on all linears, float32 on {device}, {torch.get_num_threads()} threads; "
-                  f"{repeats} rounds of {steps} steps, medians")  # fmt: skip
 
     def start(side: str) -> Worker:
         return Worker(side, {"path": str(path), "device": str(device), "r": r, "rows": rows, "ids": ids})
 
-    table = Table("", *({OURS: OURS, THEIRS: "transformers + peft"}[s] for s in sides), *(["ratio"] if against else []))
     firsts = {length: {side: _first_steps(start(side), length) for side in sides} for length in lengths}
     with ExitStack() as stack:
         workers = [stack.enter_context(closing(start(side))) for side in sides]
         seconds = _in_turn(workers, lengths, steps=steps, repeats=repeats)
+    found, notes = [], []
     for length in lengths:
         first, name = firsts[length], f"{rows} x {length}"
-        add_row(table, f"{name}: seconds a step", seconds[length], lower_is_better=True)
+        found.append(Row(f"{length} seconds", f"{name}: seconds a step", seconds[length], lower_is_better=True))
         for title, key in (("peak memory, MB", "peak"), ("the same without imports, MB", "peak_added")):
             figures = {side: [answer[key] / MEGABYTE] for side, answer in first.items()}
-            add_row(table, f"{name}: {title}", figures, lower_is_better=True)
-    console.print(table)
-
-    for length in lengths:
-        losses = {side: answer["losses"] for side, answer in firsts[length].items()}
+            found.append(Row(f"{length} {key}", f"{name}: {title}", figures, lower_is_better=True))
+        losses = {side: answer["losses"] for side, answer in first.items()}
         shown = "; ".join(f"{side} {', '.join(f'{x:.5f}' for x in values)}" for side, values in losses.items())
-        line = f"first losses, {rows} x {length}: {shown}"
+        line = f"first losses, {name}: {shown}"
         if against:
             apart = max(abs(a - b) for a, b in zip(*losses.values(), strict=True))
             line += f"; {'equal' if apart <= SAME_LOSS else 'NOT EQUAL'}, at most {apart:.1e} apart"
-        console.print(line, soft_wrap=True)
+        notes.append(line)
+    title = (f"{model}, LoRA r={r} on all linears, float32 on {device}, {torch.get_num_threads()} threads; "
+             f"{repeats} rounds of {steps} steps, medians")  # fmt: skip
+    return Report(title, found, notes, {side: {OURS: OURS, THEIRS: "transformers + peft"}[side] for side in sides})
 
 
 class Worker:

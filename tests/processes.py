@@ -1,0 +1,104 @@
+"""Waiting for a process that a test has started: as long as it gets on, however slow the machine is."""
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+STILL_S = 300.0  # without output, a changed file or work, for all of which a machine that is merely slow has time
+BUSY_S = 900.0  # of its own processor time without output or a changed file: it turns in a circle
+
+
+def finish(
+    command: Sequence[str],
+    *,
+    watch: Path | None = None,
+    still_s: float = STILL_S,
+    busy_s: float = BUSY_S,
+    input: str = "",
+    **options,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; what it wrote is text. Fails, and ends it, where it no longer gets on.
+
+    watch: a folder in which it leaves files as it goes. options: as for `Popen`.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, tempfile.TemporaryFile("w+") as in_:
+        in_.write(input)
+        in_.seek(0)
+        process = subprocess.Popen(command, stdin=in_, stdout=out, stderr=err, **options)
+
+        def written() -> tuple:
+            files = [] if watch is None else sorted(_sizes(watch))
+            return os.fstat(out.fileno()).st_size, os.fstat(err.fileno()).st_size, files
+
+        def text(file) -> str:
+            file.seek(0)
+            return file.read()
+
+        try:
+            wait_while_it_gets_on(process, written, still_s=still_s, busy_s=busy_s)
+        except TimeoutError as error:
+            pytest.fail(f"{' '.join(map(str, command))[:200]}: {error}; it wrote:\n{text(out)}\n{text(err)}")
+        finally:
+            end(process)
+        return subprocess.CompletedProcess(command, process.returncode, text(out), text(err))
+
+
+def wait_while_it_gets_on(
+    process: subprocess.Popen,
+    written: Callable[[], object] = lambda: None,
+    *,
+    until: Callable[[], bool] = lambda: False,
+    still_s: float = STILL_S,
+    busy_s: float = BUSY_S,
+) -> None:
+    """Return once it has ended, or `until` holds. Raises TimeoutError after `still_s` seconds in which neither what
+    it has `written` nor its processor time has changed, or `busy_s` seconds of the latter without the former."""
+    last, cpu_then, moved, cpu_last = written(), 0.0, time.monotonic(), 0.0
+    while process.poll() is None and not until():
+        time.sleep(0.02)
+        cpu, now = _cpu_seconds(process.pid), written()
+        if now != last:
+            last, cpu_then, moved = now, cpu, time.monotonic()
+        if cpu > cpu_last + 0.01:
+            cpu_last, moved = cpu, time.monotonic()
+        if time.monotonic() - moved > still_s:
+            raise TimeoutError(f"it has done nothing for {still_s:g} s")
+        if cpu - cpu_then > busy_s:
+            raise TimeoutError(f"it has computed for {busy_s:g} s and shown nothing")
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill it and what it has started, if it still runs."""
+    if process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        process.kill()
+    process.wait()
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Of a process and all below it; those that ended count with who waited for them."""
+    total = 0.0
+    try:
+        for process in (parent := psutil.Process(pid), *parent.children(recursive=True)):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    except psutil.NoSuchProcess:
+        pass
+    return total
+
+
+def _sizes(folder: Path) -> list[tuple[str, int, int]]:
+    found = []
+    for path in folder.rglob("*"):
+        try:
+            found.append((str(path), path.stat().st_size, path.stat().st_mtime_ns))
+        except FileNotFoundError:  # renamed or removed meanwhile
+            continue
+    return found
