@@ -103,7 +103,8 @@ def merge(
     dtype: DtypeOption = None,
 ) -> None:
     """Put an adapter into its base's weights, and save the result as an ordinary model."""
-    from llamamm.lora.adapter_files import load_adapter, read_adapter_config
+    from llamamm.lora.adapter_config import read_adapter_config
+    from llamamm.lora.adapter_files import load_adapter
     from llamamm.lora.lora import merge_lora
     from llamamm.pretrained.load import from_pretrained
     from llamamm.pretrained.save import save_pretrained

@@ -240,7 +240,8 @@ def _load(
 
     from llamamm.devices import default_dtype, pick_device
     from llamamm.generation.prompts import as_processor
-    from llamamm.lora.adapter_files import load_adapter, read_adapter_config
+    from llamamm.lora.adapter_config import read_adapter_config
+    from llamamm.lora.adapter_files import load_adapter
     from llamamm.lora.lora import merge_lora
     from llamamm.pretrained.load import from_pretrained
     from llamamm.text.config import parse_dtype

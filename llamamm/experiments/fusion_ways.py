@@ -7,7 +7,7 @@ items in the same order for the same number of steps. What differs is how 36 fea
     cross-attention   two linears, a gated block in the Llama one token; the block's words look at all 36
     perceiver         one linear, a block of latents          8 tokens, a start and an end, spliced
 
-Used in notebook 13; `llamamm eval fusion` runs it longer.
+Used in notebook 13; `llamamm experiment fusion` runs it longer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from llamamm.tasks.items import Task, Tasks, question_items, texts_of
 from llamamm.tasks.senses import picture_features
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
-from llamamm.train.media_rows import Encoder
+from llamamm.train.media_rows import RowMaker
 from llamamm.train.stages import Stage, train_stage
 from llamamm.train.tokenizer import train_tokenizer
 
@@ -52,7 +52,7 @@ class Way:
 
     name: str
     model: MultimodalLlama
-    encoder: Encoder
+    encoder: RowMaker
     n_parameters: int
     n_tokens: int
     n_seen: int
@@ -70,7 +70,7 @@ def build_way(name: str, text: Llama3Model, tokenizer: Tokenizer, towers: Towers
         model = MultimodalLlama(cfg, text=copy.deepcopy(text), vision=towers.vision)
     model.set_trainable(text=False, bridges=True)
     added = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Way(name, model, Encoder(cfg, tokenizer), added, cfg.n_image_places(), cfg.n_image_tokens())
+    return Way(name, model, RowMaker(cfg, tokenizer), added, cfg.n_image_places(), cfg.n_image_tokens())
 
 
 def compare(
@@ -128,7 +128,7 @@ def reading_model(
         torch.manual_seed(seed)
         text = Llama3Model(cfg.text)
         reader = MultimodalLlama(cfg, text=text, vision=towers.vision)
-    train_stage(reader, Encoder(cfg, tokenizer), tasks.train, Stage("read", "told", steps, text=True, bridges=False),
+    train_stage(reader, RowMaker(cfg, tokenizer), tasks.train, Stage("read", "told", steps, text=True, bridges=False),
                 seed=seed)  # fmt: skip
     return text, tokenizer
 
@@ -144,10 +144,10 @@ def run_comparison(
     """All of easy-VQA: features, a text model that reads, and `compare`. say: gets lines of progress."""
     towers = load_towers(device)
     train, test = load_questions(fetch("easy-vqa"))
-    features = []
+    features, layer = [], small_config(towers).image_layer
     for questions in (train, test):
         say(f"looking at {len(questions.pixels):,} pictures")
-        seen = picture_features(towers.vision, towers.images, questions.pixels, layer=small_config(towers).image_layer)
+        seen = picture_features(towers.vision, towers.image_processor, questions.pixels, layer=layer)
         features.append(Features(images=seen))
     tasks = Tasks({"vqa": Task("vqa", question_items(train), features[0])},
                   {"questions": Task("vqa", question_items(test), features[1])})  # fmt: skip

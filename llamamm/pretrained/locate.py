@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -39,7 +40,14 @@ def locate(
     if name in ASSETS:
         return fetch(name, progress=progress is not False)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and path.suffix != ".gguf":
-        return snapshot(name, revision=revision, token=token, local_files_only=local_files_only, progress=bars)
+        try:
+            return snapshot(name, revision=revision, token=token, local_files_only=local_files_only, progress=bars)
+        except FetchError as error:
+            why = f"taken for a Hub repository, since there is no folder {name!r} here"
+            raise FetchError(f"{error} ({why})") from None
+    if address := re.match(r"(\w+:)/+([^/]+/([^/]+/[^/]+)?.*)", name):  # a Path has lost one of the two slashes
+        raise FetchError(f"{address[1]}//{address[2]} is an address; of a Hub repository give the name alone, "
+                         f"{address[3] or 'owner/name'}")
     raise FetchError(
         f"{name!r} is no file or folder here, no Hub repository (owner/name), and none of the assets "
         f"{', '.join(models)}"

@@ -7,7 +7,6 @@ import pty
 import re
 import select
 import signal
-import subprocess
 import sys
 import time
 
@@ -17,14 +16,16 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-import llamamm.cli as cli
 from llamamm import Llama3Model, TextConfig, Tokenizer, save_pretrained
 from llamamm.cli.main import app
+from llamamm.cli.main import main as entry_point
+from llamamm.errors import InputError
 from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.senses.image_processor import ImageProcessor
 from llamamm.senses.waves import save_wave
 from llamamm.train.tokenizer import train_tokenizer
 from tests.multimodal.test_model import build
+from tests.processes import finish
 from tests.weights.test_loading import ENTRY, write_raw
 
 FRANCE = "What is the capital of France?"
@@ -36,10 +37,8 @@ def run(*arguments, **options):
 
 
 def shell(*arguments, input_text="", **env):
-    done = subprocess.run(
-        [sys.executable, "-m", "llamamm", *map(str, arguments)], input=input_text, capture_output=True, text=True,
-        timeout=120, env={**os.environ, "COLUMNS": "200", **env}, check=False,
-    )  # fmt: skip
+    done = finish([sys.executable, "-m", "llamamm", *map(str, arguments)], input=input_text,
+                  env={**os.environ, "COLUMNS": "200", **env})  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
 
@@ -50,13 +49,11 @@ def main(monkeypatch, capsys):
     def call(*arguments, input_text=""):
         monkeypatch.setattr(sys, "argv", ["llamamm", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.StringIO(input_text))
-        code, had = 0, torch.is_grad_enabled()
+        code = 0
         try:
-            cli.main()
+            entry_point()
         except SystemExit as end:
             code = end.code or 0
-        finally:
-            torch.set_grad_enabled(had)
         return code, *capsys.readouterr()
 
     return call
@@ -121,9 +118,9 @@ def test_dtype_and_size_reach_the_loader(tiny_dir, monkeypatch):
 
     def loader(name, **options):
         asked.append((name, options))
-        raise cli.InputError("enough")
+        raise InputError("enough")
 
-    monkeypatch.setattr(cli, "from_pretrained", loader)
+    monkeypatch.setattr("llamamm.pretrained.load.from_pretrained", loader)
     run("generate", "hi", "--model", tiny_dir, "--dtype", "bf16", "--device", "cpu")
     run("chat", "--size", "3B")
     assert asked[0] == (str(tiny_dir), {"dtype": torch.bfloat16, "device": torch.device("cpu")})

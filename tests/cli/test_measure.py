@@ -1,4 +1,4 @@
-"""llamamm eval: the tables of what was found and heard, on a few pictures and words."""
+"""llamamm eval and llamamm experiment: the tables of what was found and heard, on a few pictures and words."""
 
 from dataclasses import replace
 
@@ -10,20 +10,30 @@ from llamamm.assets.spoken_words import load_words
 from llamamm.cli.main import app
 
 
-def test_eval_retrieval_prints_the_shares_of_held_out_pictures(monkeypatch):
+def test_retrieval_prints_the_shares_of_held_out_pictures(monkeypatch):
     train, test = load_pictures(fetch("openmoji", progress=False))
     few = [replace(side, pixels=side.pixels[:n], names=side.names[:n], emoji=side.emoji[:n], new=side.new[:n])
            for side, n in ((train, 40), (test, 20))]  # fmt: skip
-    monkeypatch.setattr("llamamm.cli.measure.load_pictures", lambda _folder: few)
-    done = CliRunner().invoke(app, ["eval", "retrieval", "--steps", "2", "--loss", "siglip"])
+    monkeypatch.setattr("llamamm.assets.openmoji.load_pictures", lambda _folder: few)
+    done = CliRunner().invoke(app, ["experiment", "retrieval", "--steps", "2", "--loss", "siglip"])
     assert done.exit_code == 0, done.output
     assert "2 steps" in done.stdout and "held out" in done.stdout and "25.0%" in done.stdout  # chance of 5 in 20
 
 
-def test_eval_words_prints_both_accuracies(monkeypatch):
+def test_words_prints_both_accuracies(monkeypatch):
     words = load_words(fetch("words", progress=False))
     few = replace(words, train=words.train[:60], test=words.test[:20])
-    monkeypatch.setattr("llamamm.cli.measure.load_words", lambda _folder: few)
-    done = CliRunner().invoke(app, ["eval", "words"])
+    monkeypatch.setattr("llamamm.assets.spoken_words.load_words", lambda _folder: few)
+    done = CliRunner().invoke(app, ["experiment", "words"])
     assert done.exit_code == 0, done.output
     assert "20 words" in done.stdout and " 20 " in done.stdout and "33" in done.stdout and "5.0%" in done.stdout
+
+
+def test_experiments_answer_to_the_words_of_version_0_1_too_which_no_help_shows():
+    shown = CliRunner().invoke(app, ["eval", "--help"]).stdout
+    assert "multimodal" in shown
+    for name in ("retrieval", "words", "fusion"):
+        assert f"│ {name} " not in shown
+        new, old = (CliRunner().invoke(app, [group, name, "--help"]) for group in ("experiment", "eval"))
+        assert new.exit_code == old.exit_code == 0
+        assert new.stdout.split() == old.stdout.replace(f"eval {name}", f"experiment {name}").split()

@@ -189,7 +189,7 @@ def test_a_random_encoder_is_fresh_and_leaves_the_generator_alone(encoder):
 
 
 def test_real_words_in_new_voices_and_of_people(words_dir):
-    """A part of the voices, so that it is quick; `llamamm eval words` takes all."""
+    """A part of the voices, so that it is quick; `llamamm experiment words` takes all."""
     words = load_words(words_dir)
     voices, others = ("Andrea", "Andy", "Lee", "benjamin", "f2", "m3", "grandpa", "shelby"), ("adam", "linda", "m7")
     some = Words([c for c in words.train if c.voice in voices], [c for c in words.test if c.voice in others],
