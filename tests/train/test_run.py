@@ -276,7 +276,8 @@ def test_all_linear_is_every_linear_but_the_head_as_in_peft(make, model_dir):
     transformers = pytest.importorskip("transformers")
     reference = transformers.AutoModelForCausalLM.from_pretrained(model_dir)
     wrapped = peft.get_peft_model(reference, peft.LoraConfig(r=2, target_modules="all-linear"))
-    theirs = {name.split("model.model.")[1] for name, m in wrapped.named_modules() if hasattr(m, "lora_A")}
+    adapted = [name for name, module in wrapped.named_modules() if hasattr(module, "lora_A")]
+    theirs = {name.removeprefix("base_model.model.model.") for name in adapted}
     model, _ = load_model(make(lora_targets="all-linear", lora_r=2), torch.device("cpu"))
     assert set(lora_modules(model)) == theirs
 
