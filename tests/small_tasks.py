@@ -7,7 +7,7 @@ from llamamm import TextConfig
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import Features, MultimodalLlama
 from llamamm.tasks.items import WORD, Item, Task, both_items
-from llamamm.train.media_rows import Encoder
+from llamamm.train.media_rows import RowMaker
 from llamamm.train.stages import Stage
 
 COLOURS, SPOKEN = ("red", "blue", "green", "gray"), ("seven", "go")
@@ -38,7 +38,7 @@ def build(tokenizer, changes=None, seed=0):
 
 
 def encoder_of(model, tokenizer):
-    return Encoder(model.multimodal_cfg, tokenizer)
+    return RowMaker(model.multimodal_cfg, tokenizer)
 
 
 def weights(model):

@@ -91,11 +91,11 @@ def outputs(source, **environment):
 def test_the_first_time_says_nothing_in_a_notebook(tmp_path):
     found = outputs("""
 import logging
-from llamamm.assets.wheels import Voice
+from llamamm.assets.wheels import ProgressLine
 from llamamm.course.env import setup
 setup()
 for wanted in (True, False):
-    voice = Voice(wanted)
+    voice = ProgressLine(wanted)
     voice.line("fetching")
     voice.detail("converting")
     with voice.bar("model") as advance:

@@ -73,6 +73,10 @@ class Questions:
         """Of each question, whether its answer is yes or no."""
         return [answer in YES_NO for answer in self.answers]
 
+    def pairs(self) -> list[tuple[str, str]]:
+        """(question, answer) of each."""
+        return list(zip(self.questions, self.answers, strict=True))
+
     def only(self, *, yes_no: bool) -> Questions:
         """The questions that are answered by yes or no, or the others. The pixels are shared, not copied."""
         return self._take([i for i, is_one in enumerate(self.is_yes_no) if is_one == yes_no])
@@ -113,9 +117,21 @@ def _read_side(folder: Path, side: str, pixels: np.ndarray) -> Questions:
 # ---- what can be had without looking ----
 
 
+def right_without_looking(train: Sequence[tuple[str, str]], test: Sequence[tuple[str, str]]) -> tuple[int, int]:
+    """How many (question, answer) pairs of `test` come out right with the commonest answer of `train` for all, and with
+    the one that a question's text has most often there; of equals the first of the alphabet."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for question, answer in train:
+        counts[question][answer] += 1
+    always = _commonest(Counter(answer for _, answer in train))
+    by_text = {question: _commonest(found) for question, found in counts.items()}
+    return (sum(answer == always for _, answer in test),
+            sum(answer == by_text.get(question, always) for question, answer in test))  # fmt: skip
+
+
 def majority(train: Questions, test: Questions) -> float:
     """The share of `test` that is right when every question gets the commonest answer of `train`."""
-    return _share_right(test, [_commonest(Counter(train.answers))] * len(test))
+    return right_without_looking(train.pairs(), test.pairs())[0] / len(test)
 
 
 def text_only_best(train: Questions, test: Questions) -> float:
@@ -123,20 +139,11 @@ def text_only_best(train: Questions, test: Questions) -> float:
 
     No model that sees no picture can be expected to do better. A text that `train` lacks gets the commonest answer.
     """
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for question, answer in zip(train.questions, train.answers, strict=True):
-        counts[question][answer] += 1
-    guesses = {question: _commonest(found) for question, found in counts.items()}
-    otherwise = _commonest(Counter(train.answers))
-    return _share_right(test, [guesses.get(question, otherwise) for question in test.questions])
+    return right_without_looking(train.pairs(), test.pairs())[1] / len(test)
 
 
 def _commonest(counts: Counter[str]) -> str:
     return min(counts, key=lambda answer: (-counts[answer], answer))  # of equals the first of the alphabet
-
-
-def _share_right(test: Questions, guesses: Sequence[str]) -> float:
-    return sum(guess == answer for guess, answer in zip(guesses, test.answers, strict=True)) / len(test)
 
 
 # ---- the folder ----

@@ -43,7 +43,7 @@ from llamamm.assets.openmoji import FILES as PICTURE_FILES
 from llamamm.assets.openmoji import write_pictures
 from llamamm.assets.spoken_words import FILES as WORD_FILES
 from llamamm.assets.spoken_words import write_words
-from llamamm.assets.wheels import Voice, download_wheel
+from llamamm.assets.wheels import ProgressLine, download_wheel
 from llamamm.errors import FetchError, LlamammError
 from llamamm.files import replace_folder, write_file
 from llamamm.weights.hub import SMALL_FILES, download_file, missing_files, snapshot, weight_files
@@ -103,7 +103,7 @@ def fetch(name: str, *, source: str = "auto", progress: bool = True, cache_dir: 
     home = _home(asset, cache_dir)
     if ready := _ready(asset, home, sources):
         return ready
-    say = Voice(progress)
+    say = ProgressLine(progress)
     with _alone(asset, home, say):
         if ready := _ready(asset, home, sources):  # made by the process that we waited for
             return ready
@@ -133,7 +133,7 @@ def gguf_file(name: str, *, progress: bool = True, cache_dir: str | Path | None 
     path = home / asset.file_name
     if _has_size(path, asset.size):
         return path
-    say = Voice(progress)
+    say = ProgressLine(progress)
     with _alone(asset, home, say):
         say.line(f"fetching {asset.file_name}: {_offers(asset, ('wheel',))}; licence: {asset.licence}; into {home}")
         return _unpacked(asset, home, say)[0]
@@ -194,7 +194,7 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 @contextmanager
-def _alone(asset: Asset, home: Path, say: Voice) -> Iterator[None]:
+def _alone(asset: Asset, home: Path, say: ProgressLine) -> Iterator[None]:
     """One process at a time for each asset; the system frees the lock of one that is killed."""
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def _write_source(folder: Path, asset: Asset, **facts: object) -> None:
 
 # ---- from the Hub ----
 
-def _fill_from_hub(asset: Asset, _home: Path, folder: Path, say: Voice) -> None:
+def _fill_from_hub(asset: Asset, _home: Path, folder: Path, say: ProgressLine) -> None:
     if asset.hub_file is None:
         found = snapshot(asset.repo, progress=say.bars)
         for name in (*SMALL_FILES, *weight_files(found)):
@@ -251,7 +251,7 @@ def _link(file: Path, target: Path) -> None:
 
 # ---- from the wheel ----
 
-def _fill_from_wheel(asset: Asset, home: Path, folder: Path, say: Voice) -> None:
+def _fill_from_wheel(asset: Asset, home: Path, folder: Path, say: ProgressLine) -> None:
     file, *others = _unpacked(asset, home, say)
     if asset.kind == "file":
         _link(file, folder / file.name)
@@ -277,7 +277,7 @@ def _convert(kind: str, file: Path, folder: Path) -> None:
     convert(file, folder)
 
 
-def _unpacked(asset: Asset, home: Path, say: Voice) -> list[Path]:
+def _unpacked(asset: Asset, home: Path, say: ProgressLine) -> list[Path]:
     """An asset's parts, in its folder, with the right hashes. What was downloaded for them is dropped then."""
     paths = [home / part.name for part in asset.parts]
     for part, path in zip(asset.parts, paths, strict=True):

@@ -23,7 +23,7 @@ from llamamm.errors import FetchError
 from llamamm.weights.hub import scrub
 
 
-class Voice:
+class ProgressLine:
     """What the user sees on stderr: a line and bars on a terminal, the line alone elsewhere, nothing if not wanted.
 
     Nothing in a notebook, either: it would stay among a cell's outputs, and be missing when the cell runs again.
@@ -54,7 +54,7 @@ class Voice:
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def download_wheel(requirement: str, folder: Path, say: Voice, *, sdist_sha256: str | None = None) -> Path:
+def download_wheel(requirement: str, folder: Path, say: ProgressLine, *, sdist_sha256: str | None = None) -> Path:
     """The wheel of `requirement`, "NAME==VERSION", in `folder`. Raises FetchError with the remedy.
 
     One that is there already, from a run that was killed or put there by hand, is taken.
@@ -87,7 +87,7 @@ def download_wheel(requirement: str, folder: Path, say: Voice, *, sdist_sha256: 
         shutil.rmtree(run, ignore_errors=True)
 
 
-def _run_pip(requirement: str, folder: Path, say: Voice, sdist_sha256: str | None) -> str | None:
+def _run_pip(requirement: str, folder: Path, say: ProgressLine, sdist_sha256: str | None) -> str | None:
     """Run `pip download` into `folder`. None if it ended well, else its last words."""
     raw = say.bars and _pip_version() >= (24, 1)  # from then on it can print numbers for others to draw
     what = [requirement]

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from llamamm.assets.fetch import fetch
 from llamamm.assets.spoken_words import SETS, WORDS, Clip, Words, load_words
 from llamamm.errors import InputError
+from llamamm.multimodal.processor import make_media
 from llamamm.pretrained.towers import load_audio_encoder
 from llamamm.senses.audio import AudioEncoder
-from llamamm.senses.mel import log_mel, n_frames
+from llamamm.senses.mel import cut_mel
 
 BATCH = 16  # clips at a time: the spectrogram of each takes 30 s of room before it is cut
 SHOWN = 20  # mistakes in a table, those at people first
@@ -49,12 +50,10 @@ def clip_features(encoder: AudioEncoder, waves: Sequence[Tensor]) -> Tensor:
 
 
 def _batch_features(encoder: AudioEncoder, waves: Sequence[Tensor]) -> Tensor:
-    device = encoder.conv1.weight.device
-    lengths = torch.tensor([n_frames(len(wave)) for wave in waves])  # (B,)
-    n = int(lengths.max())
-    mel = torch.stack([log_mel(wave, n_mels=encoder.cfg.n_mels)[:, : 2 * n] for wave in waves])  # (B, n_mels, 2n)
-    features = encoder(mel.to(device), lengths=lengths.to(device)).float().cpu()  # (B, n, C), zeros behind a clip's end
-    return features.sum(dim=1) / lengths[:, None]  # (B, C)
+    media = make_media([], [cut_mel(wave, n_mels=encoder.cfg.n_mels) for wave in waves])
+    there = media.to(encoder.conv1.weight.device)
+    features = encoder(there.mel, lengths=there.lengths).float().cpu()  # (B, n, C), zeros behind a clip's end
+    return features.sum(dim=1) / media.lengths[:, None]  # (B, C)
 
 
 # ---- classifier ----
@@ -134,7 +133,7 @@ class WordClassifier(nn.Module):
 # ---- measurement ----
 
 
-class Mistake(NamedTuple):
+class Misheard(NamedTuple):
     """A clip of a person or of another voice that was misheard."""
 
     part: str
@@ -159,7 +158,7 @@ class WordsHeard:
     """The counts for each set, the pretrained encoder's mistakes outside the training, the seconds it took."""
 
     heard: dict[str, Heard]
-    mistakes: list[Mistake]
+    mistakes: list[Misheard]
     n_words: int
     seconds: float
 
@@ -198,7 +197,7 @@ def measure_words(
                          for found in (guesses, untrained))  # fmt: skip
         heard[part] = Heard(len(said), right, random, Counter(said).most_common(1)[0][1])
         if part != "train":
-            mistakes += [Mistake(part, clip.word, guess, clip.voice)
+            mistakes += [Misheard(part, clip.word, guess, clip.voice)
                          for clip, guess in zip(clips, guesses[part], strict=True) if guess.word != clip.word]
     return WordsHeard(heard, mistakes, len({clip.word for clip in words.train}), time.perf_counter() - begin)
 

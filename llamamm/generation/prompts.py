@@ -8,12 +8,14 @@ What a user types is text and nothing else, also where it looks like a marker: `
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
+import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
@@ -35,20 +37,20 @@ class Image:
 
 @dataclass(frozen=True, eq=False)
 class Sound:
-    """A sound in a prompt: a file's path or bytes, or a wave (n_samples,) with its rate in samples a second."""
+    """A sound in a prompt: a file's path, bytes or open, or a wave (n_samples,) with its rate in samples a second."""
 
-    source: str | Path | bytes | Tensor
+    source: str | Path | bytes | BinaryIO | Tensor
     rate: int = 16_000
 
     def wave(self) -> Tensor:
         """(n_samples,) float32 at 16 kHz. Raises InputError for a sound that cannot be read."""
-        if isinstance(self.source, str | Path | bytes):
-            return load_wave(self.source)
-        return to_wave(self.source, rate=self.rate)
+        if isinstance(self.source, Tensor | np.ndarray):
+            return to_wave(self.source, rate=self.rate)
+        return load_wave(self.source)
 
 
 Part = str | Image | Sound
-Messages = Sequence[Mapping[str, Any]]  # {"role", "content"}; content: a str, or a list of parts
+Conversation = Sequence[Mapping[str, Any]]  # {"role", "content"}; content: a str, or a sequence of parts
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Processor(Protocol):
 
     def prompt(self, parts: Sequence[Part], *, bos: bool = True) -> Prompt: ...
 
-    def chat(self, messages: Messages, *, add_generation_prompt: bool = True) -> Prompt: ...
+    def chat(self, messages: Conversation, *, add_generation_prompt: bool = True) -> Prompt: ...
 
     def batch(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor, Mapping[str, Any]]: ...
 
@@ -87,13 +89,10 @@ class TextProcessor:
         text = "".join(self._words(part) for part in check_parts(parts))
         return Prompt(self.tokenizer.encode(text, bos=bos and (self.tokenizer.adds_bos or not text)))
 
-    def chat(self, messages: Messages, *, add_generation_prompt: bool = True) -> Prompt:
+    def chat(self, messages: Conversation, *, add_generation_prompt: bool = True) -> Prompt:
         """A conversation in the tokenizer's chat format. Raises InputError, also for images and sounds."""
-        for message in messages:
-            if isinstance(message, Mapping) and isinstance(message.get("content"), list):
-                for part in check_parts(message["content"]):
-                    self._words(part)
-        return Prompt(chat_format(self.tokenizer).encode(messages, add_generation_prompt=add_generation_prompt))
+        words = place_contents(messages, self._words)
+        return Prompt(chat_format(self.tokenizer).encode(words, add_generation_prompt=add_generation_prompt))
 
     def batch(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
         """Prompts as one batch, filled on the left: ids (B, T), padding (B, T) bool, and nothing beside."""
@@ -116,17 +115,83 @@ def as_processor(reader: Tokenizer | Processor) -> Processor:
 
 
 def check_parts(parts: Sequence[Any]) -> list[Part]:
-    """Words, images and sounds, PIL images made `Image`s. Raises InputError for anything else."""
+    """Words, images and sounds, PIL images made `Image`s, dicts read. Raises InputError for anything else."""
     if isinstance(parts, str) or not isinstance(parts, Sequence):
         raise InputError(f"a prompt is a list of text, Image(...) and Sound(...), got {type(parts).__name__}")
     checked: list[Part] = []
     for n, part in enumerate(parts):
-        part = Image(part) if isinstance(part, PIL.Image.Image) else part
+        part = as_part(part, n)
         if not isinstance(part, str | Image | Sound):
-            raise InputError(f"part {n} of the prompt is a {type(part).__name__}; parts are text, Image(...) and "
+            raise InputError(f"part {n} of the prompt is of type {type(part).__name__}; parts are text, Image(...) and "
                              f"Sound(...)")
         checked.append(part)
     return checked
+
+
+def as_part(part: Any, n: int = 0) -> Any:
+    """A PIL image as an `Image`; a part as dicts spell it as text, an `Image` or a `Sound`; the rest as it is.
+
+    {"type": "text", "text"}, {"type": "image", "image" | "url" | "path"}, {"type": "image_url", "image_url": {"url"}},
+    {"type": "audio", "audio" | "url" | "path"}, {"type": "input_audio", "input_audio": {"data"}}; an url is a file's
+    path or a data: one. n: its place, for messages. Raises InputError for other dicts, with an example.
+    """
+    if isinstance(part, PIL.Image.Image):
+        return Image(part)
+    if not isinstance(part, Mapping):
+        return part
+    kind, keys = part.get("type"), _SPELLINGS.get(str(part.get("type")), ())
+    found = [part[key] for key in keys if part.get(key) is not None]
+    if len(found) != 1 or set(part) - {"type", "detail", *keys}:
+        shown = ", ".join(f"{key!r}: ..." if key != "type" else f"'type': {kind!r}" for key in part)
+        raise InputError(f"part {n} of the prompt is a dict of no known form, {{{shown}}}; write \"What is this?\", "
+                         f"Image(\"cat.png\") or Sound(\"word.wav\"), or {{'type': 'text', 'text': 'What is this?'}}, "
+                         f"{{'type': 'image', 'path': 'cat.png'}}, {{'type': 'audio', 'path': 'word.wav'}}")
+    source = found[0]
+    if isinstance(source, Mapping):  # as OpenAI nests it
+        source = source.get("url") or source.get("data")
+    if kind == "text":
+        if not isinstance(source, str):
+            raise InputError(f"the text of a part is of type {type(source).__name__}; it must be a str")
+        return source
+    if isinstance(source, str) and (kind == "input_audio" or source.startswith("data:")):
+        source = _decoded(source)
+    if isinstance(source, Image | Sound):
+        return source
+    return Image(source) if kind.startswith("image") else Sound(source)
+
+
+_SPELLINGS = {
+    "text": ("text",),
+    "image": ("image", "url", "path"), "image_url": ("image_url",),
+    "audio": ("audio", "url", "path"), "audio_url": ("audio_url",), "input_audio": ("input_audio",),
+}  # fmt: skip
+
+
+def _decoded(data: str) -> bytes:
+    """The bytes of base64, with or without `data:image/png;base64,` in front."""
+    try:
+        return base64.b64decode(data.rpartition(",")[2], validate=True)
+    except ValueError:
+        raise InputError(f"{data[:40]!r} is not base64: give a file's path or its bytes, Image(\"cat.png\")") from None
+
+
+def place_contents(messages: Conversation, place: Callable[[Image | Sound], str | list[int]]) -> Any:
+    """A conversation as the chat formats take it: `place` gives what stands for each image and sound.
+
+    A content of text alone is joined. What is no conversation, or no content, is left for them to refuse.
+    """
+    if not isinstance(messages, Sequence):
+        return messages
+    placed = []
+    for message in messages:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if isinstance(content, Sequence) and not isinstance(content, str | bytes):
+            parts = check_parts(content)
+            pieces = [part if isinstance(part, str) else place(part) for part in parts]
+            alone = all(isinstance(piece, str) for piece in pieces)
+            message = {**message, "content": "".join(pieces) if alone else pieces}
+        placed.append(message)
+    return placed
 
 
 def place_media(text: str, *, images: Sequence[Image] = (), sounds: Sequence[Sound] = ()) -> list[Part]:
@@ -143,8 +208,8 @@ def place_media(text: str, *, images: Sequence[Image] = (), sounds: Sequence[Sou
             first += media
             media.clear()
         elif n_markers != len(media):
-            raise InputError(f"the prompt has {n_markers} {marker} markers, but {len(media)} were given; each needs "
-                             f"one")
+            raise InputError(f"the prompt has {n_markers} {marker} markers, but {len(media)} "
+                             f"{'was' if len(media) == 1 else 'were'} given; each needs one")
     pieces = re.split("(<image>|<audio>)", text)
     return first + [left[piece].pop(0) if left.get(piece) else piece for piece in pieces if piece]
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from llamamm.errors import CheckpointError, InputError
 from llamamm.files import read_json, write_file
 from llamamm.generation.generate import pad_left
-from llamamm.generation.prompts import Image, Messages, Part, Prompt, Sound, check_parts
+from llamamm.generation.prompts import Conversation, Image, Part, Prompt, Sound, check_parts, place_contents
 from llamamm.llama32_vision.config import MllamaConfig
 from llamamm.llama32_vision.model import TiledImages
 from llamamm.llama32_vision.tiles import TileProcessor, aspect_ratios
@@ -36,8 +36,8 @@ IMAGE_NAME = "<|image|>"  # how tokenizer files call the image token
 class MllamaProcessor:
     """The tokenizer, the image processor, and the id that stands for an image (`MllamaConfig.image_token`)."""
 
-    def __init__(self, tokenizer: Tokenizer, tiles: TileProcessor, image_token: int) -> None:
-        self.tokenizer, self.tiles, self.image_token = tokenizer, tiles, image_token
+    def __init__(self, tokenizer: Tokenizer, image_processor: TileProcessor, image_token: int) -> None:
+        self.tokenizer, self.image_processor, self.image_token = tokenizer, image_processor, image_token
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -49,21 +49,20 @@ class MllamaProcessor:
 
         Raises InputError for a sound, or an image that cannot be read.
         """
-        content, images = self._content(parts)
-        ids = self.tokenizer.encode("", bos=bos and (self.tokenizer.adds_bos or not content))
-        for piece in content:
-            ids += self.tokenizer.encode(piece) if isinstance(piece, str) else piece
+        images: list[Image] = []
+        parts = check_parts(parts)
+        ids = self.tokenizer.encode("", bos=bos and (self.tokenizer.adds_bos or not parts))
+        for part in parts:
+            ids += self.tokenizer.encode(part) if isinstance(part, str) else self._place(part, images)
         return self._prompt(ids, images)
 
-    def chat(self, messages: Messages, *, add_generation_prompt: bool = True) -> Prompt:
-        """A conversation in the tokenizer's chat format. A content is a str, or a list of text and images.
+    def chat(self, messages: Conversation, *, add_generation_prompt: bool = True) -> Prompt:
+        """A conversation in the tokenizer's chat format. A content is a str, or text and images.
 
         Raises InputError for other messages, a sound, an image in an answer, or a tokenizer without a chat format.
         """
         images: list[Image] = []
-        turns: Any = messages
-        if isinstance(messages, Sequence):
-            turns = [self._turn(message, images) for message in messages]
+        turns = place_contents(messages, lambda part: self._place(part, images))
         ids = chat_format(self.tokenizer).encode(turns, add_generation_prompt=add_generation_prompt)
         return self._prompt(ids, images)
 
@@ -88,7 +87,7 @@ class MllamaProcessor:
         self.tokenizer.save(folder)
         file = folder / "tokenizer.json"
         write_file(file, json.dumps(_with_image_token(read_json(file), self.image_token), ensure_ascii=False))
-        write_file(folder / PREPROCESSOR, json.dumps(self.tiles.to_hf(), indent=2) + "\n")
+        write_file(folder / PREPROCESSOR, json.dumps(self.image_processor.to_hf(), indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Tokenizer) -> MllamaProcessor:
@@ -104,29 +103,15 @@ class MllamaProcessor:
                                       f"do not belong together")
         return cls(tokenizer, tiles, cfg.image_token)
 
-    def _turn(self, message: Any, images: list[Image]) -> Any:
-        """The message as chat formats take it; its images go behind `images`. What is wrong with it, they will say."""
-        content = message.get("content") if isinstance(message, Mapping) else None
-        if not isinstance(content, list | tuple):
-            return message
-        content, found = self._content(content)
-        images += found
-        return {**message, "content": content}
-
-    def _content(self, parts: Sequence[Part]) -> tuple[list[str | list[int]], list[Image]]:
-        """Parts as the chat formats take them, each image its token's id, and the images."""
-        content: list[str | list[int]] = []
-        images: list[Image] = []
-        for part in check_parts(parts):
-            if isinstance(part, Sound):
-                raise InputError("Llama 3.2 Vision has no ear: its prompts hold text and images, got a Sound")
-            if isinstance(part, Image):
-                images.append(part)
-            content.append(part if isinstance(part, str) else [self.image_token])
-        return content, images
+    def _place(self, part: Image | Sound, images: list[Image]) -> list[int]:
+        """The id that stands for an image, which goes behind `images`."""
+        if isinstance(part, Sound):
+            raise InputError("Llama 3.2 Vision has no ear: its prompts hold text and images, got a Sound")
+        images.append(part)
+        return [self.image_token]
 
     def _prompt(self, ids: list[int], images: list[Image]) -> Prompt:
-        inputs = {"images": self.tiles([[image.source for image in images]])} if images else {}
+        inputs = {"images": self.image_processor([[image.source for image in images]])} if images else {}
         return Prompt(ids, tuple(images), inputs)
 
     def _check_places(self, prompt: Prompt, n: int) -> None:

@@ -20,26 +20,28 @@ from torch import Tensor
 from llamamm.errors import ConfigError, InputError
 from llamamm.files import read_json, write_file
 from llamamm.generation.generate import pad_left
-from llamamm.generation.prompts import Image, Messages, Part, Prompt, Sound, check_parts
+from llamamm.generation.prompts import Conversation, Image, Part, Prompt, Sound, check_parts, place_contents
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import Media
 from llamamm.senses.config_keys import PREPROCESSOR, read_image_settings
 from llamamm.senses.image_processor import ImageProcessor
-from llamamm.senses.mel import log_mel, n_frames, split_wave
+from llamamm.senses.mel import cut_mel, split_wave
 from llamamm.text.chat import ChatML, Llama3Chat, chat_format
 from llamamm.text.tokenizer import Tokenizer
 
 
 class MultimodalProcessor:
-    """The settings of one model. images: makes the tower's pixels; None for a model without an eye.
+    """The settings of one model. image_processor: makes the tower's pixels; None for a model without an eye.
 
     Raises ConfigError for an eye without it.
     """
 
-    def __init__(self, cfg: MultimodalConfig, tokenizer: Tokenizer, images: ImageProcessor | None = None) -> None:
-        if cfg.vision is not None and images is None:
+    def __init__(
+        self, cfg: MultimodalConfig, tokenizer: Tokenizer, image_processor: ImageProcessor | None = None
+    ) -> None:
+        if cfg.vision is not None and image_processor is None:
             raise ConfigError("a model with an eye needs an image processor; load_image_processor(...) gives a tower's")
-        self.cfg, self.tokenizer, self.images = cfg, tokenizer, images
+        self.cfg, self.tokenizer, self.image_processor = cfg, tokenizer, image_processor
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -50,17 +52,15 @@ class MultimodalProcessor:
 
         Raises InputError for parts that are none of these or cannot be read, or that the model has no organ for.
         """
-        media: list[Image | Sound] = []
         parts = check_parts(parts)
         ids = self.tokenizer.encode("", bos=bos and (self.tokenizer.adds_bos or not any(parts)))
         loaded = _Loaded(self)
         for part in parts:
             ids += self.tokenizer.encode(part) if isinstance(part, str) else loaded.places(part)
-            media += [] if isinstance(part, str) else [part]
-        return Prompt(ids, tuple(media), loaded.inputs())
+        return Prompt(ids, tuple(loaded.media), loaded.inputs())
 
     def chat(
-        self, messages: Messages, *, add_generation_prompt: bool = True, chat: Llama3Chat | ChatML | None = None
+        self, messages: Conversation, *, add_generation_prompt: bool = True, chat: Llama3Chat | ChatML | None = None
     ) -> Prompt:
         """A conversation, {"role", "content"} each, in whose contents images and sounds may stand among the words.
 
@@ -71,19 +71,11 @@ class MultimodalProcessor:
             messages, lambda with_ids: format_.encode(with_ids, add_generation_prompt=add_generation_prompt)
         )
 
-    def placed(self, messages: Messages, encode: Callable[[Messages], list[int]]) -> Prompt:
+    def placed(self, messages: Conversation, encode: Callable[[Conversation], list[int]]) -> Prompt:
         """The prompt of a conversation whose ids `encode` makes, from contents with lists of ids for the media."""
-        media: list[Image | Sound] = []
-        loaded, with_ids = _Loaded(self), []
-        for message in messages:
-            content = message.get("content") if isinstance(message, Mapping) else None
-            if isinstance(content, list):
-                parts = check_parts(content)
-                media += [part for part in parts if not isinstance(part, str)]
-                placed = [part if isinstance(part, str) else loaded.places(part) for part in parts]
-                message = {**message, "content": placed}
-            with_ids.append(message)
-        return Prompt(encode(with_ids), tuple(media), loaded.inputs())
+        loaded = _Loaded(self)
+        ids = encode(place_contents(messages, loaded.places))
+        return Prompt(ids, tuple(loaded.media), loaded.inputs())
 
     def batch(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
         """Prompts as one batch, filled on the left: ids (B, T), padding (B, T) bool, and what the model gets beside."""
@@ -94,8 +86,8 @@ class MultimodalProcessor:
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's and the image processor's files into a folder that exists."""
         self.tokenizer.save(folder)
-        if self.images is not None:
-            write_file(Path(folder) / PREPROCESSOR, json.dumps(self.images.to_hf(), indent=2) + "\n")
+        if self.image_processor is not None:
+            write_file(Path(folder) / PREPROCESSOR, json.dumps(self.image_processor.to_hf(), indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Tokenizer) -> MultimodalProcessor:
@@ -109,12 +101,14 @@ class _Loaded:
     """The media of one prompt, in their order."""
 
     def __init__(self, processor: MultimodalProcessor) -> None:
-        self.cfg, self.images = processor.cfg, processor.images
+        self.cfg, self.image_processor = processor.cfg, processor.image_processor
+        self.media: list[Image | Sound] = []
         self.pixels: list[Tensor] = []  # (3, H, W) each
         self.mels: list[Tensor] = []  # (n_mels, T) each
 
     def places(self, part: Image | Sound) -> list[int]:
         """Read it; the ids that stand for it."""
+        self.media.append(part)
         return self._image(part) if isinstance(part, Image) else self._sound(part)
 
     def inputs(self) -> dict[str, Any]:
@@ -123,10 +117,10 @@ class _Loaded:
         return {"media": make_media(self.pixels, self.mels)}
 
     def _image(self, image: Image) -> list[int]:
-        if self.images is None:
+        if self.image_processor is None:
             raise InputError("this model has no eye, but the prompt holds an image; leave it out, or take another "
                              "model")
-        pixels = self.images([image.source])[0]
+        pixels = self.image_processor([image.source])[0]
         if pixels.shape[1:] != self.cfg.pixels:
             raise InputError(f"the image processor gives {tuple(pixels.shape[1:])} pixels, the model reads "
                              f"{self.cfg.pixels}; set its resize or crop")
@@ -139,9 +133,8 @@ class _Loaded:
                              "model")
         ids = []
         for piece in split_wave(sound.wave(), seconds=self.cfg.audio.n_positions / 50):  # of 30 s, for Whisper
-            n = n_frames(len(piece))
-            self.mels.append(log_mel(piece, n_mels=self.cfg.audio.n_mels)[:, : 2 * n])
-            ids += [self.cfg.audio_token] * self.cfg.n_audio_places(n)
+            self.mels.append(cut_mel(piece, n_mels=self.cfg.audio.n_mels))
+            ids += [self.cfg.audio_token] * self.cfg.n_audio_places(self.mels[-1].shape[1] // 2)
         return ids
 
 

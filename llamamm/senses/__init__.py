@@ -1,4 +1,5 @@
 """The eye and the ear: pictures and sounds to features. Lessons 11 and 12.
 
-Read in this order: config, encoder; images, image_processor, vision; waves, mel, audio; contrastive.
+Read in this order: config, encoder; images, image_processor, vision; sound_file, waves, mel, audio;
+contrastive. config_keys: what files say, read or refused.
 """

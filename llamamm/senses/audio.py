@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from llamamm.errors import InputError
 from llamamm.senses.config import AudioConfig
 from llamamm.senses.encoder import Encoder, init_weights
-from llamamm.senses.mel import log_mel, n_frames, split_wave
+from llamamm.senses.mel import cut_mel, split_wave
 
 
 def sinusoids(n_positions: int, hidden_size: int) -> Tensor:
@@ -94,7 +94,6 @@ def encode_wave(encoder: AudioEncoder, wave: Tensor, *, layer: int | None = None
     """
     weight, features = encoder.conv1.weight, []
     for piece in split_wave(wave):
-        n = n_frames(len(piece))
-        mel = log_mel(piece, n_mels=encoder.cfg.n_mels)[None, :, : 2 * n].to(weight.device)
-        features.append(encoder(mel, layer=layer)[0])
+        mel = cut_mel(piece, n_mels=encoder.cfg.n_mels).to(weight.device)
+        features.append(encoder(mel[None], layer=layer)[0])
     return torch.cat(features)  # (n_places, C)

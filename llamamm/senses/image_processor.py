@@ -155,7 +155,7 @@ class ImageProcessor:
             if key.startswith("do_") and key not in known and value:
                 raise ConfigError(f"the image processor asks for {key}; this package does {', '.join(known)}")
         require_known(said, IMAGES_READ | IMAGES_HARMLESS, file="the image processor's file")
-        int_is_short_side = not said.get("default_to_square", not int_is_short_side)
+        int_is_short_side = not data.get("default_to_square", not int_is_short_side)  # a null is a no, as there
 
         settings: dict[str, Any] = {"kind": kind}
         if not said.get("do_resize", True):

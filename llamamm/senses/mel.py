@@ -81,8 +81,7 @@ def log_mel(wave: Tensor | np.ndarray, *, n_mels: int = 80) -> Tensor:
     float32, on the wave's device; about -1 to 1.5, the loudest band of a clip at most 2 above its quietest.
     Raises InputError for another rank, integers, also as floats, NaN, nothing, or more than 30 s.
     """
-    wave = _checked(wave, ranks=(1, 2))
-    require_not_too_loud(wave)
+    wave = _checked(wave, ranks=(1, 2), scaled=True)
     n_samples = wave.shape[-1]
     if n_samples > MAX_SAMPLES:
         raise InputError(f"the wave has {n_samples} samples, {n_samples / RATE:.1f} s; the model sees {MAX_SAMPLES}, "
@@ -109,6 +108,14 @@ def n_frames(n_samples: int) -> int:
     return -(-n_samples // SAMPLES_PER_POSITION)  # rounded up
 
 
+def cut_mel(wave: Tensor | np.ndarray, *, n_mels: int = 80) -> Tensor:
+    """The log-mel of a wave (n_samples,) without the silence after it: (n_mels, 2 n_frames(n_samples)).
+
+    Raises InputError as `log_mel`.
+    """
+    return log_mel(wave, n_mels=n_mels)[..., : 2 * n_frames(wave.shape[-1])]
+
+
 def split_wave(wave: Tensor | np.ndarray, *, seconds: float = 30.0, overlap: float = 0.0) -> list[Tensor]:
     """Cut a wave (n_samples,) into pieces of `seconds` in order, the last one as long as it is; views, not copies.
 
@@ -127,7 +134,7 @@ def split_wave(wave: Tensor | np.ndarray, *, seconds: float = 30.0, overlap: flo
     return [wave[i * step : i * step + length] for i in range(n_pieces)]
 
 
-def _checked(wave: Tensor | np.ndarray, *, ranks: tuple[int, ...]) -> Tensor:
+def _checked(wave: Tensor | np.ndarray, *, ranks: tuple[int, ...], scaled: bool = False) -> Tensor:
     if isinstance(wave, np.ndarray) and wave.dtype.kind == "f":
         with np.errstate(all="ignore"):  # what is NaN, or too large for float32, is counted below
             wave = torch.from_numpy(np.array(wave, dtype=np.float32))  # a copy: torch takes no reversed array
@@ -142,4 +149,6 @@ def _checked(wave: Tensor | np.ndarray, *, ranks: tuple[int, ...]) -> Tensor:
     n_bad = int((~torch.isfinite(wave)).sum())
     if n_bad:
         raise InputError(f"{n_bad} of the wave's {wave.numel()} samples are NaN or infinite; repair the recording")
+    if scaled:
+        require_not_too_loud(wave)
     return wave.float()

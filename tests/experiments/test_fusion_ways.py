@@ -15,7 +15,7 @@ from llamamm.multimodal.model import Features
 from llamamm.senses.config import EncoderConfig, VisionConfig
 from llamamm.senses.image_processor import ImageProcessor
 from llamamm.tasks.items import Item, Task, Tasks
-from llamamm.train.media_rows import Encoder
+from llamamm.train.media_rows import RowMaker
 
 COLOURS = ("red", "blue", "green", "gray")
 ADDED = ("image_bridge", "gated")
@@ -75,7 +75,7 @@ def compared(reader, towers, tasks):
 def test_the_text_model_has_learned_to_read(reader, towers, tasks, tmp_path):
     text, tokenizer = reader
     before = fusion.reading_model(tasks, towers, tmp_path, steps=0)[0]
-    ids, targets, _ = Encoder(fusion.small_config(towers, text=text.cfg, audio=None), tokenizer).batch(
+    ids, targets, _ = RowMaker(fusion.small_config(towers, text=text.cfg, audio=None), tokenizer).batch(
         tasks.train["vqa"], range(4), "told")  # fmt: skip
     losses = [torch.nn.functional.cross_entropy(m(ids).flatten(0, 1), targets.flatten()) for m in (before, text)]
     assert losses[1] < losses[0] / 2
@@ -83,8 +83,8 @@ def test_the_text_model_has_learned_to_read(reader, towers, tasks, tmp_path):
 
 
 def test_reading_shows_no_pictures(tasks, towers, tmp_path, monkeypatch):
-    versions, batch = [], Encoder.batch
-    monkeypatch.setattr(Encoder, "batch", lambda self, task, chosen, version: versions.append(version)
+    versions, batch = [], RowMaker.batch
+    monkeypatch.setattr(RowMaker, "batch", lambda self, task, chosen, version: versions.append(version)
                         or batch(self, task, chosen, version))  # fmt: skip
     fusion.reading_model(tasks, towers, tmp_path, steps=12)
     assert len(versions) == 12 and set(versions) == {"told", "blind"}
@@ -168,8 +168,8 @@ def test_every_way_is_trained_and_measured_and_the_original_left_alone(compared,
 
 
 def test_all_ways_see_the_same_items_in_the_same_order(reader, towers, tasks, monkeypatch):
-    seen, batch = [], Encoder.batch
-    monkeypatch.setattr(Encoder, "batch", lambda self, task, chosen, version: seen.append((list(chosen), version))
+    seen, batch = [], RowMaker.batch
+    monkeypatch.setattr(RowMaker, "batch", lambda self, task, chosen, version: seen.append((list(chosen), version))
                         or batch(self, task, chosen, version))  # fmt: skip
     fusion.compare(*reader, towers, tasks, steps=3)
     each = len(seen) // 3
@@ -214,6 +214,6 @@ def test_the_whole_comparison(towers, monkeypatch):
     assert [way.name for way in ways] == list(fusion.WAYS) and all(len(way.curve) == 2 for way in ways)
     assert lines == ["looking at 3 pictures", "looking at 2 pictures", "learning to read: 2 steps"]
     with torch.no_grad():
-        expected = towers.vision(towers.images(list(pixels[:2])), layer=-4, cls=False)
+        expected = towers.vision(towers.image_processor(list(pixels[:2])), layer=-4, cls=False)
     assert torch.allclose(tasks.test["questions"].features.images.float(), expected, atol=4e-3)
     assert all(0 <= way.right["questions"] <= 2 for way in ways)

@@ -70,7 +70,7 @@ def test_the_small_shape(towers):
     audio, vision = towers.audio.cfg, VisionTower(MultimodalConfig.tiny().vision).cfg
     deep = replace(vision, patch_size=14, image_size=84, encoder=replace(vision.encoder, n_layers=4))
     with torch.device("meta"):
-        cfg = small_config(Towers(VisionTower(deep), towers.audio, towers.images), vocab_size=300)
+        cfg = small_config(Towers(VisionTower(deep), towers.audio, towers.image_processor), vocab_size=300)
         text = Llama3Model(cfg.text)
     assert cfg.vision == deep and cfg.audio == audio and cfg.text.vocab_size == 300
     assert cfg.grid == (6, 6) and cfg.n_image_tokens() == 9 and cfg.image_layer == -4

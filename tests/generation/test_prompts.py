@@ -189,7 +189,7 @@ def test_parts_as_others_write_them(part, kind, source):
     {"role": "user", "content": "a"}, {"type": ["text"], "text": "a"},
 ])  # fmt: skip
 def test_other_dicts_are_refused_with_an_example(part):
-    with pytest.raises(InputError, match=r"no part of a prompt; write .*Image\("):
+    with pytest.raises(InputError, match=r"part 0 of the prompt is a dict .*write .*Image\("):
         check_parts([part])
 
 

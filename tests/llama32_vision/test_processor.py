@@ -16,7 +16,7 @@ from llama_models.llama3.tokenizer import Tokenizer as MetaTokenizer
 from transformers import AutoProcessor
 
 from llamamm import Tokenizer, save_pretrained
-from llamamm.errors import CheckpointError, InputError
+from llamamm.errors import CheckpointError, ConfigError, InputError
 from llamamm.generation.prompts import Image, Sound
 from llamamm.llama32_vision.config import MllamaConfig
 from llamamm.llama32_vision.model import MllamaModel, image_spans, seen_tiles
@@ -263,7 +263,7 @@ def test_transformers_reads_the_same_from_a_saved_processor(processor, folder):
 
 def test_a_saved_processor_is_the_same_again(processor, folder, tmp_path):
     again = MllamaProcessor.load(folder, Tokenizer(folder))
-    assert (again.image_token, again.tiles, again.stop_ids) == (IMAGE, processor.tiles, processor.stop_ids)
+    assert (again.image_token, again.image_processor, again.stop_ids) == (IMAGE, processor.image_processor, processor.stop_ids)
     messages = [{"role": "user", "content": ["<|image|> is ", Image(RED), "\n\n 12345 <|eot_id|>"]}]
     assert again.chat(messages).ids == processor.chat(messages).ids
     assert again.tokenizer.special_tokens["<|image|>"] == IMAGE
@@ -277,7 +277,7 @@ def test_transformers_5_keeps_both_settings_in_one_file(processor, folder, llama
     AutoProcessor.from_pretrained(folder).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     assert not (tmp_path / "preprocessor_config.json").exists()
-    assert MllamaProcessor.load(tmp_path, llama).tiles == processor.tiles
+    assert MllamaProcessor.load(tmp_path, llama).image_processor == processor.image_processor
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -301,3 +301,35 @@ def test_aspect_ratios_of_another_order_are_refused(folder, llama, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="aspect ratios"):
         MllamaProcessor.load(tmp_path, llama)
+
+
+def test_any_sequence_of_parts_is_a_content(processor):
+    parts = [Image(RED), "Is it ", "red?"]
+    dicts = ({"type": "image", "image": RED}, {"type": "text", "text": "Is it "}, "red?")
+    prompts = [processor.chat([{"role": "user", "content": content}, {"role": "assistant", "content": answer}])
+               for content, answer in ((parts, "Yes"), (tuple(parts), ["Yes"]),
+                                       (dicts, ({"type": "text", "text": "Yes"},)))]  # fmt: skip
+    for prompt in prompts[1:]:
+        assert prompt.ids == prompts[0].ids and len(prompt.media) == 1
+        assert torch.equal(prompt.inputs["images"].pixels, prompts[0].inputs["images"].pixels)
+
+
+@pytest.mark.parametrize("messages", [None, 3, "Hi", {"role": "user"}, [None], [{"role": "user", "content": None}]])
+def test_what_is_no_conversation_is_refused(processor, messages):
+    with pytest.raises(InputError):
+        processor.chat(messages)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"crop_pct": 0.9}, "crop_pct"), ({"do_center_crop": True}, "do_center_crop"), ({"do_pad": False}, "do_pad"),
+    ({"resample": 3}, "resample"),
+])  # fmt: skip
+def test_settings_of_tiles_that_cannot_be_followed_are_refused(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        TileProcessor.from_hf({**TileProcessor().to_hf(), **changes})
+
+
+def test_nulls_stand_for_the_defaults_of_tiles():
+    data = {**TileProcessor().to_hf(), "do_pad": None, "resample": None, "data_format": "channels_first"}
+    assert TileProcessor.from_hf(data) == TileProcessor()
+    assert TileProcessor.from_hf({**data, "image_mean": 0.5}).mean == (0.5, 0.5, 0.5)

@@ -74,7 +74,7 @@ def test_a_prompt_by_hand(processor, smol):
     assert [type(m) for m in prompt.media] == [Image, Sound] and prompt.media[0].source is RED
     media = prompt.inputs["media"]
     assert media.pixels.shape == (1, 3, 32, 32) and media.mel.shape == (1, 16, 14) and media.lengths.tolist() == [7]
-    assert torch.equal(media.pixels, processor.images(RED))
+    assert torch.equal(media.pixels, processor.image_processor(RED))
     assert torch.equal(media.mel[0], log_mel(tone(2000).wave(), n_mels=16)[:, :14])
 
 
@@ -114,7 +114,7 @@ def test_media_stay_in_their_order(processor):
     prompt = processor.prompt([Image(RED), sounds[0], BLUE, sounds[1], "x", Image(RED), sounds[2]])
     media = prompt.inputs["media"]
     assert media.lengths.tolist() == [2, 25, 10] and media.mel.shape == (3, 16, 50)
-    red, blue = processor.images(RED)[0], processor.images(BLUE)[0]
+    red, blue = processor.image_processor(RED)[0], processor.image_processor(BLUE)[0]
     assert all(torch.equal(*pair) for pair in zip(media.pixels, (red, blue, red), strict=True))
     assert [m for m in prompt.media if isinstance(m, Sound)] == sounds and len(prompt.media) == 6
 
@@ -313,7 +313,7 @@ def test_saved_and_loaded_with_its_model(smol, tmp_path, changes):
     save_pretrained(model, tmp_path / "m", processor=processor)
     opened, again = from_pretrained(tmp_path / "m")
     assert isinstance(again, MultimodalProcessor) and isinstance(opened, MultimodalLlama)
-    assert again.cfg == processor.cfg and again.images == processor.images and again.stop_ids == smol.stop_ids
+    assert again.cfg == processor.cfg and again.image_processor == processor.image_processor and again.stop_ids == smol.stop_ids
     parts = ["Look", *([Image(RED)] if processor.cfg.vision else []), *([tone(3000)] if processor.cfg.audio else [])]
     a, b = processor.prompt(parts), again.prompt(parts)
     assert a.ids == b.ids
@@ -349,3 +349,24 @@ def test_a_session_remembers_what_it_saw(which, request):
         stream = TextStream(model, processor.tokenizer, prompt.ids, inputs=prompt.inputs, max_new_tokens=4)
         assert answer == "".join(stream)
         messages.append({"role": "assistant", "content": answer})
+
+
+def test_any_sequence_of_parts_is_a_content(processor):
+    """A list, a tuple, dicts as others write them: the same ids and the same numbers."""
+    parts = [Image(RED), "Is it ", tone(2000), "?"]
+    dicts = [{"type": "image", "image": RED}, {"type": "text", "text": "Is it "}, {"type": "audio", "audio": parts[2]},
+             {"type": "text", "text": "?"}]  # fmt: skip
+    prompts = [processor.chat([{"role": "user", "content": content}, {"role": "assistant", "content": answer}])
+               for content, answer in ((parts, "Yes"), (tuple(parts), ["Yes"]),
+                                       (dicts, ({"type": "text", "text": "Yes"},)))]  # fmt: skip
+    for prompt in prompts[1:]:
+        assert prompt.ids == prompts[0].ids and len(prompt.media) == 2
+        assert torch.equal(prompt.inputs["media"].pixels, prompts[0].inputs["media"].pixels)
+        assert torch.equal(prompt.inputs["media"].mel, prompts[0].inputs["media"].mel)
+    assert processor.prompt(tuple(parts)).ids == processor.prompt(dicts).ids == processor.prompt(parts).ids
+
+
+@pytest.mark.parametrize("messages", [None, 3, "Hi", {"role": "user"}, [None], [{"role": "user", "content": None}]])
+def test_what_is_no_conversation_is_refused(processor, messages):
+    with pytest.raises(InputError):
+        processor.chat(messages)

@@ -21,7 +21,7 @@ from llamamm.tasks.items import (
 )
 from llamamm.text.chat import Llama3Chat
 from llamamm.train.losses import IGNORE
-from llamamm.train.media_rows import VERSIONS, Encoder, encode_conversation, epochs
+from llamamm.train.media_rows import VERSIONS, RowMaker, encode_conversation, epochs
 from llamamm.train.tokenizer import train_tokenizer
 from tests.media_items import TEXTS, VOCAB, pictures, sounds
 
@@ -66,7 +66,7 @@ def expected_row(tokenizer, content, answer):
     ("blind", ["what colour?", ANY, "what colour?"]),
 ])  # fmt: skip
 def test_rows_in_three_versions(cfg, tokenizer, task, version, contents):
-    ids, targets, features = Encoder(cfg, tokenizer).batch(task, [0, 1, 2], version)
+    ids, targets, features = RowMaker(cfg, tokenizer).batch(task, [0, 1, 2], version)
     named = {"image": cfg.image_token, "audio": cfg.audio_token}
     for b, content in enumerate(contents):
         if isinstance(content, list):
@@ -84,7 +84,7 @@ def test_rows_in_three_versions(cfg, tokenizer, task, version, contents):
 
 def test_rows_learn_the_answer_and_its_end_and_never_a_place(cfg, tokenizer, task):
     for version in VERSIONS:
-        ids, targets, _ = Encoder(cfg, tokenizer).batch(task, [1, 0], version)
+        ids, targets, _ = RowMaker(cfg, tokenizer).batch(task, [1, 0], version)
         for row, wanted, answer in zip(ids, targets, ("blue", "red"), strict=True):
             learned = [i for i in wanted.tolist() if i != IGNORE]
             assert learned == [*tokenizer.encode(answer), tokenizer.special_tokens[EOT]]
@@ -94,7 +94,7 @@ def test_rows_learn_the_answer_and_its_end_and_never_a_place(cfg, tokenizer, tas
 
 
 def test_rows_are_those_that_are_chosen_in_their_order(cfg, tokenizer, task):
-    encoder = Encoder(cfg, tokenizer)
+    encoder = RowMaker(cfg, tokenizer)
     whole = encoder.batch(task, [0, 1, 2], "shown")
     some = encoder.batch(task, [2, 0], "shown")
     width = some[0].shape[1]
@@ -107,7 +107,7 @@ def test_rows_that_are_remembered_are_not_mixed_up(cfg, tokenizer):
     rows, mask = sounds(9, 50)
     items = [Item(WORD, "seven", 0), Item(WORD, "seven", 1), Item(WORD, "red", 1)]
     task = Task("word", items, Features(sounds=rows, sound_mask=mask))
-    encoder = Encoder(cfg, tokenizer)
+    encoder = RowMaker(cfg, tokenizer)
     for _ in range(2):
         ids, targets, _ = encoder.batch(task, [0, 1, 2], "shown")
         assert (ids == cfg.audio_token).sum(dim=1).tolist() == [5, 15, 15]  # ceil(9 / 4) + 2, ceil(50 / 4) + 2
@@ -118,13 +118,13 @@ def test_rows_that_are_remembered_are_not_mixed_up(cfg, tokenizer):
 def test_where_they_are_attended_to_each_takes_one_place(tokenizer, task):
     cfg = MultimodalConfig.tiny(text=TextConfig.tiny(vocab_size=tokenizer.vocab_size), cross_layers=(0,),
                                 image_bridge=BridgeConfig(latents=3))  # fmt: skip
-    ids, _, _ = Encoder(cfg, tokenizer).batch(task, [0, 1], "shown")
+    ids, _, _ = RowMaker(cfg, tokenizer).batch(task, [0, 1], "shown")
     assert [(ids == token).sum(dim=1).tolist() for token in (cfg.image_token, cfg.audio_token)] == [[1, 1], [0, 1]]
 
 
 def test_another_version_is_refused(cfg, tokenizer, task):
     with pytest.raises(InputError, match="shown, told, blind, got 'seen'"):
-        Encoder(cfg, tokenizer).batch(task, [0], "seen")
+        RowMaker(cfg, tokenizer).batch(task, [0], "seen")
 
 
 def test_a_conversation_as_something_to_learn_from(cfg, tokenizer):

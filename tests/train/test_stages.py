@@ -10,7 +10,7 @@ from llamamm.experiments.small_multimodal import stages
 from llamamm.tasks.items import Tasks, texts_of
 from llamamm.train import stages as train_stages
 from llamamm.train.losses import IGNORE
-from llamamm.train.media_rows import Encoder
+from llamamm.train.media_rows import RowMaker
 from llamamm.train.stages import Stage, train_stage
 from llamamm.train.tokenizer import train_tokenizer
 from tests.small_tasks import MODES, TASKS, TUNE, build, encoder_of, modes, weights
@@ -80,7 +80,7 @@ def test_the_loss_is_that_of_the_learned_tokens(tokenizer):
     assert losses == [(0, curve[0])] and curve[0] == pytest.approx(expected.item(), abs=1e-5)
 
 
-class Listening(Encoder):
+class Listening(RowMaker):
     """Notes what it is asked for."""
 
     def __init__(self, *args):

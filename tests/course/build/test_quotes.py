@@ -206,6 +206,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("N_FFT", "HOP", "N_BINS", "MAX_SAMPLES", "MAX_FRAMES", "SAMPLES_PER_POSITION",
                          "MAX_POSITIONS", "LINEAR_HZ", "HZ_PER_MEL", "LINEAR_MEL", "LOG_STEP"), CONSTANT),
         "split_wave": IN_WORDS,
+        "cut_mel": "two quoted functions in one line",
     },
     "senses.audio": {
         "encode_wave": "a loop over pieces of a recording",
@@ -271,6 +272,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("Part", "Conversation"), TYPE_NAME),
         "Processor": PROTOCOL,
         **dict.fromkeys(("TextProcessor", "as_processor", "on_device"), IN_WORDS),
+        **dict.fromkeys(("as_part", "place_contents"), PIECE),
     },
     "weights.mllama_names": {"name_in_memory": "for adapter files of peft"},
     "multimodal.config": {
@@ -290,6 +292,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("CAPTION", "WORD", "ANY"), CONSTANT),
         **dict.fromkeys(("Item", "Task", "Tasks"), RECORD),
         **dict.fromkeys(("question_items", "caption_items", "word_items", "both_items", "describe", "texts_of"), USED),
+        "right_blind": "what the measuring calls",
     },
     "tasks.senses": {
         "BATCH": CONSTANT,
@@ -322,6 +325,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("SIZE", "SIDES", "FILES", "SHAPES", "COLOURS", "YES_NO", "ANSWERS", "CREDIT"), CONSTANT),
         "Questions": RECORD,
         **dict.fromkeys(("load_questions", "majority", "text_only_best", "write_questions"), USED),
+        "right_without_looking": "what majority and text_only_best count",
     },
 }  # fmt: skip
 
