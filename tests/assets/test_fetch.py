@@ -680,7 +680,7 @@ def test_killed_while_fetching(world, place):
         wait_for(world.here / "hanging")
     finally:
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
     orphan = int((world.here / "hanging").read_text())  # a pip that lives on, 0: none
     try:
         assert world.left_over() != []  # it really was in the middle
@@ -701,7 +701,7 @@ def test_two_processes_end_with_one_whole_folder(world):
     try:
         wait_for(*(world.here / f"ready-{number}" for number in range(2)))
         (world.here / "go").touch()
-        answers = [process.communicate(timeout=60)[0].strip() for process in processes]
+        answers = [process.communicate(timeout=300)[0].strip() for process in processes]
     finally:
         for process in processes:
             process.kill()

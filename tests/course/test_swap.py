@@ -97,21 +97,21 @@ def test_a_right_part_changes_nothing_to_speak_of(part, capsys):
 
 @pytest.mark.parametrize("part", WRONG)
 def test_a_wrong_part_shows(part, capsys):
-    with swap(**{part: WRONG[part]}) as report:
+    with swap(max_new_tokens=9, **{part: WRONG[part]}) as report:  # the right answer is whole with 8
         assert report.logit_difference > 0.1
     out = capsys.readouterr().out
     assert re.search("largest logit difference: .*\nwithout: 'The capital of France is Paris.'", out)
 
 
 def test_a_module_class_is_taken_too():
-    with swap(norm=RightNorm, quiet=True) as report:
+    with swap(norm=RightNorm, quiet=True, max_new_tokens=2) as report:
         assert report.logit_difference < 1e-3
 
 
 def test_the_report_answers_with_the_part_inside(capsys):
-    with swap(rope=left_rope, quiet=True) as report:
-        assert "Paris" not in report.answer("What is the capital of France?")
-    assert "Paris" in report.answer("What is the capital of France?")
+    with swap(rope=left_rope, quiet=True, max_new_tokens=2) as report:
+        assert "Paris" not in report.answer("What is the capital of France?", max_new_tokens=10)
+    assert "Paris" in report.answer("What is the capital of France?", max_new_tokens=10)
     assert capsys.readouterr().out == ""
 
 
@@ -123,9 +123,9 @@ def test_a_part_that_makes_nan_is_named_as_the_culprit(capsys):
 
 
 def test_nested_swaps_and_exceptions_are_undone_in_order():
-    with pytest.raises(ZeroDivisionError), swap(norm=right_norm, quiet=True):
+    with pytest.raises(ZeroDivisionError), swap(norm=right_norm, quiet=True, max_new_tokens=1):
         inner = RMSNorm.forward
-        with swap(rope=left_rope, quiet=True):
+        with swap(rope=left_rope, quiet=True, max_new_tokens=1):
             assert llamamm.text.attention.apply_rope is left_rope
         assert llamamm.text.attention.apply_rope is apply_rope and RMSNorm.forward is inner
         raise ZeroDivisionError
@@ -135,9 +135,9 @@ def test_what_the_part_raises_comes_out_with_the_model_restored():
     def broken(*_):
         raise RuntimeError("not today")
 
-    with pytest.raises(RuntimeError, match="not today"), swap(attention=broken):
+    with pytest.raises(RuntimeError, match="not today"), swap(attention=broken, max_new_tokens=1):
         pass
-    with swap(attention=fused_attention, quiet=True) as report:
+    with swap(attention=fused_attention, quiet=True, max_new_tokens=1) as report:
         assert report.logit_difference == 0
 
 
@@ -151,5 +151,5 @@ def test_what_cannot_be_swapped_is_refused(parts, message):
 
 
 def test_a_block_must_be_a_module_class():
-    with pytest.raises(InputError, match="module class"), swap(block=lambda x: x):
+    with pytest.raises(InputError, match="module class"), swap(block=lambda x: x, max_new_tokens=1):
         pass

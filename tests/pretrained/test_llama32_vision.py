@@ -242,7 +242,7 @@ def test_small_files_are_checked_before_the_weights_are_read(copy, smollm2, monk
     config = json.loads((copy / "config.json").read_text())
     config["text_config"]["vocab_size"] = 49_144  # with its eight rows more just enough
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="no preprocessor_config.json; .* a model that reads images"):
+    with pytest.raises(CheckpointError, match="no preprocessor_config.json.* a model that reads images"):
         from_pretrained(copy)
 
 
@@ -266,7 +266,7 @@ model, _ = from_pretrained({str(tmp_path / "m")!r}, progress=False)
 sizes = [p.nbytes for p in model.parameters()]
 print((kilobytes("VmHWM") - before) * 1024, sum(sizes), max(sizes))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=600)
     growth, weights, largest = map(int, done.stdout.split())
     assert weights == 4 * model.n_parameters() > 180_000_000
     assert weights <= growth <= weights + largest + 25_000_000, f"{growth / weights:.2f} x"
