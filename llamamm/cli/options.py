@@ -72,7 +72,9 @@ CompileOption = Annotated[
 
 
 def model_name(model: str | None, size: Size | None) -> str:
-    """The model that the options name. Raises InputError where they name two."""
+    """The model that the options name. Raises InputError where they name two, or one without a name."""
+    if model is not None and not model.strip():
+        raise InputError("--model is empty; give a name, a folder or a file, or leave it out")
     if model and size:
         raise InputError(f"--model {model} and --size {size} name two models; give one of them")
     return SIZES[size] if size else model or DEFAULT_MODEL

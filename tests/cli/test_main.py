@@ -144,6 +144,7 @@ def test_compile_is_used_only_when_asked(tiny_dir, monkeypatch):
     [
         (["generate", "hi", "--model", "no-such-model"], "no-such-model.*smollm2"),
         (["generate", "hi", "--model", "x", "--size", "1B"], "--model x and --size 1B"),
+        (["generate", "hi", "--model", ""], "--model is empty"),
         (["generate", "hi", "--temperature", "-1"], "temperature.*-1"),
         (["generate", "hi", "--top-p", "2"], "top_p.*2"),
         (["generate", "hi", "--dtype", "int3"], "int3.*float32"),
