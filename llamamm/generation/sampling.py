@@ -50,7 +50,8 @@ class SamplingConfig:
 
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Divide positive scores of seen tokens by `penalty`, multiply negative ones. seen: (B, V) bool."""
-    penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
+    penalty, most = min(max(penalty, 1e-30), 1e30), torch.finfo(logits.dtype).max
+    penalized = torch.where(logits > 0, logits / penalty, logits * penalty).clamp(-most, most)
     return torch.where(seen, penalized, logits)
 
 
@@ -65,7 +66,9 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     ordered, order = logits.sort(dim=-1, descending=True)
     probs = ordered.softmax(dim=-1)
     before = probs.cumsum(dim=-1) - probs  # probability of everything better than this token
-    ordered = ordered.masked_fill(before >= p, float("-inf"))  # nothing is better than the best: it always stays
+    tail = before >= p
+    tail[..., 0] = False  # the best always stays, also for a p that float32 takes for 0
+    ordered = ordered.masked_fill(tail, float("-inf"))
     return torch.empty_like(logits).scatter(-1, order, ordered)
 
 
@@ -77,7 +80,10 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 def filter_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
     """Temperature, then top-k, top-p and min-p: the logits whose softmax is drawn from. Needs temperature > 0."""
-    logits = logits.float() / config.temperature
+    logits, temperature = logits.float(), min(max(config.temperature, 1e-30), 1e30)
+    if temperature < 1e-6:  # divided, large scores would become infinite: the best one is set to 0 first
+        logits = logits - logits.amax(dim=-1, keepdim=True)
+    logits = logits / temperature
     if config.top_k is not None:
         logits = keep_top_k(logits, config.top_k)
     if config.top_p is not None and config.top_p < 1:
@@ -105,5 +111,8 @@ def sample(
         raise SamplingError("the model's logits are NaN; `llamamm doctor FILE` looks for damaged weights")
     if config.temperature == 0:
         return best
+    if logits.gather(-1, best[:, None]).isinf().any():
+        raise SamplingError("the model's best score is infinite, as after an fp16 overflow: there is no probability to "
+                            "draw by; take float32, or temperature 0")
     probs = filter_logits(logits, config).softmax(dim=-1)
     return torch.multinomial(probs, num_samples=1, generator=generator).squeeze(-1)  # (B,)

@@ -2,7 +2,8 @@
 
 Roles and turns are marked by special tokens. Those are put in here as ids, and what people wrote is encoded with no
 special token allowed: a user who types `<|eot_id|>` has typed ten characters and has not ended a turn. Templates
-that build one string first (Hugging Face's Jinja) cannot make that difference.
+that build one string first (Hugging Face's Jinja) do not make that difference by themselves. A model's own template
+decides which format it is; one that none of ours equals is rendered, with the users' words marked.
 
 A content is a str, or a list in which token ids, as lists of int, stand among strings: places for images and sounds.
 
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llamamm.errors import InputError
+from llamamm.text.chat_template import ChatTemplate
 from llamamm.text.tokenizer import Tokenizer
 
 Content = str | Sequence[str | Sequence[int]]
@@ -93,13 +95,81 @@ class ChatML:
         return ids + [self._start, *self.tokenizer.encode("assistant\n")] if add_generation_prompt else ids
 
 
-def chat_format(tokenizer: Tokenizer) -> Llama3Chat | ChatML:
-    """The format whose special tokens this tokenizer has. Raises InputError if it has none (a base model)."""
-    for name, kind in (("<|start_header_id|>", Llama3Chat), ("<|im_start|>", ChatML)):
-        if name in tokenizer.special_tokens:
-            return kind(tokenizer)
+class TemplateChat:
+    """The tokenizer's own template, rendered for each conversation. Raises InputError where it has none."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        if tokenizer.chat_template is None:
+            raise InputError("the tokenizer has no chat template; chat_format(tokenizer) finds the fitting format")
+        self.tokenizer, self.template = tokenizer, ChatTemplate(tokenizer)
+
+    def encode(self, messages: Messages, *, add_generation_prompt: bool = True) -> list[int]:
+        """Ids of a conversation, ending with the header of the answer to come. Raises InputError."""
+        return self.template.encode(check_messages(messages), add_generation_prompt=add_generation_prompt)
+
+    def encode_answers(self, messages: Messages) -> tuple[list[int], list[range]]:
+        """Ids of a whole conversation, and where the answers stand in them, each with the end of its turn."""
+        return self.template.encode_answers(check_messages(messages))
+
+
+AnyChat = Llama3Chat | ChatML | TemplateChat
+
+
+def chat_format(tokenizer: Tokenizer) -> AnyChat:
+    """The format of the tokenizer's chat template; without one, that whose special tokens it has.
+
+    Raises InputError if it has neither (a base model).
+    """
+    if tokenizer.chat_template is not None:
+        return _as_template(tokenizer)
+    if "<|start_header_id|>" in tokenizer.special_tokens:
+        return Llama3Chat(tokenizer)
+    if "<|im_start|>" in tokenizer.special_tokens:
+        return ChatML(tokenizer, default_system=None)
     raise InputError("the tokenizer has neither <|start_header_id|> (Llama 3) nor <|im_start|> (ChatML): "
                      "it has no chat format; encode plain text, or load an instruct model's tokenizer")
+
+
+def _as_template(tokenizer: Tokenizer) -> AnyChat:
+    """The first of our formats whose ids are the template's on every probe, or the template itself. Found once."""
+    found = tokenizer.chat_formats
+    if tokenizer.chat_template not in found:
+        template = TemplateChat(tokenizer)
+        wanted = [_try(template, probe) for probe in _PROBES]
+        ours = (_made(kind, tokenizer, **settings) for kind, settings in _CANDIDATES)
+        found[tokenizer.chat_template] = next((chat for chat in ours if chat is not None and all(
+            _try(chat, probe) == ids for probe, ids in zip(_PROBES, wanted, strict=True))), template)
+    return found[tokenizer.chat_template]
+
+
+def _made(kind: type, tokenizer: Tokenizer, **settings: Any) -> AnyChat | None:
+    try:
+        return kind(tokenizer, **settings)
+    except InputError:  # it lacks the special tokens
+        return None
+
+
+def _try(chat: AnyChat, probe: Messages) -> list[list[int]] | None:
+    try:
+        return [chat.encode(probe, add_generation_prompt=generate) for generate in (True, False)]
+    except InputError:
+        return None
+
+
+def _probe(*turns: str) -> Messages:
+    return [{"role": {"s": "system", "u": "user", "a": "assistant", "t": "tool", "i": "ipython"}[turn[0]],
+             "content": turn[1:]} for turn in turns]
+
+
+_CANDIDATES = ((ChatML, {}), (ChatML, {"default_system": None}), (Llama3Chat, {"variant": "hf"}),
+               (Llama3Chat, {"variant": "meta"}))
+_PROBES = [
+    _probe("uHi"), _probe("sBe brief.", "uHi"), _probe("ua", "ab", "uc"), _probe("sa", "ub", "ac", "ud", "ae"),
+    _probe("u\n Hi \n"), _probe("s\n a \n", "u\n\nb ", "a  c\n", "ud"), _probe("u"), _probe("s", "u", "a", "u"),
+    _probe("ua", "a<think>\nb</think>\n\nc", "ud", "a<think>e"), _probe("ua", "ub"), _probe("aa", "ub"), _probe("sa"),
+    _probe("ua", "sb", "uc"), _probe("ua", "ab", 't{"c": "\u00e9 <d>"} ', "ae"), _probe("ua", "ab", "ic\n", "ad"),
+    _probe("u" + "a " * 50), _probe("u{{ 1 }}{% if %}"), _probe("t4"), _probe("uUSER", "aAsk &amp; 'Answer' \"x\""),
+]
 
 
 def encode_content(tokenizer: Tokenizer, front: str, content: Content) -> list[int]:
@@ -120,6 +190,8 @@ def check_messages(messages: Messages) -> list[tuple[str, Content]]:
         raise InputError("messages is empty; a conversation needs at least one message")
     turns = []
     for n, message in enumerate(messages):
+        if isinstance(message, Mapping):  # a table has a cell for each of its columns, None where a message lacks it
+            message = {key: value for key, value in message.items() if value is not None or key in ("role", "content")}
         if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
             got = sorted(map(str, message)) if isinstance(message, Mapping) else type(message).__name__
             raise InputError(f"message {n} must have 'role' and 'content' and nothing else, got {got}")

@@ -18,13 +18,16 @@ import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import tiktoken
 
 from llamamm.errors import TokenizerError
 from llamamm.files import write_file
+from llamamm.text.added_tokens import AddedTokens
 from llamamm.text.tokenizer_files import (
     BYTE_TO_CHAR,
     PRE_TOKENIZERS,
@@ -41,6 +44,8 @@ META_MAX_RUN = 25_000
 # the words are cut by Python's engine, which is given the same rules and has no such limit.
 MAX_WHITESPACE_RUN = 100_000
 
+MAX_ID = 2**31  # no model has so many rows
+
 
 class Tokenizer:
     """Text <-> ids for Llama 3, SmolLM2 and GPT-2 style byte-level BPE.
@@ -53,20 +58,24 @@ class Tokenizer:
         self._file: TokenizerFile = read_tokenizer_file(Path(path))
         file = self._file
         self.special_tokens: dict[str, int] = dict(file.special)
+        self.added_tokens: dict[str, int] = {token.content: token.id for token in file.added}  # special ones too
         self.vocab_size: int = max(file.tokens) + 1
         self.bos_id: int | None = file.bos_id
         self.eos_id: int | None = file.eos_id
         self.pad_id: int | None = file.pad_id
         self.stop_ids: frozenset[int] = file.stop_ids  # any of them ends an answer
         self.chat_template: str | None = file.chat_template
+        self.template_tokens: dict[str, str] = dict(file.roles)  # what the chat template may name: "bos_token", ...
         # Whether the model was trained on texts that begin with bos: Llama 3 was, SmolLM2 was not.
-        self.adds_bos: bool = file.meta or file.post_processor is not None
+        self.adds_bos: bool = file.adds_bos
+        self.chat_formats: dict[str, Any] = {}  # template -> what `chat_format` found for it
+        self._added = AddedTokens(file.added)
 
         # SmolLM2's vocabulary lacks 21 bytes that its training text did not have.
         missing = bytes(b for b in range(256) if bytes([b]) not in file.ranks)
         self._missing = re.compile(b"([" + re.escape(missing) + b"])") if missing else None
         self._bpe = tiktoken.Encoding(file.path.name, pat_str=SPLIT_PATTERNS[file.split], mergeable_ranks=file.ranks,
-                                      special_tokens=file.special)
+                                      special_tokens={})
 
     # ---- text -> ids ----
 
@@ -74,7 +83,8 @@ class Tokenizer:
                allowed_special: Collection[str] = ()) -> list[int]:
         """Ids of `text`. Names of special tokens in it are plain text, unless listed in `allowed_special` (or "all").
 
-        Lone surrogates become U+FFFD. Raises TokenizerError for a token asked for that this tokenizer lacks.
+        Added tokens that are not special are vocabulary, found anywhere. Lone surrogates become U+FFFD.
+        Raises TokenizerError for a token asked for that this tokenizer lacks.
         """
         if not isinstance(text, str):
             raise TokenizerError(f"encode takes one str, got {type(text).__name__}")
@@ -83,18 +93,18 @@ class Tokenizer:
         except UnicodeEncodeError:  # surrogates: pairs join to their character, halves are replaced
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         allowed = self._allowed(allowed_special)
-        special = re.compile("(" + "|".join(map(re.escape, allowed)) + ")") if allowed else None
-
         ids = [self._role("bos")] if bos else []
         for chunk in _meta_chunks(text) if self._file.meta else [text]:
-            for n, part in enumerate(special.split(chunk) if special else [chunk]):
-                if n % 2:  # split with a group: text, special, text, ...
-                    ids.append(self.special_tokens[part])
-                else:
-                    ids += self._encode_ordinary(part)
+            for part in self._added.split(chunk, special=allowed):
+                ids += [part] if isinstance(part, int) else self.encode_ordinary(part)
         return [*ids, self._role("eos")] if eos else ids
 
-    def _encode_ordinary(self, text: str) -> list[int]:
+    def split(self, text: str) -> list[str | int]:
+        """`text` with the ids of all added tokens, special ones too, in their places."""
+        return self._added.split(text, special=self.special_tokens)
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Ids of a text in which no added token is looked for, special or not."""
         long = any(m.end() - m.start() > MAX_WHITESPACE_RUN for m in re.finditer(r"\s{64,}", text))
         if not long and not (self._missing and self._missing.search(text.encode())):
             return self._bpe.encode_ordinary(text)
@@ -114,7 +124,7 @@ class Tokenizer:
             ids += [self._file.unk_id] if n % 2 else self._bpe._encode_single_piece(part) if part else []
         return ids
 
-    def _allowed(self, names: Collection[str]) -> list[str]:
+    def _allowed(self, names: Collection[str]) -> Collection[str]:
         if names == "all":
             names = self.special_tokens
         elif isinstance(names, str):  # a string is a collection too: of its letters
@@ -122,7 +132,7 @@ class Tokenizer:
         unknown = [name for name in names if name not in self.special_tokens]
         if unknown:
             raise TokenizerError(f"{unknown} in allowed_special are no special tokens of {self._file.path}")
-        return sorted(names, key=len, reverse=True)  # the longest match wins
+        return names
 
     def _role(self, role: str) -> int:
         token_id = getattr(self, f"{role}_id")
@@ -140,8 +150,19 @@ class Tokenizer:
             raise TokenizerError(f"id {token_id!r} is not a token: the vocabulary holds whole numbers from 0 to "
                                  f"{self.vocab_size - 1} (size {self.vocab_size})") from None
 
+    def is_gap(self, token_id: int) -> bool:
+        """Whether this is an id that has no token: between the others or past them."""
+        try:
+            token_id = operator.index(token_id)
+        except TypeError:
+            return False
+        return 0 <= token_id < MAX_ID and token_id not in self._file.tokens
+
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
-        """Text of `ids`; bytes that are no UTF-8 become U+FFFD. Raises TokenizerError for an unknown id."""
+        """Text of `ids`; bytes that are no UTF-8 become U+FFFD. Raises TokenizerError for what cannot be an id.
+
+        An id without a token is no text: models have more rows than the vocabulary, filled up to a round number.
+        """
         decoder = self.stream_decoder(skip_special=skip_special)
         return "".join([decoder.push(token_id) for token_id in ids]) + decoder.flush()
 
@@ -159,9 +180,11 @@ class Tokenizer:
         file, folder = self._file, Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        names = {i: name for name, i in file.special.items()}
+        names = {token.id: token.content for token in file.added}
+        config |= self.template_tokens
         for role in ("bos", "eos", "pad"):
-            if getattr(self, f"{role}_id") in names:
+            # A template that could name a token which its model never had would write it.
+            if self.chat_template is None and getattr(self, f"{role}_id") in names:
                 config[f"{role}_token"] = names[getattr(self, f"{role}_id")]
         if self.chat_template is not None:
             config["chat_template"] = self.chat_template
@@ -178,7 +201,9 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
-        """The text that `token_id` completes, which may be empty. Raises TokenizerError for an unknown id."""
+        """The text that `token_id` completes, which may be empty. Raises TokenizerError for what cannot be an id."""
+        if self._tokenizer.is_gap(token_id):
+            return ""
         piece = self._tokenizer.token_bytes(token_id)
         return "" if operator.index(token_id) in self._skipped else self._utf8.decode(piece)
 
@@ -239,9 +264,9 @@ def _hf_json(file: TokenizerFile) -> dict[str, object]:
     def spell(token: bytes) -> str:
         return "".join(BYTE_TO_CHAR[b] for b in token)
 
-    names = {i: name for name, i in file.special.items()}
+    names = {token.id: token.content for token in file.added}
     last = max(file.ranks.values())
-    # Special tokens between the others belong to the vocabulary too, or `tokenizers` would give them new ids.
+    # Added tokens between the others belong to the vocabulary too, or `tokenizers` would give them new ids.
     vocab = {names.get(i) or spell(token): i for i, token in sorted(file.tokens.items()) if i <= last or i not in names}
     steps = [{**step, **({"trim_offsets": True} if step["type"] == "ByteLevel" else {})}
              for step in PRE_TOKENIZERS[file.split]]
@@ -249,8 +274,7 @@ def _hf_json(file: TokenizerFile) -> dict[str, object]:
     unk = None if file.unk_id is None else names.get(file.unk_id) or spell(file.tokens[file.unk_id])
     return {
         "version": "1.0", "truncation": None, "padding": None,
-        "added_tokens": [{"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
-                          "normalized": False, "special": True} for i, name in sorted(names.items())],
+        "added_tokens": [asdict(token) for token in sorted(file.added, key=lambda token: token.id)],
         "normalizer": None,
         "pre_tokenizer": steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps},
         "post_processor": file.post_processor,

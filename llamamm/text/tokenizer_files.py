@@ -15,13 +15,13 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llamamm.errors import MissingDependencyError, TokenizerError
-
-REMEDY = "download the file again"
+from llamamm.text.added_tokens import AddedToken
+from llamamm.text.tokenizer_settings import FLAGS, REMEDY, begin_with, first_token, parse_json, read_folder_settings
 
 # How text is cut into words before any merge. GPT-2's rule; Llama 3's (digits in threes, words with one leading
 # sign); SmolLM2's, which is GPT-2's after each digit was set apart: so whitespace in front of a digit stays whole,
@@ -68,14 +68,15 @@ CHAR_TO_BYTE = {c: b for b, c in BYTE_TO_CHAR.items()}
 class TokenizerFile:
     """What a tokenizer file says.
 
-    tokens: bytes of every id, special ones too. special: those that are not text. ranks: bytes that merging can
-    make -> id, which is also the merge's priority. merges: the pairs, or None where the file holds only ranks.
+    tokens: bytes of every id, added ones too. added: strings that are one id, special or not. ranks: bytes that
+    merging can make -> id, which is also the merge's priority. merges: the pairs, or None where the file holds only
+    ranks. roles: "bos_token" and the like -> name, those that the files give.
     """
 
     path: Path
     split: str  # a key of SPLIT_PATTERNS
     tokens: dict[int, bytes]
-    special: dict[str, int]
+    added: tuple[AddedToken, ...]
     ranks: dict[bytes, int]
     merges: list[tuple[bytes, bytes]] | None = None
     ignore_merges: bool = False  # a word that is a token needs no merges
@@ -87,6 +88,13 @@ class TokenizerFile:
     stop_ids: frozenset[int] = frozenset()
     post_processor: dict[str, Any] | None = None
     chat_template: str | None = None
+    roles: dict[str, str] = field(default_factory=dict)
+    adds_bos: bool = False
+
+    @property
+    def special(self) -> dict[str, int]:
+        """Names that are control and not text."""
+        return {token.content: token.id for token in self.added if token.special}
 
 
 def read_tokenizer_file(path: Path) -> TokenizerFile:
@@ -101,7 +109,7 @@ def read_tokenizer_file(path: Path) -> TokenizerFile:
     if is_gguf:  # the content decides, not the name: caches rename files
         data = _read_gguf(path)
     elif content.lstrip()[:1] == b"{":
-        data = _with_folder_settings(_read_hf_json(path, _parse_json(path, content)))
+        data = _with_folder_settings(_read_hf_json(path, parse_json(path, content)))
     else:
         data = _read_meta_ranks(path, content)
     return _with_known_names(data)
@@ -138,35 +146,27 @@ def _read_meta_ranks(path: Path, content: bytes) -> TokenizerFile:
         ranks[token] = rank
     if len(ranks) != META_BASE_TOKENS:  # a short file would shift the ids of all special tokens
         raise TokenizerError(f"{path} ends at line {len(ranks)}, Llama 3's has {META_BASE_TOKENS}; {REMEDY}")
-    special = {f"<|{name}|>": META_BASE_TOKENS + i for i, name in enumerate(META_SPECIAL_TOKENS)}
-    tokens = {i: t for t, i in ranks.items()} | {i: t.encode() for t, i in special.items()}
-    return TokenizerFile(path, "llama3", tokens, special, ranks, ignore_merges=True, meta=True,
-                         post_processor=_begin_with("<|begin_of_text|>", special["<|begin_of_text|>"]))
+    added = tuple(AddedToken(f"<|{name}|>", META_BASE_TOKENS + i) for i, name in enumerate(META_SPECIAL_TOKENS))
+    tokens = {i: t for t, i in ranks.items()} | {token.id: token.content.encode() for token in added}
+    return TokenizerFile(path, "llama3", tokens, added, ranks, ignore_merges=True, meta=True,
+                         post_processor=begin_with(added[0].content, added[0].id))
 
 
 # ---- Hugging Face: tokenizer.json ----
-
-
-def _parse_json(path: Path, content: bytes) -> dict[str, Any]:
-    try:
-        data = json.loads(content)
-    except (ValueError, RecursionError) as error:  # a JSONDecodeError says the line
-        raise TokenizerError(f"{path} is not valid JSON: {error}; {REMEDY}") from error
-    if not isinstance(data, dict):
-        raise TokenizerError(f"{path} holds a {type(data).__name__}, expected a JSON object; {REMEDY}")
-    return data
 
 
 def _read_hf_json(path: Path, data: Mapping[str, Any]) -> TokenizerFile:
     try:
         model, added = data["model"], data.get("added_tokens") or []
         _refuse_unsupported(path, data, model)
-        special = {token["content"]: token["id"] for token in added}
+        added = tuple(AddedToken(token["content"], token["id"], **{
+            flag: bool(token.get(flag, flag == "special")) for flag in FLAGS}) for token in added)
         merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-        file = _from_vocab(path, _split_rule(path, data["pre_tokenizer"]), model["vocab"], special, merges,
+        file = _from_vocab(path, _split_rule(path, data["pre_tokenizer"]), model["vocab"], added, merges,
                            ignore_merges=bool(model.get("ignore_merges")))
         unk = model.get("unk_token")
-        return replace(file, unk_id=None if unk is None else {**model["vocab"], **special}[unk],
+        ids = {**model["vocab"], **{token.content: token.id for token in added}}
+        return replace(file, unk_id=None if unk is None else ids[unk],
                        post_processor=data.get("post_processor"))
     except (KeyError, TypeError, AttributeError) as error:
         raise TokenizerError(f"{path} lacks a part of a tokenizer.json, or has it in another form "
@@ -177,8 +177,11 @@ def _refuse_unsupported(path: Path, data: Mapping[str, Any], model: Mapping[str,
     wrong = []
     if model.get("type", "BPE") != "BPE":
         wrong.append(f"model {model['type']}")
-    if data.get("normalizer") is not None:
-        wrong.append(f"normalizer {data['normalizer'].get('type')}")
+    normalizer, decoder = data.get("normalizer"), data.get("decoder")
+    if normalizer is not None and normalizer != {"type": "Sequence", "normalizers": []}:
+        wrong.append(f"normalizer {normalizer.get('type')}")
+    if decoder is not None and {step.get("type") for step in decoder.get("decoders", [decoder])} != {"ByteLevel"}:
+        wrong.append(f"decoder {decoder.get('type')}")
     wrong += [key for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
               if model.get(key)]
     if model.get("unk_token") is not None and model.get("fuse_unk"):
@@ -201,20 +204,27 @@ def _split_rule(path: Path, pre_tokenizer: Mapping[str, Any] | None) -> str:
                          f"SmolLM2's and GPT-2's")
 
 
-def _from_vocab(path: Path, split: str, vocab: Mapping[str, int], special: dict[str, int],
+def _from_vocab(path: Path, split: str, vocab: Mapping[str, int], added: tuple[AddedToken, ...],
                 merges: Iterable[tuple[str, ...]], *, ignore_merges: bool) -> TokenizerFile:
     """Turn a vocabulary in GPT-2's alphabet into bytes, and check that tiktoken will merge in the same order."""
-    for text, token_id in [*vocab.items(), *special.items()]:
-        if not isinstance(token_id, int) or not 0 <= token_id < 2**31:
+    for text, token_id in [*vocab.items(), *((token.content, token.id) for token in added)]:
+        if type(token_id) is not int or not 0 <= token_id < 2**31:
             raise TokenizerError(f"{path}: token {text!r} has the id {token_id!r}; {REMEDY}")
-    regular = {text: i for text, i in vocab.items() if text not in special}
+    by_name = {token.content: token for token in added}
+    for token in added:
+        if vocab.get(token.content, token.id) != token.id:
+            raise TokenizerError(f"{path}: {token.content!r} has ids {vocab[token.content]} and {token.id}; {REMEDY}")
+    regular = {text: i for text, i in vocab.items() if text not in by_name or not (
+        by_name[text].special or any(c not in CHAR_TO_BYTE for c in text))}
     try:
         tokens = {i: bytes(CHAR_TO_BYTE[c] for c in text) for text, i in regular.items()}
     except KeyError as error:
         raise TokenizerError(f"{path}: a token holds {error.args[0]!r}, which is outside the byte-level alphabet; "
                              f"{REMEDY}") from None
-    special_tokens = {i: text.encode() for text, i in special.items()}
-    if len(tokens) + len(special_tokens) != len(regular) + len(special) or tokens.keys() & special_tokens.keys():
+    added_tokens = {token.id: token.content.encode() for token in added}
+    both = {regular[name] for name in by_name if name in regular}
+    if (len(tokens) + len(added_tokens) != len(regular) + len(by_name) or len(by_name) != len(added)
+            or (tokens.keys() & added_tokens.keys()) - both):
         raise TokenizerError(f"{path}: two tokens share an id; {REMEDY}")
 
     byte_merges, made, last = [], set(), -1
@@ -232,15 +242,7 @@ def _from_vocab(path: Path, split: str, vocab: Mapping[str, int], special: dict[
     ranks = {t: i for i, t in tokens.items() if ignore_merges or len(t) == 1 or i in made}
     if not ranks:
         raise TokenizerError(f"{path} has no tokens; {REMEDY}")
-    return TokenizerFile(path, split, tokens | special_tokens, special, ranks, byte_merges, ignore_merges)
-
-
-def _begin_with(token: str, token_id: int) -> dict[str, Any]:
-    """The tokenizer.json clause by which transformers puts the begin-of-text token in front."""
-    begin = {"SpecialToken": {"id": token, "type_id": 0}}
-    text = [{"Sequence": {"id": name, "type_id": n}} for n, name in enumerate("AB")]
-    return {"type": "TemplateProcessing", "single": [begin, text[0]], "pair": [begin, text[0], begin, text[1]],
-            "special_tokens": {token: {"id": token, "ids": [token_id], "tokens": [token]}}}
+    return TokenizerFile(path, split, tokens | added_tokens, added, ranks, byte_merges, ignore_merges)
 
 
 # ---- llama.cpp: metadata of a .gguf ----
@@ -268,9 +270,10 @@ def _read_gguf(path: Path) -> TokenizerFile:
     if len(set(names)) != len(names) or len(types) != len(names):
         raise TokenizerError(f"{path} has {len(names)} tokens, {len(set(names))} of them different, and {len(types)} "
                              f"token types; {REMEDY}")
-    special = {name: i for i, name in enumerate(names) if types[i] != 1}  # 1 is normal text
+    # 1 is normal text, 4 a string that was added to the vocabulary, all others are control or unused
+    added = tuple(AddedToken(name, i, special=types[i] != 4) for i, name in enumerate(names) if types[i] != 1)
     split = _GGUF_PRE[pre]
-    file = _from_vocab(path, split, {name: i for i, name in enumerate(names)}, special,
+    file = _from_vocab(path, split, {name: i for i, name in enumerate(names)}, added,
                        [tuple(m.split(" ")) for m in meta["tokenizer.ggml.merges"]], ignore_merges=split == "llama3")
 
     ids = {k: meta.get(f"tokenizer.ggml.{k}_token_id") for k in ("bos", "eos", "padding", "eot", "eom")}
@@ -278,9 +281,11 @@ def _read_gguf(path: Path) -> TokenizerFile:
     if wrong:
         raise TokenizerError(f"{path}: special ids {wrong} are outside its {len(names)} tokens; {REMEDY}")
     begins = meta.get("tokenizer.ggml.add_bos_token", split == "llama3") and ids["bos"] is not None
+    roles = {"bos_token": ids["bos"], "eos_token": ids["eos"], "pad_token": ids["padding"]}
     return replace(file, bos_id=ids["bos"], eos_id=ids["eos"], pad_id=ids["padding"],
+                   roles={role: names[i] for role, i in roles.items() if i is not None},
                    stop_ids=frozenset(ids[k] for k in ("eos", "eot", "eom") if ids[k] is not None),
-                   post_processor=_begin_with(names[ids["bos"]], ids["bos"]) if begins else None,
+                   post_processor=begin_with(names[ids["bos"]], ids["bos"]) if begins else None,
                    chat_template=meta.get("tokenizer.chat_template"))
 
 
@@ -288,38 +293,58 @@ def _read_gguf(path: Path) -> TokenizerFile:
 
 
 def _with_folder_settings(file: TokenizerFile) -> TokenizerFile:
-    """Roles of tokens, stop ids and chat template, from the files that the Hub keeps beside tokenizer.json."""
+    """Roles of tokens, flags, stop ids and chat template, from the files that the Hub keeps beside tokenizer.json."""
     folder = file.path.parent
-    config, generation = ({} if not (folder / name).is_file() else _parse_json(folder / name,
-                                                                               (folder / name).read_bytes())
-                          for name in ("tokenizer_config.json", "generation_config.json"))
-    ids = {}
-    for role in ("bos", "eos", "pad"):
-        token = config.get(f"{role}_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        if token is not None and token not in file.special:
-            raise TokenizerError(f"{folder}/tokenizer_config.json names {token!r} as {role}_token, which "
-                                 f"{file.path.name} does not have; take both files from the same model")
-        ids[f"{role}_id"] = file.special.get(token)
+    said = read_folder_settings(folder)
+    file = _with_flags(file, said.flags)
+    ids = {token: i for i, token in file.tokens.items()} | {t.content.encode(): t.id for t in file.added}
+    for role, name in said.roles.items():
+        if role in ("bos_token", "eos_token", "pad_token") and name.encode() not in ids:
+            raise TokenizerError(f"{folder} names {name!r} as {role}, which {file.path.name} does not have; take both "
+                                 f"files from the same model")
+    file = _made_special(file, [ids[name.encode()] for name in (*said.roles.values(), *said.special)
+                                if name.encode() in ids])
+    wrong = [i for i in said.stop_ids if i not in file.tokens]
+    if wrong and said.stop_file == "generation_config.json":
+        raise TokenizerError(f"{folder}/generation_config.json stops at {list(said.stop_ids)}, of which "
+                             f"{file.path.name} lacks {wrong}; take both files from the same model")
+    roles = {f"{role}_id": ids[said.roles[f"{role}_token"].encode()] for role in ("bos", "eos", "pad")
+             if f"{role}_token" in said.roles}
+    return replace(file, **roles, roles=said.roles, stop_ids=frozenset(said.stop_ids) - {*wrong},
+                   chat_template=said.chat_template)
 
-    stop = generation.get("eos_token_id")
-    stop = stop if isinstance(stop, list) else [] if stop is None else [stop]
-    if any(i not in file.tokens for i in stop):
-        raise TokenizerError(f"{folder}/generation_config.json stops at {stop}, of which {file.path.name} lacks some; "
-                             f"take both files from the same model")
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several, by name
-        template = {t.get("name"): t.get("template") for t in template}.get("default")
-    if (folder / "chat_template.jinja").is_file():
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    return replace(file, **ids, stop_ids=frozenset(stop), chat_template=template)
+
+def _with_flags(file: TokenizerFile, flags: Mapping[int, Mapping[str, Any]]) -> TokenizerFile:
+    """tokenizer_config.json may say more of added tokens, or of other tokens that they are added ones."""
+    added, tokens = {token.id: token for token in file.added}, dict(file.tokens)
+    for i, said in flags.items():
+        if tokens.get(i, said["content"].encode()) != said["content"].encode():
+            raise TokenizerError(f"{file.path.parent}/tokenizer_config.json calls id {i} {said['content']!r}, "
+                                 f"{file.path.name} {tokens[i].decode(errors='replace')!r}; take both files from the "
+                                 f"same model")
+        added[i] = replace(added.get(i, AddedToken(said["content"], i, special=False)), **said)
+        tokens[i] = said["content"].encode()
+    ranks = {token: i for token, i in file.ranks.items() if i not in added or not added[i].special}
+    return replace(file, added=tuple(added.values()), tokens=tokens, ranks=ranks)
+
+
+def _made_special(file: TokenizerFile, ids: Iterable[int]) -> TokenizerFile:
+    """A token with a role is control, also where the vocabulary alone holds it."""
+    new = {*ids} - {token.id for token in file.added}
+    added = tuple(AddedToken(file.tokens[i].decode(errors="replace"), i) for i in sorted(new))
+    return replace(file, added=file.added + added, ranks={t: i for t, i in file.ranks.items() if i not in new})
 
 
 def _with_known_names(file: TokenizerFile) -> TokenizerFile:
-    def role(given: int | None, names: Iterable[str]) -> int | None:
-        return given if given is not None else next((file.special[n] for n in names if n in file.special), None)
+    named = {token.content: token.id for token in file.added}
 
+    def role(given: int | None, names: Iterable[str]) -> int | None:
+        return given if given is not None else next((named[n] for n in names if n in named), None)
+
+    begin = first_token(file.post_processor, file.path)
+    if begin is not None and begin[1] not in file.tokens:
+        raise TokenizerError(f"{file.path} puts id {begin[1]} before each text, which its vocabulary lacks; {REMEDY}")
     eos = role(file.eos_id, _EOS_NAMES)
-    stops = {file.special[n] for n in _STOP_NAMES if n in file.special} | ({eos} - {None}) | file.stop_ids
-    return replace(file, bos_id=role(file.bos_id, _BOS_NAMES), eos_id=eos, pad_id=role(file.pad_id, _PAD_NAMES),
-                   stop_ids=frozenset(stops))
+    stops = {named[n] for n in _STOP_NAMES if n in named} | ({eos} - {None}) | file.stop_ids
+    return replace(file, bos_id=role(file.bos_id, _BOS_NAMES) if begin is None else begin[1], eos_id=eos,
+                   pad_id=role(file.pad_id, _PAD_NAMES), stop_ids=frozenset(stops), adds_bos=begin is not None)

@@ -107,3 +107,38 @@ def test_nan_logits_are_an_error(temperature):
     logits = torch.tensor([[1.0, float("nan"), 3.0], [1.0, 2.0, 3.0]])
     with pytest.raises(SamplingError, match="NaN.*doctor"):
         sample(logits, SamplingConfig(temperature=temperature))
+
+
+# ---- settings at the ends of their ranges ----
+
+TINY, HUGE = [5e-324, 1e-320, 1e-310, 1e-45, 1e-40, 1e-38, 1e-30], [1e30, 1e38, 1e39, 1e300, 1.7e308]
+SCORES = torch.tensor([[3.0, -60000.0, 3.5, 0.0], [-1e-3, -2e-3, -5e4, -7.0], [0.0, 1e-3, -1.0, 50.0]])
+
+
+@pytest.mark.parametrize("temperature", TINY)
+@pytest.mark.parametrize("cuts", [{}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}, {"top_p": 5e-324, "min_p": 1.0}])
+def test_a_temperature_near_0_is_greedy(temperature, cuts):
+    assert sample(SCORES, SamplingConfig(temperature, **cuts)).tolist() == [2, 0, 3]
+
+
+@given(
+    temperature=st.sampled_from(TINY + HUGE) | st.floats(0, 1e308, exclude_min=True),
+    top_p=st.none() | st.sampled_from(TINY) | st.floats(0, 1, exclude_min=True),
+    min_p=st.none() | st.sampled_from(TINY) | st.floats(0, 1),
+    penalty=st.sampled_from(TINY + HUGE) | st.floats(0, 1e308, exclude_min=True),
+    scores=st.lists(st.floats(-6e4, 6e4, width=32), min_size=3, max_size=3),
+    seen=st.lists(st.booleans(), min_size=3, max_size=3),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)  # fmt: skip
+def test_any_allowed_setting_draws_a_token(temperature, top_p, min_p, penalty, scores, seen, dtype):
+    config = SamplingConfig(temperature, None, top_p, min_p, penalty)
+    logits = torch.tensor([scores], dtype=dtype)
+    assert 0 <= sample(logits, config, seen=torch.tensor([seen])).item() < 3
+    assert sample(logits, SamplingConfig(repetition_penalty=penalty), seen=torch.tensor([seen])).item() < 3
+
+
+def test_infinite_scores_are_said():
+    for row in ([1.0, INF], [-INF, -INF]):
+        with pytest.raises(SamplingError, match="infinite"):
+            sample(torch.tensor([row]), SamplingConfig(0.7))
+    assert sample(torch.tensor([[1.0, -INF]]), SamplingConfig(0.7)).item() == 0

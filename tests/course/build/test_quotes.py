@@ -40,7 +40,7 @@ TYPE_NAME = "a type's name, for checkers"
 RECORD = "a plain record of fields"
 NOT_QUOTED: dict[str, dict[str, str]] = {
     "text.tokenizer": {
-        **dict.fromkeys(("META_MAX_CHARS", "META_MAX_RUN", "MAX_WHITESPACE_RUN"), CONSTANT),
+        **dict.fromkeys(("META_MAX_CHARS", "META_MAX_RUN", "MAX_WHITESPACE_RUN", "MAX_ID"), CONSTANT),
         "Tokenizer": TOO_LONG,
     },
     "text.tokenizer_files": {
@@ -50,6 +50,8 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "text.chat": {
         "encode_content": PIECE,
+        "AnyChat": TYPE_NAME,
+        "TemplateChat": IN_WORDS,
     },
     "text.config": {
         **dict.fromkeys(("OUTLINE_NAMES", "LLAMA32_CONFIG", "LLAMA32_3B_CONFIG", "SMOLLM2_CONFIG"), CONSTANT),
