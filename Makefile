@@ -15,7 +15,7 @@ ASSETS := smollm2 vit-s whisper-tiny llama3-tokenizer shakespeare dialogues wiki
 # Threads of several programs on few cores wait for each other; let them sleep meanwhile instead of spinning.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup weights lab test check notebooks clean
+.PHONY: help setup weights lab test check notebooks assignments clean
 
 help:
 	@echo "make lab        set up what lessons need, then JupyterLab on the first one"
@@ -23,6 +23,7 @@ help:
 	@echo "make setup      a virtual environment in $(VENV), with everything in it"
 	@echo "make check      lint alone: a few seconds"
 	@echo "make notebooks  run the notebooks again; keep outputs and run times, write exercises and README table"
+	@echo "make assignments FOLDER=course   the exercises as assignments for nbgrader, and how to go on"
 	@echo "make clean      remove $(VENV)"
 	@echo "PYTHON=python3.12 picks the interpreter, PORT=8889 the port of JupyterLab"
 
@@ -78,6 +79,10 @@ notebooks:
 	$(BIN)/python -m llamamm.course.build.run
 	$(BIN)/python -m llamamm.course.build.exercises
 	$(BIN)/python -m llamamm.course.build.lessons
+
+FOLDER ?= course
+assignments: setup
+	$(BIN)/python -m llamamm.course.build.exercises --nbgrader $(FOLDER)
 
 clean:
 	rm -rf $(VENV)

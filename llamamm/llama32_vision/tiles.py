@@ -103,7 +103,7 @@ class TileProcessor:
         """Read the content of a `preprocessor_config.json`. Raises ConfigError for another kind or setting."""
         name = str(data.get("image_processor_type"))
         if not name.startswith("MllamaImageProcessor"):
-            raise ConfigError(f"the image processor is a {name}; Llama 3.2 Vision has MllamaImageProcessor")
+            raise ConfigError(f"the image processor is of type {name}; Llama 3.2 Vision has MllamaImageProcessor")
         data = given(data)
         for key, expected in (("do_resize", True), ("do_pad", True), ("do_rescale", True), ("do_normalize", True),
                               ("do_center_crop", False),

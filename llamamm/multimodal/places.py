@@ -23,7 +23,7 @@ def require_matching(ids: Tensor, token: int, lengths: Sequence[int], kind: str)
     counts, n_features = places.sum(dim=1).tolist(), sum(lengths)
     if sum(counts) != n_features:
         raise InputError(f"the prompts hold {sum(counts)} places for {kind} features, but {n_features} "
-                         f"{'was' if n_features == 1 else 'were'} given: was a prompt cut, or an {kind} left out?")
+                         f"{'was' if n_features == 1 else 'were'} given: was a prompt cut, or one {kind} left out?")
     ends = {0, *accumulate(lengths)}
     for b, end in enumerate(accumulate(counts)):
         if end not in ends:

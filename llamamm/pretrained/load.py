@@ -64,7 +64,7 @@ def from_pretrained(
     path = locate(repo_or_dir, revision=revision, token=token, local_files_only=local_files_only, progress=progress)
     family = _family(path)
     if like_transformers and family != "mllama":
-        raise InputError(f"like_transformers is for Llama 3.2 Vision ('mllama'), {path} is a {family!r}: leave it out")
+        raise InputError(f"like_transformers is for Llama 3.2 Vision ('mllama'), {path} is {family!r}: leave it out")
     return _OPENERS.get(family, _open_llama)(path, _Wish(dtype, device, bars, like_transformers))
 
 

@@ -226,7 +226,7 @@ def _kind_of(data: Mapping[str, Any]) -> str:
         raise ConfigError(f"the image processor's settings have no image_processor_type; known are {', '.join(_KINDS)}")
     kind = name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
     if kind not in _KINDS:
-        raise ConfigError(f"the image processor is a {name}; this package has {', '.join(_KINDS)}")
+        raise ConfigError(f"the image processor is of type {name}; this package has {', '.join(_KINDS)}")
     return kind
 
 

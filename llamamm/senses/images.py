@@ -191,7 +191,7 @@ def _from_array(array: np.ndarray, wanted: str, *, shape: tuple[int, ...] | None
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in CHANNELS:
-        raise InputError(f"an image must be a {wanted}, got shape {tuple(shape)}; several images go in a list")
+        raise InputError(f"an image is given as {wanted}, got shape {tuple(shape)}; several images go in a list")
     if array.size == 0:
         raise InputError(f"an image of shape {tuple(shape)} has 0 pixels")
     array = _to_bytes(array)  # (H, W, 1 | 3 | 4) uint8

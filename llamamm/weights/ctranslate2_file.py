@@ -161,7 +161,7 @@ def convert_ctranslate2(path: str | Path, folder: str | Path) -> None:
     """
     file, folder = CTranslate2File(path), Path(folder)
     if file.spec != "WhisperSpec":
-        raise CheckpointError(f"{file.path} holds a {file.spec!r}; this reads 'WhisperSpec'")
+        raise CheckpointError(f"{file.path} holds {file.spec!r}; this reads 'WhisperSpec'")
     settings, tokenizer = (_read_json(file.path.with_name(name)) for name in ("config.json", "tokenizer.json"))
     layers, sizes = _layers(file), _sizes(file)
     plan = _plan(layers)
