@@ -1,4 +1,4 @@
-"""Which device to use, and which number type is fast on it.
+"""Which device to use, which number type is fast on it, and what its threads do while they wait.
 
 A 16-bit type halves memory everywhere, but it is only fast where the hardware multiplies 16-bit numbers: on a CPU
 without such units every product is first widened by software, and reading a prompt becomes several times slower.
@@ -6,16 +6,32 @@ without such units every product is first widened by software, and reading a pro
 
 from __future__ import annotations
 
+import os
 import platform
+import sys
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from llamamm.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 # Units that multiply bf16 matrices: Intel's AMX, Arm's BF16 extension. AVX512-BF16 alone is a dot product: with it
 # SmolLM2 reads a prompt twice as fast as in fp32, but writes its answer a quarter slower.
 _BF16_FLAGS = {"amx_bf16", "bf16"}
+
+
+def calm_threads() -> bool:
+    """Let threads that wait for each other sleep instead of spin, unless OMP_WAIT_POLICY says otherwise.
+
+    Where programs share few cores, spinning takes the core that another thread needs to get done. Commands and lessons
+    ask for this. OpenMP reads it once, when torch is loaded. -> whether that is still to come.
+    """
+    if "torch" in sys.modules:
+        return False
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return True
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -23,6 +39,8 @@ def pick_device(name: str | None = None) -> torch.device:
 
     Raises ConfigError, listing what this machine has, for a device that it lacks.
     """
+    import torch
+
     here = []
     if torch.cuda.is_available():
         here += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -38,6 +56,8 @@ def pick_device(name: str | None = None) -> torch.device:
 
 def default_dtype(device: torch.device | str) -> torch.dtype:
     """bf16 where the hardware multiplies it, fp16 on GPUs that only know that (T4), else fp32."""
+    import torch
+
     device = torch.device(device)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

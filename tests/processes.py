@@ -3,6 +3,7 @@
 import os
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,15 +60,19 @@ def wait_while_it_gets_on(
 ) -> None:
     """Return once it has ended, or `until` holds. Raises TimeoutError after `still_s` seconds in which neither what
     it has `written` nor its processor time has changed, or `busy_s` seconds of the latter without the former."""
-    last, cpu_then, moved, cpu_last = written(), 0.0, time.monotonic(), 0.0
+    last, moved = written(), time.monotonic()
+    cpu, cpu_then, asked = 0.0, 0.0, 0.0
+    pause = threading.Event()  # tests replace time.sleep
     while process.poll() is None and not until():
-        time.sleep(0.02)
-        cpu, now = _cpu_seconds(process.pid), written()
+        pause.wait(0.02)
+        if time.monotonic() < asked + min(0.5, still_s / 4):  # asking takes milliseconds
+            continue
+        asked, cpu_before, cpu, now = time.monotonic(), cpu, _cpu_seconds(process.pid), written()
         if now != last:
-            last, cpu_then, moved = now, cpu, time.monotonic()
-        if cpu > cpu_last + 0.01:
-            cpu_last, moved = cpu, time.monotonic()
-        if time.monotonic() - moved > still_s:
+            last, cpu_then, moved = now, cpu, asked
+        if cpu > cpu_before + 0.01:
+            moved = asked
+        if asked - moved > still_s:
             raise TimeoutError(f"it has done nothing for {still_s:g} s")
         if cpu - cpu_then > busy_s:
             raise TimeoutError(f"it has computed for {busy_s:g} s and shown nothing")

@@ -1,5 +1,7 @@
 """llamamm.devices: which number type where. Hardware that is not here is described to it."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from llamamm import devices
 from llamamm.errors import ConfigError
+from tests.processes import finish
 
 X86 = "processor : 0\nflags\t\t: fpu avx2 {flags}\n\nprocessor : 1\nflags\t\t: fpu\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd {flags}\n"
@@ -60,3 +63,32 @@ def test_a_device_that_is_not_here_is_refused_with_what_is(monkeypatch, name):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=f"no device '{name}' here; this machine has cpu"):
         devices.pick_device(name)
+
+
+CALM = """
+import os, sys
+{before}
+from llamamm.devices import calm_threads
+print(calm_threads(), os.environ.get("OMP_WAIT_POLICY"), "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [("", "True PASSIVE False"), ("os.environ['OMP_WAIT_POLICY'] = 'ACTIVE'", "True ACTIVE False"),
+     ("import torch", "False None True")],
+)  # fmt: skip
+def test_waiting_threads_sleep_where_torch_is_still_to_be_loaded(before, said):
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = finish([sys.executable, "-c", CALM.format(before=before)], env=env)
+    assert done.stdout.strip() == said, done.stderr
+
+
+def test_the_set_up_cell_and_the_commands_do_so_before_torch_is_loaded():
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    script = ("import sys; from llamamm.course.env import setup; assert 'torch' not in sys.modules; setup(); "
+              "import os; print(os.environ['OMP_WAIT_POLICY'])")  # fmt: skip
+    assert finish([sys.executable, "-c", script], env=env).stdout.split()[-1] == "PASSIVE"
+    script = ("import os, sys; sys.argv = ['llamamm', 'doctor']; from llamamm.cli.main import main; "
+              "assert 'torch' not in sys.modules; main(); print(os.environ['OMP_WAIT_POLICY'])")  # fmt: skip
+    assert finish([sys.executable, "-c", script], env=env).stdout.split()[-1] == "PASSIVE"

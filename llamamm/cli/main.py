@@ -23,6 +23,7 @@ from llamamm.cli.make import TrainCommand, merge, train, train_multimodal
 from llamamm.cli.measure import bench, evaluate, experiment
 from llamamm.cli.options import err
 from llamamm.cli.talk import PromptCommand, chat, generate
+from llamamm.devices import calm_threads
 from llamamm.errors import LlamammError
 
 app = typer.Typer(
@@ -120,6 +121,7 @@ def doctor(
 
 def main() -> None:
     """Entry point: run the command; what goes wrong becomes one line, with exit code 2 where a user can mend it."""
+    calm_threads()
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # None where the caller has closed them
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
     for stream in (sys.stdin, sys.stdout):  # stderr replaces what it cannot write already

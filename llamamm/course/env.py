@@ -13,11 +13,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-import torch
-
-from llamamm.devices import default_dtype, pick_device
+from llamamm.devices import calm_threads, default_dtype, pick_device
 from llamamm.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    import torch
 
 REPOSITORY = "llamamm/llamamm"
 TAG = "v0.1.0"
@@ -28,6 +30,7 @@ LESSON_PACKAGES = {
     "yaml": "pyyaml>=6", "pydantic": "pydantic>=2", "tokenizers": "tokenizers>=0.21", "safetensors": "safetensors>=0.5",
     "resvg_py": "resvg-py>=0.5", "espeakng_loader": "espeakng-loader>=0.2.4", "onnx": "onnx>=1.16",
     "peft": "peft>=0.15", "huggingface_hub": "huggingface_hub>=1.0",
+    "jinja2": "jinja2>=3.1.6",
 }  # fmt: skip
 
 
@@ -46,10 +49,13 @@ def setup() -> Environment:
     Raises MissingDependencyError, with the command to run, where a package is missing elsewhere.
     """
     on_colab = "google.colab" in sys.modules
+    calm_threads()
     _provide_packages(on_colab)
     # What they say when they are first used on a machine would stay among the outputs of a lesson.
     for name in ("transformers", "matplotlib.font_manager"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    import torch  # here, after calm_threads
+
     from llamamm.course.plots import use_style  # here: it imports matplotlib, which may speak at once
 
     use_style()

@@ -26,6 +26,7 @@ from llamamm.train.checkpoint import (
 from llamamm.train.config import TrainConfig
 from llamamm.train.log import read_metrics
 from llamamm.train.run import run_training
+from tests.processes import end, finish, wait_while_it_gets_on
 from tests.training_data import byte_model, byte_trainer, write_texts
 
 
@@ -172,7 +173,13 @@ from llamamm.train.run import run_training
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
-where, config = sys.argv[1:]
+# Each kill in a fork of its own: what they import takes longer than the runs.
+for where, config in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+    if (child := os.fork()) == 0:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    sys.exit()
 if where == "in a step":  # between two optimizer groups' worth of work
     update = loop.Trainer.update
     def half(self, batch, rate):
@@ -232,14 +239,25 @@ def whole_run(tmp_path_factory):
     return data, everything(trainer), [r for r in trainer.log.records if "learning_rate" in r]
 
 
-@pytest.mark.parametrize("where", ["in a step", "writing the weights", "writing the optimizer", "between the renames"])
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, whole_run, where):
-    data, expected, metrics = whole_run
-    cfg = run_config(tmp_path / "run", data)
-    (tmp_path / "config.yaml").write_text(cfg.to_yaml())
-    done = subprocess.run([sys.executable, "-c", KILLED, where, str(tmp_path / "config.yaml")], capture_output=True,
-                          text=True, check=False)  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, done.stderr
+PLACES = ("in a step", "writing the weights", "writing the optimizer", "between the renames")
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, whole_run):
+    """{place: configuration} of runs that were killed there."""
+    folders = {where: tmp_path_factory.mktemp("killed") for where in PLACES}
+    configs, arguments = {where: run_config(folders[where] / "run", whole_run[0]) for where in PLACES}, []
+    for where, cfg in configs.items():
+        (folders[where] / "config.yaml").write_text(cfg.to_yaml())
+        arguments += [where, str(folders[where] / "config.yaml")]
+    done = finish([sys.executable, "-c", KILLED, *arguments], watch=tmp_path_factory.getbasetemp())
+    assert done.stdout.split() == [str(-signal.SIGKILL)] * len(PLACES), done.stderr
+    return configs
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_killed_and_resumed_equals_uninterrupted(killed, whole_run, where):
+    (_, expected, metrics), cfg = whole_run, killed[where]
     trainer = run_training(cfg, resume=True, quiet=True)
     assert_same(everything(trainer), expected)
     written = [r for r in read_metrics(cfg.output / "metrics.jsonl") if "learning_rate" in r]
@@ -256,15 +274,16 @@ def test_killed_at_any_moment(tmp_path, whole_run):
     for delay in (0.0, 0.05):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         seen = len(read_metrics(cfg.output / "metrics.jsonl")) if (cfg.output / "metrics.jsonl").exists() else 0
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and process.poll() is None:
-            metrics = cfg.output / "metrics.jsonl"
-            if (cfg.output / "last").exists() and metrics.exists() and len(read_metrics(metrics)) > seen:
-                break
-            time.sleep(0.005)
-        time.sleep(delay)
-        process.kill()
-        process.wait()
+        metrics = cfg.output / "metrics.jsonl"
+
+        def noted(metrics=metrics, seen=seen) -> bool:
+            return (cfg.output / "last").exists() and metrics.exists() and len(read_metrics(metrics)) > seen
+
+        try:
+            wait_while_it_gets_on(process, until=noted)
+            time.sleep(delay)
+        finally:
+            end(process)
     trainer = run_training(cfg, resume=True, quiet=True)
     got = everything(trainer)
     assert [k for k in got[0] if not torch.equal(got[0][k], expected[0][k])] == []

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -168,10 +167,12 @@ if __name__ == "__main__":
 
 # ---- what came of it ----
 
-def torchrun(*arguments):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=200)
+def torchrun(script, folder):
+    """Its heartbeat is what it leaves in the folder: metrics, checkpoints."""
+    from tests.processes import finish  # here: where this file is the program, it is in no package
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return finish([*command, script, str(folder)], watch=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +189,7 @@ def runs(tmp_path_factory, smol):
     for mode in MODES:
         run_training(config(folder, mode, output="one"), quiet=True)
     run_training(config(folder, "fsdp-full", output="from-one", steps=3), quiet=True)
-    done = torchrun(__file__, str(folder))
+    done = torchrun(__file__, folder)
     assert done.returncode == 0, done.stderr[-4000:]
     (folder / "stderr").write_text(done.stderr)
     (folder / "stdout").write_text(done.stdout)

@@ -18,6 +18,7 @@ from llamamm.text.config import TextConfig
 from llamamm.weights import hub
 from llamamm.weights.checkpoint import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from tests.hub_server import HubServer
+from tests.processes import wait_while_it_gets_on
 
 TOKEN = "hf_ThisIsASecretOfTheUser1234"
 REPO = "me/tiny"
@@ -265,7 +266,7 @@ def test_without_hf_endpoint_the_page_is_the_real_hubs(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code = ("from llamamm.weights import hub; ask = hub._Request.make('me/tiny', None, None, False, False); "
             "print(ask.endpoint); hub.snapshot('me/tiny', progress=False)")
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert child.stdout.strip() == "https://huggingface.co"
     assert "FetchError: me/tiny" in child.stderr and "HF_HUB_OFFLINE" in child.stderr
 
@@ -334,7 +335,8 @@ def killed_halfway(server: HubServer, cache: Path) -> None:
     server.hangs.add("model-00002-of-00002.safetensors")
     child = subprocess.Popen([sys.executable, "-c", CHILD], env=os.environ)
     try:
-        assert server.hanging.wait(60), "the child never asked for the shard"
+        wait_while_it_gets_on(child, until=server.hanging.is_set)
+        assert server.hanging.is_set(), "the child never asked for the shard"
         for _ in range(600):
             if list(cache.rglob("model-00001-of-00002.safetensors")):
                 break
