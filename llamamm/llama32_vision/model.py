@@ -12,6 +12,7 @@ Source: "The Llama 3 Herd of Models", arXiv:2407.21783 (7). Built in notebook 15
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,8 +23,8 @@ from llamamm.llama32_vision.config import EXTRA_EMBEDDINGS, MllamaConfig
 from llamamm.llama32_vision.tower import TiledVisionTower
 from llamamm.multimodal.cross_attention import CrossAttentionBlock, CrossAttentionCache
 from llamamm.multimodal.places import image_spans
+from llamamm.text.attention import AttentionFn
 from llamamm.text.layers import Linear
-from llamamm.text.masks import build_mask
 from llamamm.text.model import Llama3Model, TransformerBlock
 
 
@@ -50,17 +51,18 @@ class MllamaModel(Llama3Model):
     """
 
     def __init__(self, cfg: MllamaConfig, *, like_transformers: bool = False) -> None:
-        super().__init__(cfg.text)
-        self.mllama_cfg = cfg
         text = cfg.text
-        # The text's blocks are numbered in the cache without the cross-attention blocks between them.
-        slots = iter(range(text.n_layers))
-        self.layers = nn.ModuleList(
-            CrossAttentionBlock(text, blind_rows_attend=like_transformers)
-            if n in cfg.cross_layers
-            else TransformerBlock(text, next(slots))
-            for n in range(text.n_layers)
-        )
+
+        def blocks(attend: AttentionFn) -> Iterator[nn.Module]:
+            # The text's blocks are numbered in the cache without the cross-attention blocks between them.
+            slots = iter(range(text.n_layers))
+            for n in range(text.n_layers):
+                is_cross = n in cfg.cross_layers
+                yield (CrossAttentionBlock(text, blind_rows_attend=like_transformers) if is_cross else
+                       TransformerBlock(text, next(slots), attend=attend))
+
+        super().__init__(text, make_blocks=blocks)
+        self.mllama_cfg = cfg
         self.embed_tokens = nn.Embedding(text.vocab_size + EXTRA_EMBEDDINGS, text.hidden_size, dtype=text.dtype)
         self.lm_head = Linear(text.hidden_size, text.vocab_size, dtype=text.dtype)
         self.vision_model = TiledVisionTower(cfg.vision, after_blocks=like_transformers).to(text.dtype)
@@ -74,6 +76,7 @@ class MllamaModel(Llama3Model):
         sees: Tensor | None = None,
         cache: CrossAttentionCache | None = None,
         padding: Tensor | None = None,
+        segments: Tensor | None = None,
         last_only: bool = False,
     ) -> Tensor:
         """Scores of each vocabulary entry as the next token. ids (B, T) int64 -> logits (B, T, V).
@@ -81,34 +84,47 @@ class MllamaModel(Llama3Model):
         images: those of the prompts, given once: a cache keeps what the blocks need of them.
         sees (B, T, I, t) bool: which tiles of which images each token may look at; None: as the image tokens in ids
         say, see `seen_tiles`; where ids hold none, all tiles in use.
-        cache, padding, last_only: as in `Llama3Model`. Raises InputError, ContextOverflowError.
+        cache, padding, segments, last_only: as in `Llama3Model`; rows that pack several texts hold no images.
+        Raises InputError, ContextOverflowError.
         """
+        x = self.hidden_states(ids, images=images, sees=sees, cache=cache, padding=padding, segments=segments)
+        return self.lm_head(x[:, -1:] if last_only else x)
+
+    def hidden_states(
+        self,
+        ids: Tensor,
+        *,
+        images: TiledImages | None = None,
+        sees: Tensor | None = None,
+        cache: CrossAttentionCache | None = None,
+        padding: Tensor | None = None,
+        segments: Tensor | None = None,
+    ) -> Tensor:
+        """What the head reads. Arguments as above. (B, T) -> (B, T, C)."""
         self._check(ids)
+        if segments is not None and images is not None:
+            raise InputError("rows that pack several texts hold no images; give a row for each text, without segments")
         x = self.embed_tokens(ids)  # (B, T, C)
-        T = x.shape[1]
-        start = self._start(T, cache)
-        cos, sin = self._angles(start, T, padding)
-        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-        mask = build_mask(T, start=start, padding=padding, device=x.device)
+        self._start(ids.shape[1], cache)  # before minutes of looking
         memory = None if images is None else self.memory(images)
         look = self._look(ids, images, sees, cache)
         if cache is not None and images is not None:
             cache.remember(look)
-        for n, layer in enumerate(self.layers):
+
+        def looked(n: int, x: Tensor) -> Tensor:
+            layer = self.layers[n]
             if not isinstance(layer, CrossAttentionBlock):
-                x = layer(x, cos, sin, mask=mask, cache=cache)
-                continue
+                return x
             view = cache.views.get(n) if cache is not None else None
             if memory is not None:
                 view = layer.keys_values(memory)
                 if cache is not None:
                     cache.views[n] = view
-            if view is not None:
-                x = layer(x, view, look)
-        if cache is not None:
-            cache.advance(T)
-        x = self.norm(x[:, -1:] if last_only else x)
-        return self.lm_head(x)
+            return x if view is None else layer(x, view, look)
+
+        cross = self.mllama_cfg.cross_layers
+        x = self.run_blocks(x, cache=cache, padding=padding, segments=segments, before=looked, skipped=cross)
+        return self.norm(x)
 
     def memory(self, images: TiledImages) -> Tensor:
         """What cross-attention reads of the images: all tokens of all tiles in a row. -> (B, I t N, C)."""

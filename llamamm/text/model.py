@@ -10,7 +10,7 @@ Sources: Llama 3, arXiv:2407.21783; Llama, arXiv:2302.13971. Built in notebook 0
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -54,13 +54,20 @@ class Llama3Model(nn.Module):
     attend: `fused_attention`, or `readable_attention` to follow every step.
     """
 
-    def __init__(self, cfg: TextConfig, *, attend: AttentionFn = fused_attention) -> None:
+    def __init__(
+        self,
+        cfg: TextConfig,
+        *,
+        attend: AttentionFn = fused_attention,
+        make_blocks: Callable[[AttentionFn], Iterable[nn.Module]] | None = None,
+    ) -> None:
         super().__init__()
         self.cfg = cfg
         self.pace = Pace()
         attend = self.pace.steady(attend)
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.hidden_size, dtype=cfg.dtype)
-        self.layers = nn.ModuleList(TransformerBlock(cfg, i, attend=attend) for i in range(cfg.n_layers))
+        own = (TransformerBlock(cfg, i, attend=attend) for i in range(cfg.n_layers))
+        self.layers = nn.ModuleList(own if make_blocks is None else make_blocks(attend))  # others: for Llama 3.2 Vision
         self.norm = RMSNorm(cfg.hidden_size, cfg.norm_eps, dtype=cfg.dtype)
         self.lm_head = Linear(cfg.hidden_size, cfg.vocab_size, dtype=cfg.dtype)
         if cfg.tie_embeddings:
@@ -115,10 +122,12 @@ class Llama3Model(nn.Module):
         padding: Tensor | None = None,
         segments: Tensor | None = None,
         before: Callable[[int, Tensor], Tensor] | None = None,
+        skipped: Collection[int] = (),
     ) -> Tensor:
         """All blocks, before the final norm. Embeddings (B, T, C) -> (B, T, C).
 
         before: gets the number of each block and what would enter it, and gives what enters instead.
+        skipped: numbers of blocks of another kind, which `before` runs in their place.
         """
         T = x.shape[1]
         start = self._start(T, cache)
@@ -133,7 +142,8 @@ class Llama3Model(nn.Module):
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         for n, layer in enumerate(self.layers):
             x = x if before is None else before(n, x)
-            x = self.pace.run(layer, x, cos, sin, mask=mask, cache=cache)
+            if n not in skipped:
+                x = self.pace.run(layer, x, cos, sin, mask=mask, cache=cache)
         if cache is not None:
             cache.advance(T)
         return x

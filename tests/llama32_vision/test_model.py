@@ -205,3 +205,17 @@ def test_what_does_not_fit_is_refused(ours, change, message):
 def test_wrong_numbers_are_named(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@torch.no_grad()
+def test_what_the_head_reads(ours):
+    """As of any Llama: hidden_states is a forward without the head, also of rows that pack several texts."""
+    ids, images, sees = inputs([[4, 2]])
+    hidden = ours.hidden_states(ids, images=images, sees=sees)
+    assert torch.equal(ours.lm_head(hidden), ours(ids, images=images, sees=sees))
+    packed = torch.cat([ids[:, 2:6], ids[:, 2:9]], dim=1)
+    segments = torch.tensor([[0] * 4 + [1] * 7])
+    alone = torch.cat([ours(ids[:, 2:6]), ours(ids[:, 2:9])], dim=1)
+    torch.testing.assert_close(ours(packed, segments=segments), alone, rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="hold no images"):
+        ours(ids, images=images, segments=torch.zeros_like(ids))

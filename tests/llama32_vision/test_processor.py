@@ -263,7 +263,8 @@ def test_transformers_reads_the_same_from_a_saved_processor(processor, folder):
 
 def test_a_saved_processor_is_the_same_again(processor, folder, tmp_path):
     again = MllamaProcessor.load(folder, Tokenizer(folder))
-    assert (again.image_token, again.image_processor, again.stop_ids) == (IMAGE, processor.image_processor, processor.stop_ids)
+    assert (again.image_token, again.stop_ids) == (IMAGE, processor.stop_ids)
+    assert again.image_processor == processor.image_processor
     messages = [{"role": "user", "content": ["<|image|> is ", Image(RED), "\n\n 12345 <|eot_id|>"]}]
     assert again.chat(messages).ids == processor.chat(messages).ids
     assert again.tokenizer.special_tokens["<|image|>"] == IMAGE

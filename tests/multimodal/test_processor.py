@@ -313,7 +313,8 @@ def test_saved_and_loaded_with_its_model(smol, tmp_path, changes):
     save_pretrained(model, tmp_path / "m", processor=processor)
     opened, again = from_pretrained(tmp_path / "m")
     assert isinstance(again, MultimodalProcessor) and isinstance(opened, MultimodalLlama)
-    assert again.cfg == processor.cfg and again.image_processor == processor.image_processor and again.stop_ids == smol.stop_ids
+    assert again.cfg == processor.cfg and again.stop_ids == smol.stop_ids
+    assert again.image_processor == processor.image_processor
     parts = ["Look", *([Image(RED)] if processor.cfg.vision else []), *([tone(3000)] if processor.cfg.audio else [])]
     a, b = processor.prompt(parts), again.prompt(parts)
     assert a.ids == b.ids
