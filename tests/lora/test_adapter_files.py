@@ -452,3 +452,18 @@ def test_towers_carry_adapters_in_files_too(make, x, tmp_path):
     torch.manual_seed(1)
     with pytest.raises(CheckpointError, match="another base"):
         load_adapter(make(), tmp_path / "adapter")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("settings", [
+    {"target_modules": r".*\.(q|v)_proj"}, {"target_modules": "all-linear"},
+    {"target_modules": ["mlp.up_proj", "q_proj"], "exclude_modules": ["layers.0.mlp.up_proj"]},
+    {"target_modules": ["q_proj"], "layers_to_transform": 1, "layers_pattern": "layers"},
+    {"target_modules": r"model\.layers\.1\..*_proj", "exclude_modules": r".*mlp.*"},
+], ids=str)  # fmt: skip
+def test_every_way_of_peft_to_name_targets_is_read(tmp_path, settings):
+    model, hf = hf_tiny()
+    expected = in_peft(hf, tmp_path / "a", **settings)
+    load_adapter(model, tmp_path / "a")
+    with torch.no_grad():
+        assert (model(IDS) - expected).abs().max() < 1e-5
