@@ -44,7 +44,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "Tokenizer": TOO_LONG,
     },
     "text.tokenizer_files": {
-        **dict.fromkeys(("REMEDY", "PRE_TOKENIZERS", "META_BASE_TOKENS", "META_SPECIAL_TOKENS"), CONSTANT),
+        **dict.fromkeys(("PRE_TOKENIZERS", "META_BASE_TOKENS", "META_SPECIAL_TOKENS"), CONSTANT),
         "TokenizerFile": RECORD,
         "read_tokenizer_file": IN_WORDS,
     },
