@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "experiments": "evals train tasks pretrained assets multimodal senses text",
 }  # fmt: skip
 MAY_IMPORT["course"] = " ".join(MAY_IMPORT)
-MAY_IMPORT["cli"] = " ".join(MAY_IMPORT)
+MAY_IMPORT["cli"] = " ".join([*MAY_IMPORT, "__init__"])  # the face tells the version
 MAY_IMPORT["__main__"] = "cli"
 FACE = "__init__"
 ROOMS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())
@@ -83,7 +83,7 @@ def test_the_table_has_no_circle_and_no_room_that_is_not_there():
     assert {*MAY_IMPORT} == {room_of(p) for p in MODULES} - {FACE}
     order = list(MAY_IMPORT)  # each may import only what stands before it
     for room, others in MAY_IMPORT.items():
-        assert all(order.index(other) < order.index(room) for other in others.split()), room
+        assert all(order.index(other) < order.index(room) for other in others.split() if other != FACE), room
 
 
 @pytest.mark.parametrize(

@@ -131,4 +131,7 @@ def whole_model(model: nn.Module) -> Llama3Model | None:
     if adapter_names(plain):
         set_adapter(plain, active_adapter(model))
     plain.load_state_dict(weights, assign=True)
+    if model.lm_head.weight is model.embed_tokens.weight:  # a tied head was assigned a matrix of its own
+        head = lora_modules(plain).get("lm_head")
+        (head.base if head else plain.lm_head).weight = plain.embed_tokens.weight
     return plain
