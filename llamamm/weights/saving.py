@@ -48,8 +48,9 @@ def write_weights(tensors: Mapping[str, Tensor], folder: Path, *, max_shard_byte
 
 def refuse_foreign_files(folder: Path) -> None:
     """Raises CheckpointError where a folder that is about to be replaced holds files that are not a model's."""
-    if folder.is_file():
-        raise CheckpointError(f"{folder} is a file; give the name of a folder")
+    for place in (folder, *folder.parents):
+        if place.is_file():
+            raise CheckpointError(f"{place} is a file; give the name of a folder")
     if not folder.is_dir():
         return
     known = {f for pattern in _OURS for f in folder.glob(pattern)}
