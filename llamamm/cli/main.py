@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from llamamm import __version__
 from llamamm.cli.make import TrainCommand, merge, train, train_multimodal
 from llamamm.cli.measure import bench, evaluate, experiment
-from llamamm.cli.options import err
+from llamamm.cli.options import err, out
 from llamamm.cli.talk import PromptCommand, chat, generate
 from llamamm.devices import calm_threads
 from llamamm.errors import LlamammError
@@ -29,6 +26,7 @@ from llamamm.errors import LlamammError
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # plain help: rich's takes three times as long to begin
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -65,10 +63,13 @@ def check(
     from llamamm.course.checks.runner import check_apart, find_notebook
 
     report = check_apart(find_notebook(lesson, Path.cwd()))
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table("exercise", "", "")
     for result in report:
         table.add_row(result.id, "passed" if result else "not yet", escape(result.message))
-    console = Console(highlight=False)
+    console = out()
     console.print(table)
     for line in [*report.remarks, report.summary]:
         console.print(line, markup=False, soft_wrap=True)
@@ -87,13 +88,15 @@ def fetch(
     from llamamm.assets.fetch import list_assets, megabytes
 
     if list_ or not names:
+        from rich.table import Table
+
         table = Table("name", "what", "size", "licence", "from", "here")
         table.columns[0].no_wrap = True  # a name is what one types: it stays whole where the terminal is narrow
         table.columns[4].overflow = "fold"
         for row in list_assets():
             table.add_row(row.name, row.title, megabytes(row.size), row.licence, ", ".join(row.sources),
                           "yes" if row.cached else "no")  # fmt: skip
-        Console().print(table)
+        out().print(table)
         return
     for name in names:
         print(fetch_asset(name, **({"source": source} if source else {}), progress=sys.stderr.isatty()))
@@ -108,13 +111,15 @@ def doctor(
     from llamamm.doctor import examine_checkpoint, examine_machine
 
     if file is None:
+        from rich.table import Table
+
         table = Table("", "", show_header=False, box=None)
         for key, value in examine_machine():
             table.add_row(key, value)
-        Console(highlight=False).print(table)
+        out().print(table)
         return
     report = examine_checkpoint(file)
-    Console(highlight=False).print(report.text(), markup=False, soft_wrap=True)
+    out().print(report.text(), markup=False, soft_wrap=True)
     if not report.healthy:
         raise typer.Exit(2)
 
@@ -141,7 +146,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("LLAMAMM_TRACEBACK"):
             raise
-        err.print(f"error: {_in_one_line(error)}", markup=False, soft_wrap=True)
+        err().print(f"error: {_in_one_line(error)}", markup=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, LlamammError | OSError) else 1)
 
 

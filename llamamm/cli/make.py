@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperCommand
 
-from llamamm.cli.options import DEFAULT_MODEL, DeviceOption, DtypeOption, ModelOption, err
+from llamamm.cli.options import DEFAULT_MODEL, DeviceOption, DtypeOption, ModelOption, err, out
 from llamamm.errors import ConfigError
 
 
@@ -53,7 +52,7 @@ def train(
     print(best if best.is_dir() else last)
     out_of_patience = 0 < cfg.patience <= trainer.evaluations_since_best
     if trainer.step < cfg.steps and not out_of_patience:
-        err.print(f"stopped at step {trainer.step} of {cfg.steps}")
+        err().print(f"stopped at step {trainer.step} of {cfg.steps}")
         _say_how_to_resume(last, config, changes)
         raise typer.Exit(130)
 
@@ -85,14 +84,14 @@ def train_multimodal(
     def note(stage: str, step: int, loss: float) -> None:
         mean[stage] = 0.98 * mean.get(stage, loss) + 0.02 * loss
         if (step + 1) % 250 == 0:
-            err.print(f"  {stage} {step + 1:,}: loss {mean[stage]:.3f}")
+            err().print(f"  {stage} {step + 1:,}: loss {mean[stage]:.3f}")
 
-    done = train_small(plan=plan, seed=seed, device=pick_device(device), say=err.print, on_step=note)
+    done = train_small(plan=plan, seed=seed, device=pick_device(device), say=err().print, on_step=note)
     save_pretrained(done.model, output, processor=done.processor)
     notes = {"seed": seed, "steps": {stage.name: stage.steps for stage in plan}, "seconds": done.seconds,
              "scores": [asdict(score) for score in done.scores], "losses": done.curves}  # fmt: skip
     write_file(output / "training.json", json.dumps(notes) + "\n")
-    Console(width=120).print(score_table(done.scores))
+    out(width=120).print(score_table(done.scores))
     print(output)
 
 
@@ -136,7 +135,7 @@ def _changes(pairs: list[str]) -> dict[str, Any]:
 def _say_how_to_resume(last: Path, config: Path, changes: list[str]) -> None:
     """One line: the command that goes on, where there is a checkpoint to go on from."""
     if not last.is_dir():
-        err.print("stopped before the first checkpoint: nothing was saved")
+        err().print("stopped before the first checkpoint: nothing was saved")
         return
     words = ["llamamm", "train", str(config), *(w for change in changes for w in ("--set", change)), "--resume"]
-    err.print(f"to go on: {shlex.join(words)}", markup=False, soft_wrap=True)
+    err().print(f"to go on: {shlex.join(words)}", markup=False, soft_wrap=True)

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from llamamm.cli.options import DeviceOption, DtypeOption, ModelOption, SizeOption, err, model_name
+from llamamm.cli.options import DeviceOption, DtypeOption, ModelOption, SizeOption, err, model_name, out
 
 if TYPE_CHECKING:
     from llamamm.evals.report import Report
@@ -46,7 +45,7 @@ def retrieval(
     torch_device = pick_device(device)  # a wrong one is refused before anything is fetched
     train, test = load_pictures(fetch("openmoji"))
     found = measure_retrieval(train, test, steps=steps, seed=seed, loss=loss.value, device=torch_device)
-    Console(width=120).print(found.table())
+    out(width=120).print(found.table())
 
 
 @experiment.command()
@@ -58,7 +57,7 @@ def words(seed: Annotated[int, typer.Option(help="Of the control, an encoder wit
     from llamamm.experiments.word_recognition import measure_words
 
     found = measure_words(load_words(fetch("words")), seed=seed)
-    Console(width=120).print(found.table())
+    out(width=120).print(found.table())
 
 
 @evaluate.command()
@@ -71,8 +70,8 @@ def multimodal(
     from llamamm.evals.senses import measure_saved
     from llamamm.evals.senses import table as score_table
 
-    scores = measure_saved(folder, device=pick_device(device), say=err.print)
-    Console(width=120).print(score_table(scores))
+    scores = measure_saved(folder, device=pick_device(device), say=err().print)
+    out(width=120).print(score_table(scores))
 
 
 @experiment.command()
@@ -87,8 +86,8 @@ def fusion(
     from llamamm.devices import pick_device
     from llamamm.experiments.fusion_ways import comparison, run_comparison
 
-    ways, tasks = run_comparison(steps=steps, read=read, seed=seed, device=pick_device(device), say=err.print)
-    Console(width=120).print(comparison(ways, tasks))
+    ways, tasks = run_comparison(steps=steps, read=read, seed=seed, device=pick_device(device), say=err().print)
+    out(width=120).print(comparison(ways, tasks))
 
 
 @bench.callback()
@@ -146,7 +145,7 @@ def measure_training(
 
 
 def _show(report: Report) -> None:
-    console = Console(highlight=False)
+    console = out()
     console.print(report.title)
     console.print(report.table())
     for note in report.notes:

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from llamamm.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DEFAULT_MODEL = "smollm2"
 SIZES = {"1B": "meta-llama/Llama-3.2-1B-Instruct", "3B": "meta-llama/Llama-3.2-3B-Instruct"}
 
-err = Console(stderr=True, highlight=False)
+
+@cache
+def err() -> Console:
+    """Where notes and errors go. Made when it is needed: help waits for nothing that it does not show."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def out(**options: Any) -> Console:
+    """Where a command's tables go. options: rich's."""
+    from rich.console import Console
+
+    return Console(highlight=False, **options)
 
 
 class Size(StrEnum):

@@ -149,19 +149,19 @@ def chat(
         import readline  # noqa: F401
     typed = sys.stdin.isatty()
     if typed:
-        err.print("Type a message; /help lists the commands, Ctrl-D leaves.")
+        err().print("Type a message; /help lists the commands, Ctrl-D leaves.")
     media: list[Image | Sound] = []  # go with the next message
     while True:
         try:
             line = _ask().strip()
         except EOFError:
             if typed:
-                err.print()
+                err().print()
             return
         except KeyboardInterrupt:
             if not typed:
                 raise
-            err.print("\n(Ctrl-D or /exit leaves)")
+            err().print("\n(Ctrl-D or /exit leaves)")
             continue
         if line in ("/exit", "/quit"):
             return
@@ -175,7 +175,7 @@ def chat(
 def _ask() -> str:
     """The next line. The prompt is for somebody who types: nowhere else, and never in an output that is piped on."""
     if sys.stdin.isatty() and not sys.stdout.isatty():
-        err.print("> ", end="")
+        err().print("> ", end="")
     return input("> " if sys.stdin.isatty() and sys.stdout.isatty() else "")
 
 
@@ -189,9 +189,9 @@ def _answer(session: ChatSession, line: str, media: list[Image | Sound]) -> None
     except KeyboardInterrupt:
         reply.close()  # keeps what was said so far
         print()
-        err.print("(stopped)")
+        err().print("(stopped)")
     except InputError as error:
-        err.print(f"error: {error} (/reset)", markup=False, soft_wrap=True)
+        err().print(f"error: {error} (/reset)", markup=False, soft_wrap=True)
 
 
 def _chat_command(session: ChatSession, line: str, media: list[Image | Sound]) -> None:
@@ -204,18 +204,18 @@ def _chat_command(session: ChatSession, line: str, media: list[Image | Sound]) -
         file = _file_named(rest.strip())
         try:
             media.append(Image(load_image(file)) if command == "/image" else Sound(load_wave(file)))
-            err.print(f"({file.name} goes with your next message)", markup=False, soft_wrap=True)
+            err().print(f"({file.name} goes with your next message)", markup=False, soft_wrap=True)
         except InputError as error:
-            err.print(f"error: {error}", markup=False, soft_wrap=True)
+            err().print(f"error: {error}", markup=False, soft_wrap=True)
     elif command == "/reset":
         media.clear()
         session.reset()
-        err.print("(a new conversation)")
+        err().print("(a new conversation)")
     elif command == "/system" and rest.strip():
         session.reset(system=rest.strip())
-        err.print("(a new conversation, with this system message)")
+        err().print("(a new conversation, with this system message)")
     else:
-        err.print("/image FILE    show this picture with the next message\n"
+        err().print("/image FILE    show this picture with the next message\n"
                   "/audio FILE    play this sound with the next message\n"
                   "/reset         forget the conversation\n/system TEXT   start again, with this system message\n"
                   "/exit          leave")  # fmt: skip
@@ -251,7 +251,7 @@ def _load(
     name, torch_device = model_name(model, size), pick_device(device)
     torch_dtype = parse_dtype(dtype) if dtype else default_dtype(torch_device)
     if torch_dtype == torch.float16 and not dtype:
-        err.print(f"(float16: {torch_device} does not multiply bfloat16)")
+        err().print(f"(float16: {torch_device} does not multiply bfloat16)")
     llama, reader = from_pretrained(name, dtype=torch_dtype, device=torch_device)
     if reader is None:
         raise InputError(f"{name} has no tokenizer beside its weights; put its tokenizer.json or tokenizer.model there")
@@ -265,6 +265,6 @@ def _load(
 
 def _say_why_it_stopped(reason: str | None, max_new_tokens: int) -> None:
     if reason == "length":
-        err.print(f"(stopped after {max_new_tokens} tokens; --max-new-tokens allows more)")
+        err().print(f"(stopped after {max_new_tokens} tokens; --max-new-tokens allows more)")
     elif reason == "context":
-        err.print("(stopped: the model's context is full)")
+        err().print("(stopped: the model's context is full)")

@@ -541,7 +541,7 @@ def test_open_files_that_cannot_be_read_say_why(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"hello, this is no sound at all",
-                                  wav(np.zeros(100), container="OGG", kind="VORBIS")[:60]])
+                                  wav(np.zeros(100), container="OGG", kind="VORBIS")[:60]], ids=["words", "a cut file"])
 def test_messages_name_no_object_in_memory(data):
     for source in (data, io.BytesIO(data)):
         with pytest.raises(InputError, match=f"the {len(data)} bytes") as caught:
