@@ -15,7 +15,7 @@ from typing import Any
 
 from llamamm.errors import CheckpointError
 from llamamm.files import read_json
-from llamamm.lora.lora import LoraSettings
+from llamamm.lora.settings import LoraSettings
 
 CONFIG_FILE = "adapter_config.json"
 READ = {

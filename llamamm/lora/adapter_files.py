@@ -27,7 +27,6 @@ from llamamm.lora.adapter_config import CONFIG_FILE, AdapterConfig, read_adapter
 from llamamm.lora.lora import (
     DEFAULT,
     LoraLinear,
-    LoraSettings,
     adapter_names,
     check_adapter_name,
     delete_adapter,
@@ -36,6 +35,7 @@ from llamamm.lora.lora import (
     set_adapter,
     wrap_linear,
 )
+from llamamm.lora.settings import LoraSettings
 from llamamm.weights.checkpoint import open_checkpoint
 from llamamm.weights.mllama_names import name_in_memory
 from llamamm.weights.names import without_wrappers

@@ -15,46 +15,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llamamm.errors import ConfigError
+from llamamm.lora.settings import ALL_TARGETS, LoraSettings
 from llamamm.wiring import find_linears, put_module
 
-ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
-FEED_FORWARD_TARGETS = ("gate_proj", "up_proj", "down_proj")
-ALL_TARGETS = ATTENTION_TARGETS + FEED_FORWARD_TARGETS
 DEFAULT = "default"
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """One adapter's numbers. r: rank; alpha: strength; rslora: scale by sqrt(r), for large ranks; dora: learn lengths.
-
-    Raises ConfigError for numbers outside their range.
-    """
-
-    r: int
-    alpha: float
-    dropout: float = 0.0
-    rslora: bool = False
-    dora: bool = False
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.r, int) or isinstance(self.r, bool) or self.r < 1:
-            raise ConfigError(f"r, the rank, must be a whole number of at least 1, got {self.r!r}")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ConfigError(f"alpha must be a positive number, got {self.alpha}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-
-    @property
-    def scale(self) -> float:
-        """What B (A x) is multiplied by."""
-        return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
 
 
 class LoraLinear(nn.Module):

@@ -29,7 +29,7 @@ from pydantic import (
 )
 
 from llamamm.errors import ConfigError
-from llamamm.lora.lora import ALL_TARGETS, LoraSettings
+from llamamm.lora.settings import ALL_TARGETS, LoraSettings
 from llamamm.train.settings_file import read_settings_file
 
 

@@ -25,7 +25,8 @@ from llamamm import (
 from llamamm.errors import CheckpointError, ConfigError
 from llamamm.llama32_vision.config import MllamaConfig
 from llamamm.llama32_vision.model import MllamaModel
-from llamamm.lora.lora import ALL_TARGETS, adapter_names, delete_adapter, lora_modules, remove_lora
+from llamamm.lora.lora import adapter_names, delete_adapter, lora_modules, remove_lora
+from llamamm.lora.settings import ALL_TARGETS
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.text.layers import Linear

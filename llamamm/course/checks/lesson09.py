@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llamamm.course.checks.core import Exercise, Mistake
-from llamamm.lora.lora import ALL_TARGETS, ATTENTION_TARGETS, LoraLinear, LoraSettings
+from llamamm.lora.lora import LoraLinear
+from llamamm.lora.settings import ALL_TARGETS, ATTENTION_TARGETS, LoraSettings
 from llamamm.text.config import TextConfig
 
 # ---- 09.1: numbers of an adapter ----

@@ -16,7 +16,8 @@ TAUGHT = [
     "text.tokenizer", "text.tokenizer_files", "text.chat", "text.layers", "text.rope", "text.masks", "text.attention",
     "text.cache", "text.config", "text.model", "weights.tensors", "weights.checkpoint", "weights.names",
     "weights.loading", "weights.saving", "pretrained.save", "weights.gguf", "pretrained.locate", "pretrained.load",
-    "generation.sampling", "generation.generate", "generation.session", "lora.lora", "wiring", "lora.adapter_files",
+    "generation.sampling", "generation.generate", "generation.session", "lora.settings", "lora.lora", "wiring",
+    "lora.adapter_files",
     "train.losses", "train.rows", "train.documents", "train.config", "train.optim", "train.rate_finder", "train.loop",
     "train.log", "train.checkpoint", "train.run", "senses.config", "senses.encoder", "senses.vision", "senses.images",
     "senses.image_processor", "pretrained.towers", "weights.tower_names", "senses.contrastive",
@@ -101,8 +102,9 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "generation.session": {
         "ChatSession": "used in lesson 08, not built",
     },
+    "lora.settings": dict.fromkeys(("ATTENTION_TARGETS", "FEED_FORWARD_TARGETS", "ALL_TARGETS"), CONSTANT),
     "lora.lora": {
-        **dict.fromkeys(("ATTENTION_TARGETS", "FEED_FORWARD_TARGETS", "ALL_TARGETS", "DEFAULT"), CONSTANT),
+        "DEFAULT": CONSTANT,
         "LoraLinear": TOO_LONG,
         "delete_adapter": IN_WORDS,
         **dict.fromkeys(("remove_lora", "adapter_names", "plain_state_dict", "check_adapter_name"), PIECE),
