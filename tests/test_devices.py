@@ -90,5 +90,6 @@ def test_the_set_up_cell_and_the_commands_do_so_before_torch_is_loaded():
               "import os; print(os.environ['OMP_WAIT_POLICY'])")  # fmt: skip
     assert finish([sys.executable, "-c", script], env=env).stdout.split()[-1] == "PASSIVE"
     script = ("import atexit, os, sys; sys.argv = ['llamamm', '--help']; from llamamm.cli.main import main; "
-              "assert 'torch' not in sys.modules; atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY'])); main()")
+              "assert 'torch' not in sys.modules; "
+              "atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY'])); main()")  # fmt: skip
     assert finish([sys.executable, "-c", script], env=env).stdout.split()[-1] == "PASSIVE"
