@@ -48,3 +48,9 @@ class MissingDependencyError(LlamammError, ImportError):
 
 class TrainingError(LlamammError, ArithmeticError):
     """A run that cannot go on: losses or gradients that stay NaN, or a checkpoint that is not this run's."""
+
+
+def require_whole(name: str, value: object, *, least: int = 1) -> None:
+    """Raises ConfigError, with the setting's name, where value is no whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")

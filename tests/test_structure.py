@@ -108,6 +108,14 @@ def test_every_room_has_a_sign_alone():
             assert len(tree.body) == 1, f"{room}: a sign is a docstring alone; a name has one home"
 
 
+@pytest.mark.parametrize("room", [PACKAGE / name for name in ROOMS], ids=lambda room: room.name)
+def test_a_sign_names_all_that_is_in_its_room(room):
+    sign = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))
+    folders = {path.parent.name for path in room.glob("*/__init__.py")}
+    inside = {path.stem for path in room.glob("*.py")} | folders
+    assert inside - {"__init__"} - set(re.findall(r"\w+", sign)) == set()
+
+
 def test_rooms_are_two_levels_deep_and_tests_stand_in_the_same_rooms():
     for path in MODULES:
         parts = path.relative_to(PACKAGE).parts

@@ -1,4 +1,4 @@
 """Real weights and data: where they come from, how they are made, how they are read.
 
-Read in this order: catalogue, wheels, fetch; then one file for each set of data.
+Read in this order: catalogue, wheels, fetch; then the sets of data: corpora, openmoji, easy_vqa, spoken_words, espeak.
 """

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from llamamm.cli.options import DEFAULT_MODEL, DeviceOption, DtypeOption, ModelOption, err, out
+from llamamm.cli.options import DeviceOption, DtypeOption, ModelOption, err, out
 from llamamm.errors import ConfigError
 
 
@@ -106,6 +106,7 @@ def merge(
     from llamamm.lora.adapter_files import load_adapter
     from llamamm.lora.lora import merge_lora
     from llamamm.pretrained.load import from_pretrained
+    from llamamm.pretrained.locate import DEFAULT_MODEL
     from llamamm.pretrained.save import save_pretrained
     from llamamm.text.config import parse_dtype
     from llamamm.weights.saving import refuse_foreign_files

@@ -14,7 +14,6 @@ from llamamm.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-DEFAULT_MODEL = "smollm2"
 SIZES = {"1B": "meta-llama/Llama-3.2-1B-Instruct", "3B": "meta-llama/Llama-3.2-3B-Instruct"}
 
 
@@ -93,4 +92,6 @@ def model_name(model: str | None, size: Size | None) -> str:
         raise InputError("--model is empty; give a name, a folder or a file, or leave it out")
     if model and size:
         raise InputError(f"--model {model} and --size {size} name two models; give one of them")
+    from llamamm.pretrained.locate import DEFAULT_MODEL
+
     return SIZES[size] if size else model or DEFAULT_MODEL

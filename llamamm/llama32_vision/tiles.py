@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamamm.errors import ConfigError, InputError
+from llamamm.errors import ConfigError, InputError, require_whole
 from llamamm.llama32_vision.model import TiledImages
 from llamamm.senses.config_keys import IMAGES_HARMLESS, IMAGES_READ, given, require_known
 from llamamm.senses.image_processor import CLIP_MEAN, CLIP_STD
@@ -36,9 +36,7 @@ class TileProcessor:
 
     def __post_init__(self) -> None:
         for name in ("tile_size", "max_tiles"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+            require_whole(name, getattr(self, name))
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(f"mean and std must be 3 numbers each, std positive; got {self.mean} and {self.std}")
 

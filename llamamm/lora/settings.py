@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from llamamm.errors import ConfigError
+from llamamm.errors import ConfigError, require_whole
 
 ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEED_FORWARD_TARGETS = ("gate_proj", "up_proj", "down_proj")
@@ -29,8 +29,7 @@ class LoraSettings:
     dora: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.r, int) or isinstance(self.r, bool) or self.r < 1:
-            raise ConfigError(f"r, the rank, must be a whole number of at least 1, got {self.r!r}")
+        require_whole("r, the rank,", self.r)
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise ConfigError(f"alpha must be a positive number, got {self.alpha}")
         if not 0 <= self.dropout < 1:

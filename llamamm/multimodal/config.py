@@ -11,18 +11,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from llamamm.errors import ConfigError
+from llamamm.errors import ConfigError, require_whole
 from llamamm.senses.config import AudioConfig, EncoderConfig, VisionConfig
 from llamamm.senses.config_keys import HARMLESS, require_known
 from llamamm.text.config import TextConfig
 
 PROJECTORS = ("linear", "mlp", "swiglu")
 MODEL_TYPE = "llamamm"
-
-
-def _require_int(name: str, value: object, least: int) -> None:
-    if type(value) is not int or value < least:
-        raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class BridgeConfig:
         if self.projector not in PROJECTORS:
             raise ConfigError(f"projector must be one of {', '.join(PROJECTORS)}, got {self.projector!r}")
         for name, least in (("merge", 1), ("tags", 0), ("latents", 0), ("depth", 1), ("heads", 1), ("width", 0)):
-            _require_int(name, getattr(self, name), least)
+            require_whole(name, getattr(self, name), least=least)
         if self.projector == "swiglu" and self.width % 2:
             raise ConfigError(f"width {self.width} of swiglu must be even: one half gates the other")
         if self.width and self.projector == "linear":
@@ -86,7 +81,7 @@ class MultimodalConfig:
         if wrong or list(self.cross_layers) != sorted(set(self.cross_layers)):
             raise ConfigError(f"cross_layers {self.cross_layers} must be different blocks of {self.text.n_layers}, in "
                               f"their order")
-        _require_int("n_prompts", self.n_prompts, 0)
+        require_whole("n_prompts", self.n_prompts, least=0)
         if self.n_prompts and not self.cross_layers:
             raise ConfigError(f"n_prompts {self.n_prompts} stand in cross-attention blocks, but cross_layers is empty")
         if self.vision is not None:

@@ -12,6 +12,8 @@ from llamamm.errors import FetchError
 from llamamm.files import recover_folder
 from llamamm.weights.hub import snapshot
 
+DEFAULT_MODEL = "smollm2"  # where none is named
+
 
 def locate(
     repo_or_dir: str | Path,

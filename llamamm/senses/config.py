@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llamamm.errors import ConfigError
+from llamamm.errors import ConfigError, require_whole
 from llamamm.senses.config_keys import AUDIO_READ, HARMLESS, VISION_READ, given, require_known
 
 # Hugging Face's names of activations -> ours
@@ -47,7 +47,7 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "intermediate_size", "n_layers", "n_heads"):
-            _require_positive_int(name, getattr(self, name))
+            require_whole(name, getattr(self, name))
         if self.hidden_size % self.n_heads:
             raise ConfigError(f"hidden_size {self.hidden_size} is not a multiple of n_heads {self.n_heads}")
         if not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
@@ -83,7 +83,7 @@ class VisionConfig:
     def __post_init__(self) -> None:
         _require_family(self.family)
         for name in ("image_size", "patch_size"):
-            _require_positive_int(name, getattr(self, name))
+            require_whole(name, getattr(self, name))
         if self.patch_size > self.image_size:
             raise ConfigError(f"patch_size {self.patch_size} is larger than image_size {self.image_size}")
 
@@ -198,7 +198,7 @@ class AudioConfig:
 
     def __post_init__(self) -> None:
         for name in ("n_mels", "n_positions"):
-            _require_positive_int(name, getattr(self, name))
+            require_whole(name, getattr(self, name))
         if self.encoder.hidden_size % 2:
             raise ConfigError(f"hidden_size must be even, half sines and half cosines; got {self.encoder.hidden_size}")
 
@@ -295,8 +295,3 @@ def _side(key: str, data: Mapping[str, Any]) -> int:
             raise ConfigError(f"config.json has {key}={value!r}; this package builds square ones")
         value = value[0]
     return value
-
-
-def _require_positive_int(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from llamamm.errors import ConfigError
+from llamamm.errors import ConfigError, require_whole
 from llamamm.text.config_keys import require_known_keys, require_known_rope_keys
 
 # What the first outline of this course called some fields; `config["emb_dim"]` works beside `config.hidden_size`.
@@ -48,7 +48,7 @@ class RopeScaling:
                 f"rope scaling needs 0 < low_freq_factor < high_freq_factor, "
                 f"got {self.low_freq_factor} and {self.high_freq_factor}"
             )
-        _require_positive_int("original_context_length", self.original_context_length)
+        require_whole("original_context_length", self.original_context_length)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class TextConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "hidden_size", "intermediate_size", "n_layers", "n_heads",
                      "n_kv_heads"):
-            _require_positive_int(name, getattr(self, name))
+            require_whole(name, getattr(self, name))
         if self.head_dim is None:
             if self.hidden_size % self.n_heads:
                 raise ConfigError(
@@ -85,7 +85,7 @@ class TextConfig:
                     f"give head_dim to use another size"
                 )
             object.__setattr__(self, "head_dim", self.hidden_size // self.n_heads)
-        _require_positive_int("head_dim", self.head_dim)
+        require_whole("head_dim", self.head_dim)
         if self.head_dim % 2:
             raise ConfigError(f"head_dim must be even, because RoPE turns pairs of numbers; got {self.head_dim}")
         if self.n_heads % self.n_kv_heads:
@@ -239,11 +239,6 @@ def _rope_scaling_from_hf(rope: Mapping[str, Any]) -> RopeScaling | None:
         high_freq_factor=rope["high_freq_factor"],
         original_context_length=rope["original_max_position_embeddings"],
     )
-
-
-def _require_positive_int(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 LLAMA32_CONFIG = TextConfig.llama32_1b()

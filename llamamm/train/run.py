@@ -25,6 +25,7 @@ from llamamm.generation.sampling import SamplingConfig
 from llamamm.lora.adapter_files import load_adapter
 from llamamm.lora.lora import apply_lora
 from llamamm.pretrained.load import from_pretrained
+from llamamm.pretrained.locate import DEFAULT_MODEL
 from llamamm.text.chat import chat_format
 from llamamm.text.config import TextConfig
 from llamamm.text.model import Llama3Model
@@ -45,8 +46,6 @@ from llamamm.train.log import RunLog, duration, plot_run
 from llamamm.train.loop import Trainer, resolve_precision
 from llamamm.train.processes import Processes, is_sharded, joined
 from llamamm.train.rows import Batch, Batches, encode_record, is_text
-
-DEFAULT_MODEL = "smollm2"
 
 
 def run_training(cfg: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Trainer:

@@ -86,6 +86,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "convert_gguf": IN_WORDS,
     },
     "pretrained.locate": {
+        "DEFAULT_MODEL": CONSTANT,
         "locate": IN_WORDS,
     },
     "pretrained.load": {
@@ -146,7 +147,6 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
                          "random_state", "set_random_state", "optimizer_tensors", "parameter_tensors"), IN_WORDS),
     },
     "train.run": {
-        "DEFAULT_MODEL": CONSTANT,
         **dict.fromkeys(("run_training", "make_trainer"), "used in lesson 10, not built"),
         **dict.fromkeys(("load_model", "open_data", "make_batches", "make_sampler", "note_precision"), PIECE),
     },
