@@ -295,6 +295,7 @@ def test_a_changed_quote_is_noticed_and_mended(tmp_path):
     (cell, module), = quoting_cells(load(path))
     assert module == "llamamm.text.rope"
     assert "torch.cat((-b, a), dim=-1)" in "".join(cell["source"]) and "import torch" in "".join(cell["source"])
+    assert '"""' not in "".join(cell["source"])  # the quote had no docstring, and gets none
 
 
 def test_a_quote_without_docstring_is_equal(tmp_path):

@@ -1,8 +1,8 @@
 """The package is the source, notebooks quote it: `python -m llamamm.course.build.sync` rewrites the quotes.
 
 A code cell whose first line is `# package: llamamm.text.rope` quotes definitions of that module. Each must equal the
-package's, compared as syntax trees without docstrings; `--check` fails where one has drifted. Imports in such a cell
-are its own.
+package's, compared as syntax trees without docstrings; `--check` fails where one has drifted. A quote without
+docstrings stays without. Imports in such a cell are its own.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def fresh_source(source: str, module: str) -> str:
             raise SyncError(f"a cell quotes {name} from {module}, which does not define it")
         theirs, text = package[name]
         if _bare(node) != _bare(theirs):
-            lines[_first_line(node) - 1 : node.end_lineno] = text.splitlines()
+            lines[_first_line(node) - 1 : node.end_lineno] = (text if _docstrings(node) else _plain(text)).splitlines()
     return "\n".join(lines) + "\n" * source.endswith("\n")
 
 
@@ -79,6 +79,22 @@ def _definitions(source: str) -> dict[str, tuple[ast.stmt, str]]:
 
 def _first_line(node: ast.stmt) -> int:
     return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+
+
+def _docstrings(tree: ast.AST) -> list[ast.stmt]:
+    parts = [p for p in ast.walk(tree) if isinstance(p, ast.FunctionDef | ast.ClassDef)]
+    return [part.body[0] for part in parts if ast.get_docstring(part) is not None]
+
+
+def _plain(text: str) -> str:
+    """A definition's text without its docstrings."""
+    lines = text.splitlines()
+    for node in sorted(_docstrings(ast.parse(text)), key=lambda node: -node.lineno):
+        end = node.end_lineno
+        while end < len(lines) and not lines[end].strip():
+            end += 1
+        del lines[node.lineno - 1 : end]
+    return "\n".join(lines)
 
 
 def _bare(node: ast.stmt) -> str:
