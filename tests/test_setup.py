@@ -156,7 +156,7 @@ def foreign_imports(tree):
              for body in node.body for part in ast.walk(body)}  # fmt: skip
     found = {}
     for node in ast.walk(tree):
-        names = ([node.module] if isinstance(node, ast.ImportFrom) else
+        names = ([node.module] if isinstance(node, ast.ImportFrom) and not node.level else
                  [alias.name for alias in node.names] if isinstance(node, ast.Import) else [])  # fmt: skip
         for module in {name.split(".")[0] for name in names} - {"llamamm", "tests", *sys.stdlib_module_names}:
             found[module] = found.get(module, True) and (id(node) in tried or module in asked)

@@ -55,7 +55,10 @@ class PromptCommand(TyperCommand):
         except Exception as error:  # click's NoSuchOption, which typer brings along under another name
             unknown = getattr(error, "option_name", None)
             for word in given if unknown else ():
-                if _is_prompt(word) and (word.startswith(unknown) or (word[1] != "-" and unknown[1] in word)):
+                named = word.startswith(unknown) and " " in unknown  # "--nope=a b" is an option with a value
+                if unknown[:2] != "--":
+                    named = word[:2] != "--" and unknown[1] in word
+                if named and _is_prompt(word):
                     raise InputError(f"{_quoted(word)} begins with a dash, as options do; a prompt that does goes "
                                      f"after --: llamamm {self.name} -- {_quoted(word)}") from None
             raise

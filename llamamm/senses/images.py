@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import BinaryIO
 
@@ -149,7 +150,9 @@ def _wide_pixels(image: Image.Image) -> np.ndarray | None:
     image.fp.seek(place)
     if not data.startswith(PNG_START):
         return None
-    pixels = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    with warnings.catch_warnings():  # torchvision says in which release it will stop reading pictures
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pixels = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
     return pixels.to(torch.int32).permute(1, 2, 0).numpy()
 
 

@@ -100,10 +100,10 @@ def _capped(wave: Tensor, rate: int) -> Tensor:
     return wave.clamp(-1, 1)
 
 
-def require_not_too_loud(wave: Tensor) -> None:
+def require_not_too_loud(wave: Tensor, limit: float = TOO_LOUD) -> None:
     """Raises InputError for floats that must have been integers, which nobody divided by their range."""
     loudest = float(wave.abs().max())
-    if loudest > TOO_LOUD:
+    if loudest > limit:
         raise InputError(f"float samples reach {loudest:g}, full scale is 1: divide them by the range of the integers "
                          f"that they were, 32,768 for 16 bits")
 

@@ -18,7 +18,6 @@ import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -259,6 +258,8 @@ def _ranges(name: str) -> str:
 
 # ---- tokenizer.json ----
 
+ADDED_KEYS = ("id", "content", "single_word", "lstrip", "rstrip", "normalized", "special")  # as `tokenizers` writes
+
 
 def _hf_json(file: TokenizerFile) -> dict[str, object]:
     def spell(token: bytes) -> str:
@@ -274,7 +275,8 @@ def _hf_json(file: TokenizerFile) -> dict[str, object]:
     unk = None if file.unk_id is None else names.get(file.unk_id) or spell(file.tokens[file.unk_id])
     return {
         "version": "1.0", "truncation": None, "padding": None,
-        "added_tokens": [asdict(token) for token in sorted(file.added, key=lambda token: token.id)],
+        "added_tokens": [{key: getattr(token, key) for key in ADDED_KEYS}
+                         for token in sorted(file.added, key=lambda token: token.id)],
         "normalizer": None,
         "pre_tokenizer": steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps},
         "post_processor": file.post_processor,

@@ -645,7 +645,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.assets import test_fetch
-from llamamm import assets
+from llamamm.assets import fetch as assets
 here = Path({here!r})
 test_fetch.install(here)
 (here / f"ready-{{sys.argv[1]}}").touch()

@@ -76,11 +76,11 @@ def test_a_text_model_answers_without_what_draws_and_sees(tiny_dir):  # noqa: F8
 
 def test_every_command_has_its_help_and_train_lists_its_keys():
     code, out, _ = shell("--help")
-    commands = re.findall(r"^│ ([a-z-]+) {2,}\S", out, re.M)
+    commands = re.findall(r"^  ([a-z-]+) {2,}\S", out, re.M)
     assert code == 0
     assert {"generate", "chat", "train", "train-multimodal", "merge", "eval", "experiment", "bench", "check", "fetch",
             "doctor"} <= {*commands}  # fmt: skip
-    assert "lora_targets (" in shell("train", "--help")[1]
+    assert "lora_targets" in shell("train", "--help")[1]
 
 
 # ---- the face ----

@@ -65,13 +65,14 @@ def _another_package() -> Iterator[None]:
     def own() -> list[str]:
         return [name for name in sys.modules if name.split(".")[0] == "llamamm" and name != "llamamm.errors"]
 
+    errors = sys.modules["llamamm.errors"]
     kept = {name: sys.modules.pop(name) for name in own()}
     try:
         yield
     finally:
         for name in own():
             del sys.modules[name]
-        sys.modules.update(kept)
+        sys.modules.update({**kept, "llamamm.errors": errors})
 
 
 @contextmanager

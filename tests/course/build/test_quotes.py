@@ -41,7 +41,7 @@ TYPE_NAME = "a type's name, for checkers"
 RECORD = "a plain record of fields"
 NOT_QUOTED: dict[str, dict[str, str]] = {
     "text.tokenizer": {
-        **dict.fromkeys(("META_MAX_CHARS", "META_MAX_RUN", "MAX_WHITESPACE_RUN", "MAX_ID"), CONSTANT),
+        **dict.fromkeys(("META_MAX_CHARS", "META_MAX_RUN", "MAX_WHITESPACE_RUN", "MAX_ID", "ADDED_KEYS"), CONSTANT),
         "Tokenizer": TOO_LONG,
     },
     "text.tokenizer_files": {
