@@ -121,14 +121,12 @@ def match(refs: Mapping[str, TensorRef], model: nn.Module, *, strict: bool = Tru
 
 
 class _SkipInit(TorchFunctionMode):
-    """Leave out `torch.nn.init` and random numbers: every weight is about to be replaced."""
+    """Leave out `torch.nn.init`: every weight is about to be replaced."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ARG002 (PyTorch's signature)
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
-        if func is torch.randn:  # on the meta device its checks would import sympy: seconds, and 150 MB
-            func = torch.empty
         return func(*args, **kwargs)
 
 
