@@ -15,7 +15,7 @@ import torch
 
 from llamamm.assets.fetch import cache_root
 from llamamm.devices import cpu_flags, cpu_has_bf16_units, default_dtype, pick_device
-from llamamm.errors import CheckpointError
+from llamamm.errors import CheckpointError, counted
 from llamamm.weights.checkpoint import open_checkpoint
 from llamamm.weights.gguf import GGUFFile
 
@@ -61,10 +61,10 @@ class CheckpointReport:
     def text(self) -> str:
         dtypes = ", ".join(f"{n} {dtype}" for dtype, n in sorted(self.dtypes.items()))
         lines = [
-            f"{self.path}: {self.n_tensors} tensors ({dtypes}), {self.n_parameters:,} parameters, "
+            f"{self.path}: {counted(self.n_tensors, 'tensor')} ({dtypes}), {self.n_parameters:,} parameters, "
             f"{self.n_bytes / 1e6:.1f} MB",
             *self.damaged,
-            "whole, and every number is finite" if self.healthy else f"{len(self.damaged)} tensors are damaged",
+            "whole, and every number is finite" if self.healthy else f"damaged: {counted(len(self.damaged), 'tensor')}",
         ]
         return "\n".join(lines)
 

@@ -50,6 +50,11 @@ class TrainingError(LlamammError, ArithmeticError):
     """A run that cannot go on: losses or gradients that stay NaN, or a checkpoint that is not this run's."""
 
 
+def counted(n: int, what: str) -> str:
+    """A number and its noun: "1 tensor", "2 tensors", "12,000 tensors"."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 def require_whole(name: str, value: object, *, least: int = 1) -> None:
     """Raises ConfigError, with the setting's name, where value is no whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:

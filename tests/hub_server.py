@@ -136,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[start:half])
             self.wfile.flush()
             self.hub.hanging.set()
-            self.hub.closing.wait(60)
+            self.hub.closing.wait()
             return self._cut()
         self.wfile.write(data[start:])
         self.hub.then.pop(name, lambda: None)()

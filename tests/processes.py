@@ -21,23 +21,25 @@ def finish(
     watch: Path | None = None,
     still_s: float = STILL_S,
     busy_s: float = BUSY_S,
-    input: str = "",
+    input: str | bytes = "",
     **options,
-) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; what it wrote is text. Fails, and ends it, where it no longer gets on.
+) -> subprocess.CompletedProcess:
+    """Run a command to its end; what it wrote is text, or bytes where its input is. Fails, and ends it, where it no
+    longer gets on.
 
-    watch: a folder in which it leaves files as it goes. options: as for `Popen`.
+    watch: a folder in which it leaves files as it goes. options: as for `Popen`, also other files to write to.
     """
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, tempfile.TemporaryFile("w+") as in_:
+    mode = "w+b" if isinstance(input, bytes) else "w+"
+    with tempfile.TemporaryFile(mode) as out, tempfile.TemporaryFile(mode) as err, tempfile.TemporaryFile(mode) as in_:
         in_.write(input)
         in_.seek(0)
-        process = subprocess.Popen(command, stdin=in_, stdout=out, stderr=err, **options)
+        process = subprocess.Popen(command, **{"stdin": in_, "stdout": out, "stderr": err, **options})
 
         def written() -> tuple:
             files = [] if watch is None else sorted(_sizes(watch))
             return os.fstat(out.fileno()).st_size, os.fstat(err.fileno()).st_size, files
 
-        def text(file) -> str:
+        def text(file) -> str | bytes:
             file.seek(0)
             return file.read()
 

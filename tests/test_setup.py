@@ -84,7 +84,7 @@ def test_fetch_takes_several_names():
 def outputs(source, **environment):
     """What a cell leaves when it runs in a kernel of its own."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute(env={**os.environ, **environment})
+    NotebookClient(notebook, timeout=None, kernel_name="python3").execute(env={**os.environ, **environment})
     return [(output.output_type, output.get("name"), output.get("text")) for output in notebook.cells[0].outputs]
 
 

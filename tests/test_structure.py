@@ -15,6 +15,7 @@ import yaml
 from llamamm.course.build.lessons import minutes, with_table
 from llamamm.course.build.sync import quoting_cells, sync_notebook
 from llamamm.course.env import LESSON_PACKAGES, colab_url
+from tests.processes import finish
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "llamamm"
@@ -205,7 +206,7 @@ def test_lessons_keep_to_their_minutes():
 
 def test_python_use_in_the_readme_runs():
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=600)
+    done = finish([sys.executable, "-c", code])
     assert done.returncode == 0, done.stderr
     assert "Paris" in done.stdout
 

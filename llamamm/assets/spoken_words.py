@@ -36,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamamm.errors import FetchError, InputError, MissingDependencyError
+from llamamm.errors import FetchError, InputError, MissingDependencyError, counted
 from llamamm.files import write_file
 from llamamm.senses.waves import RATE, load_wave, resample, save_wave
 
@@ -176,14 +176,15 @@ def speak(asked: Sequence[dict[str, Any]], *, timeout: float = SPEAK_SECONDS) ->
         done = subprocess.run(command, input=json.dumps(list(asked)).encode(), capture_output=True, timeout=timeout,
                               check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"})  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise FetchError(f"eSpeak NG did not say {len(asked)} texts within {timeout:g} s; run it again when this "
-                         f"machine is less busy") from None
+        raise FetchError(f"eSpeak NG did not say {counted(len(asked), 'text')} within {timeout:g} s; "
+                         f"run it again when this machine is less busy") from None
     found = _samples(done.stdout) if done.returncode == 0 else None
     if found is None or len(found[1]) != len(asked):
         words = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
         heard = "none" if found is None else len(found[1])
-        raise MissingDependencyError(f"eSpeak NG said {heard} of {len(asked)} texts (exit status {done.returncode}: "
-                                     f"{words[-1]}); install it again: pip install --force-reinstall espeakng-loader")
+        raise MissingDependencyError(f"eSpeak NG said {heard} of {counted(len(asked), 'text')} (exit status "
+                                     f"{done.returncode}: {words[-1]}); "
+                                     f"install it again: pip install --force-reinstall espeakng-loader")
     return found
 
 

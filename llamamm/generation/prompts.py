@@ -208,7 +208,7 @@ def place_media(text: str, *, images: Sequence[Image] = (), sounds: Sequence[Sou
             first += media
             media.clear()
         elif n_markers != len(media):
-            raise InputError(f"the prompt has {n_markers} {marker} markers, but {len(media)} "
+            raise InputError(f"the prompt has {n_markers} {marker} marker{'s'[n_markers == 1:]}, but {len(media)} "
                              f"{'was' if len(media) == 1 else 'were'} given; each needs one")
     pieces = re.split("(<image>|<audio>)", text)
     return first + [left[piece].pop(0) if left.get(piece) else piece for piece in pieces if piece]

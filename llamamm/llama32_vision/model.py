@@ -185,7 +185,8 @@ def seen_tiles(ids: Tensor, images: TiledImages, image_token: int) -> Tensor:
         spans = image_spans(ids[b].tolist(), image_token)
         n_images = int((images.n_tiles[b] > 0).sum())
         if len(spans) != n_images:
-            raise InputError(f"prompt {b} has {len(spans)} image tokens and {n_images} images; each image needs one")
+            raise InputError(f"prompt {b} has {len(spans)} image token{'s'[len(spans) == 1:]} and {n_images} "
+                             f"image{'s'[n_images == 1:]}; each image needs one")
         for i, (begin, end) in enumerate(spans):
             marks[b, begin:end, i, : int(images.n_tiles[b, i])] = True
     return marks

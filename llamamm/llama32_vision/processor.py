@@ -118,7 +118,8 @@ class MllamaProcessor:
         n_places, images = prompt.ids.count(self.image_token), prompt.inputs.get("images")
         n_images = 0 if images is None else int((images.n_tiles > 0).sum())
         if n_places != n_images:
-            raise InputError(f"prompt {n} holds {n_places} places for images and {n_images} images: was it cut? "
+            raise InputError(f"prompt {n} holds {n_places} place{'s'[n_places == 1:]} for images and {n_images} "
+                             f"image{'s'[n_images == 1:]}: was it cut? "
                              f"Leave out an image together with its place")
 
 

@@ -22,13 +22,15 @@ def require_matching(ids: Tensor, token: int, lengths: Sequence[int], kind: str)
     places = ids == token
     counts, n_features = places.sum(dim=1).tolist(), sum(lengths)
     if sum(counts) != n_features:
-        raise InputError(f"the prompts hold {sum(counts)} places for {kind} features, but {n_features} "
-                         f"{'was' if n_features == 1 else 'were'} given: was a prompt cut, or one {kind} left out?")
+        raise InputError(f"the prompts hold {sum(counts)} place{'s'[sum(counts) == 1:]} for {kind} features, but "
+                         f"{n_features} {'was' if n_features == 1 else 'were'} given: was a prompt cut, or one "
+                         f"{kind} left out?")
     ends = {0, *accumulate(lengths)}
     for b, end in enumerate(accumulate(counts)):
         if end not in ends:
-            raise InputError(f"prompt {b} holds {counts[b]} places for {kind} features, which are not whole ones; each "
-                             f"{kind} takes {' or '.join(map(str, sorted(set(lengths))))}: was the prompt cut?")
+            raise InputError(f"prompt {b} holds {counts[b]} place{'s'[counts[b] == 1:]} for {kind} features, which are "
+                             f"not whole ones; each {kind} takes {' or '.join(map(str, sorted(set(lengths))))}: "
+                             f"was the prompt cut?")
     return places
 
 

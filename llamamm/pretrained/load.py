@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from rich.console import Console
@@ -25,7 +26,7 @@ from llamamm.llama32_vision.processor import MllamaProcessor
 from llamamm.multimodal.config import MODEL_TYPE, MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
-from llamamm.pretrained.locate import locate
+from llamamm.pretrained.locate import HubOptions, locate
 from llamamm.text.config import TextConfig
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
@@ -42,11 +43,9 @@ def from_pretrained(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
-    revision: str | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
     progress: bool | None = None,
     like_transformers: bool = False,
+    **hub: Unpack[HubOptions],
 ) -> tuple[Llama3Model, Tokenizer | Processor | None]:
     """The model, ready to answer, and its tokenizer, None where a folder holds none.
 
@@ -54,14 +53,13 @@ def from_pretrained(
 
     repo_or_dir: "meta-llama/Llama-3.2-1B-Instruct", a folder, a .gguf file, or an asset's name such as "smollm2".
     dtype: what to cast to; None keeps the file's own, and where its tensors have several takes the one in config.json.
-    revision, token, local_files_only: for the Hub; token=None uses the one you are logged in with.
     progress: show bars on stderr; None means where it is a terminal, and elsewhere one line if an asset is fetched.
     like_transformers: for Llama 3.2 Vision alone, as in `MllamaModel`: transformers' reading of images, not Meta's,
-    with whose code the weights were trained.
+    with whose code the weights were trained. hub: revision, token, local_files_only; see HubOptions.
     Raises FetchError, CheckpointError, ConfigError or InputError with the remedy.
     """
     bars = sys.stderr.isatty() if progress is None else progress
-    path = locate(repo_or_dir, revision=revision, token=token, local_files_only=local_files_only, progress=progress)
+    path = locate(repo_or_dir, progress=progress, **hub)
     family = _family(path)
     if like_transformers and family != "mllama":
         raise InputError(f"like_transformers is for Llama 3.2 Vision ('mllama'), {path} is {family!r}: leave it out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from llamamm.assets.catalogue import KINDS
 from llamamm.assets.fetch import ASSETS, fetch
@@ -15,19 +16,29 @@ from llamamm.weights.hub import snapshot
 DEFAULT_MODEL = "smollm2"  # where none is named
 
 
+class HubOptions(TypedDict, total=False):
+    """What a name on the Hub may need besides; all loaders take it.
+
+    revision: a branch, tag or commit; None is "main". token: None uses the one you are logged in with.
+    local_files_only: the cache alone, no network.
+    """
+
+    revision: str | None
+    token: str | None
+    local_files_only: bool
+
+
 def locate(
-    repo_or_dir: str | Path,
-    *,
-    kind: str = "llama",
-    revision: str | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
-    progress: bool | None = None,
+    repo_or_dir: str | Path, *, kind: str = "llama", progress: bool | None = None, **hub: Unpack[HubOptions]
 ) -> Path:
     """The folder or GGUF file of a model, downloaded if it must be. A folder here comes before a name elsewhere.
 
+    progress: show bars on stderr; None means where it is a terminal. hub: see HubOptions.
     kind: which assets are meant, one of catalogue's KINDS. Raises FetchError, also for an asset of another kind.
     """
+    if unknown := sorted(hub.keys() - HubOptions.__optional_keys__):
+        raise TypeError(f"there is no option {unknown[0]!r}; for the Hub there are "
+                        f"{', '.join(sorted(HubOptions.__optional_keys__))}")
     bars = sys.stderr.isatty() if progress is None else progress
     path = Path(repo_or_dir).expanduser()
     recover_folder(path)
@@ -43,7 +54,7 @@ def locate(
         return fetch(name, progress=progress is not False)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and path.suffix != ".gguf":
         try:
-            return snapshot(name, revision=revision, token=token, local_files_only=local_files_only, progress=bars)
+            return snapshot(name, progress=bars, **hub)
         except FetchError as error:
             why = f"taken for a Hub repository, since there is no folder {name!r} here"
             raise FetchError(f"{error} ({why})") from None

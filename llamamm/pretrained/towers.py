@@ -8,13 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 import torch
 from torch import nn
 
 from llamamm.files import read_json
-from llamamm.pretrained.locate import locate
+from llamamm.pretrained.locate import HubOptions, locate
 from llamamm.senses.audio import AudioEncoder
 from llamamm.senses.config import AudioConfig, VisionConfig
 from llamamm.senses.config_keys import read_image_settings, read_processor_part, require_whispers_spectrogram
@@ -33,9 +33,7 @@ def load_vision_tower(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
-    revision: str | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
+    **hub: Unpack[HubOptions],
 ) -> VisionTower:
     """A trained ViT, CLIP, SigLIP or DINOv2, ready to see: pixels (B, 3, H, W) -> features (B, N, C).
 
@@ -43,7 +41,7 @@ def load_vision_tower(
     gives its eye. dtype: what to cast to; None keeps the file's own.
     Raises FetchError, CheckpointError or ConfigError with the remedy.
     """
-    folder = _folder(repo_or_dir, "vision", revision, token, local_files_only)
+    folder = _folder(repo_or_dir, "vision", **hub)
     data = read_json(folder / "config.json")
     cfg = VisionConfig.from_hf(data)
     named = vision_names(open_checkpoint(folder), with_head=cfg.attention_pool)
@@ -55,16 +53,14 @@ def load_audio_encoder(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
-    revision: str | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
+    **hub: Unpack[HubOptions],
 ) -> AudioEncoder:
     """The encoder of a trained Whisper, ready to hear: mel (B, n_mels, 3000) -> features (B, 1500, C).
 
     repo_or_dir: "openai/whisper-tiny.en", a folder, or an asset's name such as "whisper-tiny".
     dtype: what to cast to; None keeps the file's own. Raises FetchError, CheckpointError or ConfigError.
     """
-    folder = _folder(repo_or_dir, "audio", revision, token, local_files_only)
+    folder = _folder(repo_or_dir, "audio", **hub)
     data = read_json(folder / "config.json")
     cfg, named = AudioConfig.from_hf(data), audio_names(open_checkpoint(folder))
     if found := read_processor_part(folder, "feature_extractor"):
@@ -72,24 +68,17 @@ def load_audio_encoder(
     return _build(lambda: AudioEncoder(cfg), named, choose_dtype(dtype, named, data), device)
 
 
-def load_image_processor(
-    repo_or_dir: str | Path,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
-) -> ImageProcessor:
+def load_image_processor(repo_or_dir: str | Path, **hub: Unpack[HubOptions]) -> ImageProcessor:
     """What turns pictures into a tower's pixels, as its `preprocessor_config.json` or `processor_config.json` says.
 
     Raises FetchError, CheckpointError or ConfigError with the remedy.
     """
-    folder = _folder(repo_or_dir, "vision", revision, token, local_files_only)
+    folder = _folder(repo_or_dir, "vision", **hub)
     return ImageProcessor.from_hf(read_image_settings(folder)[1])
 
 
-def _folder(name: str | Path, kind: str, revision: str | None, token: str | None, local_files_only: bool) -> Path:
-    progress = None if sys.stderr.isatty() else False
-    return locate(name, kind=kind, revision=revision, token=token, local_files_only=local_files_only, progress=progress)
+def _folder(name: str | Path, kind: str, **hub: Unpack[HubOptions]) -> Path:
+    return locate(name, kind=kind, progress=None if sys.stderr.isatty() else False, **hub)
 
 
 def _build(

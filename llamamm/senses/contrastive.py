@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from llamamm.senses.vision import VisionTower
 
 Number = Tensor | float
 Loss = Literal["clip", "siglip"]
-LOSSES = ("clip", "siglip")
+LOSSES = get_args(Loss)
 SMALL_VISION = VisionConfig("vit", EncoderConfig(64, 256, n_layers=4, n_heads=2), image_size=64, patch_size=16)
 SMALL_TEXT = EncoderConfig(64, 256, n_layers=2, n_heads=2)
 

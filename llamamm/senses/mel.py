@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamamm.errors import InputError
+from llamamm.errors import InputError, counted
 from llamamm.senses.waves import RATE, require_not_too_loud  # 16,000 samples a second
 
 N_FFT = 400  # 25 ms: long enough to tell harmonics of a voice apart (40 Hz a bin), short enough to stand still
@@ -148,7 +148,7 @@ def _checked(wave: Tensor | np.ndarray, *, ranks: tuple[int, ...], scaled: bool 
         raise InputError(f"the wave is empty, of shape {tuple(wave.shape)}: it needs at least 1 sample")
     n_bad = int((~torch.isfinite(wave)).sum())
     if n_bad:
-        raise InputError(f"{n_bad} of the wave's {wave.numel()} samples are NaN or infinite; repair the recording")
+        raise InputError(f"the wave has {counted(n_bad, 'sample')} NaN or infinite of {wave.numel()}; repair it")
     if scaled:
         require_not_too_loud(wave, 64.0)  # a sound may be computed, and overshoot; integers reach hundreds
     return wave.float()

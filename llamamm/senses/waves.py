@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamamm.errors import InputError
+from llamamm.errors import InputError, counted
 from llamamm.files import read_open, write_file
 from llamamm.senses.sound_file import read_blocks
 
@@ -95,7 +95,7 @@ def _capped(wave: Tensor, rate: int) -> Tensor:
         wave = wave[:limit]
     n_bad = int((~torch.isfinite(wave)).sum())
     if n_bad:
-        raise InputError(f"{n_bad} of the sound's {len(wave)} samples are NaN or infinite; repair the recording")
+        raise InputError(f"the sound has {counted(n_bad, 'sample')} NaN or infinite of {len(wave)}: repair it")
     require_not_too_loud(wave)
     return wave.clamp(-1, 1)
 

@@ -25,7 +25,6 @@ from llamamm.files import write_error, write_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"  # told apart by colour-blind readers too
 EVERY = 5.0  # seconds between lines of progress where there is no terminal
 
 
@@ -178,10 +177,10 @@ def plot_run(records: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(8, 3.2), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     x, loss = [r["step"] for r in steps], [r["loss"] for r in steps]
-    left.plot(x, loss, color=GREY, alpha=0.45, linewidth=0.8)
-    left.plot(x, smooth(loss), color=BLUE, label="training, smoothed")
+    left.plot(x, loss, color="C0", alpha=0.3, linewidth=0.8)
+    left.plot(x, smooth(loss), color="C0", label="training, smoothed")
     if held_out:
-        left.plot([r["step"] for r in held_out], [r["eval_loss"] for r in held_out], "o-", color=ORANGE, markersize=4,
+        left.plot([r["step"] for r in held_out], [r["eval_loss"] for r in held_out], "o-", color="C1", markersize=4,
                   label="held-out")  # fmt: skip
     skipped = [r["step"] for r in records if "skipped" in r]
     for step in skipped:
@@ -189,7 +188,7 @@ def plot_run(records: list[dict[str, Any]]) -> Figure:
     title = f"Loss, steps skipped: {len(skipped)}" if skipped else "Loss"
     left.set(xlabel="step", ylabel="loss per token", title=title)
     left.legend(frameon=False)
-    right.plot(x, [r["learning_rate"] for r in steps], color=BLUE)
+    right.plot(x, [r["learning_rate"] for r in steps], color="C0")
     right.set(xlabel="step", title="Learning rate", ylim=(0, None))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llamamm.errors import InputError
+from llamamm.errors import InputError, counted
 from llamamm.text.chat import AnyChat, Messages, TemplateChat, chat_format, check_messages
 from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.documents import place_of
@@ -310,7 +310,7 @@ class Batches:
                 self._advance()
                 tries -= 1
                 if tries == 0:
-                    raise InputError(f"none of the {len(self.documents)} documents has a token to learn"
+                    raise InputError(f"no token to learn in {counted(len(self.documents), 'document')}"
                                      f"{'' if self.split else f' in its first {self.length} places'}: "
                                      f"are they empty, or is nothing in them an answer?")
         return self._example

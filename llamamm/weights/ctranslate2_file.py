@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llamamm.errors import CheckpointError
+from llamamm.errors import CheckpointError, counted
 from llamamm.files import write_file
 from llamamm.weights.saving import write_weights
 from llamamm.weights.tensors import TensorRef
@@ -222,7 +222,7 @@ def _check(file: CTranslate2File, plan: Plan, sizes: Mapping[str, int]) -> None:
     found = {name: ref.shape for name, ref in file.refs.items() if ref.shape and ref.name == name}  # no second names
     if wrong := [name for name in sorted(expected.keys() | found) if expected.get(name) != found.get(name)]:
         lines = [f"{name}: {found.get(name, 'absent')}, expected {expected.get(name, 'none')}" for name in wrong[:5]]
-        raise CheckpointError(f"{file.path}: {len(wrong)} tensors are not a Whisper's: {'; '.join(lines)}")
+        raise CheckpointError(f"{file.path}: not a Whisper's: {counted(len(wrong), 'tensor')}: {'; '.join(lines)}")
 
 
 def _whisper_tensors(file: CTranslate2File, plan: Plan) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from llamamm.errors import CheckpointError, ConfigError
+from llamamm.errors import CheckpointError, ConfigError, counted
 from llamamm.text.config import TextConfig, parse_dtype
 from llamamm.text.model import Llama3Model
 from llamamm.weights.names import to_our_names
@@ -180,6 +180,6 @@ def _require_dtype(refs: Mapping[str, TensorRef], dtype: torch.dtype) -> None:
     other = [ref for ref in refs.values() if ref.dtype != dtype]
     if other:
         raise CheckpointError(
-            f"{len(other)} tensors are not {dtype}, such as {other[0].name} in {other[0].dtype}; "
+            f"not {dtype}: {counted(len(other), 'tensor')}, such as {other[0].name} in {other[0].dtype}; "
             f"pass cast=True to convert them, or build the model with that dtype"
         )

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llamamm.errors import CheckpointError, MissingDependencyError
+from llamamm.errors import CheckpointError, MissingDependencyError, counted
 from llamamm.files import write_file
 from llamamm.weights.saving import write_weights
 from llamamm.weights.tensors import TensorRef
@@ -223,7 +223,7 @@ def _check_shapes(path: Path, refs: dict[str, TensorRef], cfg: dict[str, Any]) -
     found = {name: ref.shape for name, ref in refs.items()}
     if wrong := [name for name in sorted(shapes.keys() | found) if shapes.get(name) != found.get(name)]:
         lines = [f"{name}: {found.get(name, 'absent')}, expected {shapes.get(name, 'none')}" for name in wrong[:5]]
-        raise CheckpointError(f"{path}: {len(wrong)} tensors are not a DINOv2 tower's: {'; '.join(lines)}")
+        raise CheckpointError(f"{path}: not a DINOv2 tower's: {counted(len(wrong), 'tensor')}: {'; '.join(lines)}")
 
 
 def _preprocessor(side: int) -> dict[str, Any]:

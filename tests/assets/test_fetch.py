@@ -24,6 +24,7 @@ from llamamm.assets.catalogue import KINDS, Part
 from llamamm.assets.fetch import Asset
 from llamamm.errors import CheckpointError, FetchError
 from tests.hub_server import HubServer
+from tests.processes import wait_while_it_gets_on
 
 GGUF = b"GGUF" + bytes(range(256)) * 40
 VOCAB = b"IQ== 0\nIg== 1\n" * 20
@@ -56,7 +57,7 @@ print("Progress 10 of 100", flush=True)
 if mode == "hang":
     (out / name).write_bytes((here / name).read_bytes()[:100])
     (here / "hanging").write_text(str(os.getpid()))
-    time.sleep(120)
+    time.sleep(7200)
 if mode == "slow":
     time.sleep(0.5)
 shutil.copyfile(here / name, out / name)
@@ -81,7 +82,7 @@ def install(here: Path, set_=setattr) -> None:
         if (here / "convert.hangs").exists():
             (folder / "model.safetensors").write_bytes(weights[:50])
             (here / "hanging").write_text("0")
-            time.sleep(120)
+            time.sleep(7200)
         if (here / "convert.fails").exists():
             raise CheckpointError("cannot convert")
         (folder / "model.safetensors").write_bytes(weights)
@@ -661,11 +662,11 @@ def child(world: World, number: int) -> subprocess.Popen:
                             env=os.environ)
 
 
-def wait_for(*paths: Path) -> None:
-    end = time.monotonic() + 60
-    while not all(path.exists() and (path.name != "hanging" or path.read_text()) for path in paths):
-        assert time.monotonic() < end, f"{paths} did not appear"
-        time.sleep(0.02)
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    """Until the process has written it; fails where it ends or stands still before."""
+    there = lambda: path.exists() and (path.name != "hanging" or path.read_text() != "")  # noqa: E731
+    wait_while_it_gets_on(process, until=there)
+    assert there(), f"{path} did not appear"
 
 
 @pytest.mark.parametrize("place", ["pip", "conversion"])
@@ -677,10 +678,10 @@ def test_killed_while_fetching(world, place):
     (world.here / "go").touch()
     process = child(world, 0)
     try:
-        wait_for(world.here / "hanging")
+        wait_for(world.here / "hanging", process)
     finally:
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=300)
+        process.communicate()
     orphan = int((world.here / "hanging").read_text())  # a pip that lives on, 0: none
     try:
         assert world.left_over() != []  # it really was in the middle
@@ -699,9 +700,12 @@ def test_two_processes_end_with_one_whole_folder(world):
     world.pip("slow")
     processes = [child(world, number) for number in range(2)]
     try:
-        wait_for(*(world.here / f"ready-{number}" for number in range(2)))
+        for number, process in enumerate(processes):
+            wait_for(world.here / f"ready-{number}", process)
         (world.here / "go").touch()
-        answers = [process.communicate(timeout=300)[0].strip() for process in processes]
+        for process in processes:
+            wait_while_it_gets_on(process)
+        answers = [process.communicate()[0].strip() for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -41,6 +41,7 @@ from llamamm.assets.spoken_words import (
 )
 from llamamm.errors import FetchError, InputError, MissingDependencyError
 from llamamm.senses.waves import save_wave, to_wave
+from tests.processes import finish
 
 # ---- what is asked of the synthesiser ----
 
@@ -91,7 +92,7 @@ def test_the_program_imports_no_more_than_it_says_and_is_not_imported():
     script = ("import sys; from llamamm.assets.spoken_words import speak; "
               "speak([{'text': 'go', 'voice': 'en', 'speed': 150, 'pitch': 50}]); "
               "sys.exit('espeakng_loader' in sys.modules or 'llamamm.assets.espeak' in sys.modules)")  # fmt: skip
-    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=600).returncode == 0
+    assert finish([sys.executable, "-c", script]).returncode == 0
 
 
 @pytest.mark.parametrize("asked, said", [
@@ -104,7 +105,7 @@ def test_what_cannot_be_said_is_an_error_in_words(asked, said):
 
 
 def test_a_synthesiser_that_hangs_is_stopped():
-    with pytest.raises(FetchError, match="1 texts within 0.001 s; run it again"):
+    with pytest.raises(FetchError, match="1 text within 0.001 s; run it again"):
         speak([ask("en-us")], timeout=0.001)
 
 

@@ -1,5 +1,6 @@
 """cli.main: what a user types, what stands on the screen, and one line with the remedy when it goes wrong."""
 
+import contextlib
 import io
 import json
 import os
@@ -7,8 +8,8 @@ import pty
 import re
 import select
 import signal
+import subprocess
 import sys
-import time
 
 import PIL.Image
 import pytest
@@ -25,7 +26,7 @@ from llamamm.senses.image_processor import ImageProcessor
 from llamamm.senses.waves import save_wave
 from llamamm.train.tokenizer import train_tokenizer
 from tests.multimodal.test_model import build
-from tests.processes import finish
+from tests.processes import end, finish, wait_while_it_gets_on
 from tests.weights.test_loading import ENTRY, write_raw
 
 FRANCE = "What is the capital of France?"
@@ -202,23 +203,32 @@ def test_a_full_context_is_a_line_not_the_end(tiny_dir):
     assert "the context 128: reset starts a new one (/reset)" in err
 
 
+AT_THE_TERMINAL = """
+import fcntl, runpy, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that its Ctrl-C reaches this process
+runpy.run_module("llamamm", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_program(smollm2_dir):
     """On a real terminal: interrupt in the middle of an answer, then at the prompt, then leave."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        # so many tokens that the answer cannot end before a busy machine has come to interrupt it
-        command = [sys.executable, "-m", "llamamm", "chat", "--model", str(smollm2_dir), "--temperature", "0",
-                   "--max-new-tokens", "6000"]  # fmt: skip
-        os.execv(command[0], command)
+    ours, theirs = pty.openpty()
+    # so many tokens that the answer cannot end before a busy machine has come to interrupt it
+    options = ["--model", str(smollm2_dir), "--temperature", "0", "--max-new-tokens", "6000"]
+    process = subprocess.Popen([sys.executable, "-c", AT_THE_TERMINAL, "chat", *options],
+                               stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)  # fmt: skip
+    os.close(theirs)
     seen = ""
 
-    def wait_until(condition, what):
+    def read(seconds=0.2):
         nonlocal seen
-        deadline = time.monotonic() + 120  # a machine that runs notebooks beside this may take a minute to load
-        while not condition():
-            assert time.monotonic() < deadline, f"waited for {what!r}, saw {seen!r}"
-            if select.select([terminal], [], [], 0.2)[0]:
-                seen += os.read(terminal, 4096).decode(errors="replace")
+        if select.select([ours], [], [], seconds)[0]:
+            with contextlib.suppress(OSError):  # the other side is closed
+                seen += os.read(ours, 4096).decode(errors="replace")
+
+    def wait_until(condition, what):
+        wait_while_it_gets_on(process, lambda: len(seen), until=lambda: condition() or read())
+        assert condition(), f"waited for {what!r}, saw {seen!r}"
 
     def wait_for(text, after=0):
         wait_until(lambda: text in seen[after:], text)
@@ -226,31 +236,24 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(smollm2_dir):
 
     try:
         at = wait_for("> ")
-        os.write(terminal, b"Tell me a very long story.\n")
+        os.write(ours, b"Tell me a very long story.\n")
         wait_until(lambda: "story.\r\n" in seen and len(seen.rpartition("story.\r\n")[2]) > 20, "an answer begun")
-        os.kill(pid, signal.SIGINT)
+        process.send_signal(signal.SIGINT)
         at = wait_for("(stopped)", at)
         at = wait_for("> ", at)
         for _ in range(20):  # a key pressed while the prompt is being set up is lost, as on any terminal
-            os.write(terminal, b"\x03")  # Ctrl-C as the terminal sends it, at the prompt
-            again = time.monotonic() + 0.5
-            wait_until(lambda again=again: time.monotonic() > again or "/exit" in seen[at:], "half a second")
+            os.write(ours, b"\x03")  # Ctrl-C as the terminal sends it, at the prompt
+            read(0.5)
             if "/exit" in seen[at:]:
                 break
         at = wait_for("/exit leaves", at)
         wait_for("> ", at)
-        os.write(terminal, b"/exit\n")
-        deadline = time.monotonic() + 30
-        while (done := os.waitpid(pid, os.WNOHANG)) == (0, 0):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert os.waitstatus_to_exitcode(done[1]) == 0
-    except BaseException:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
+        os.write(ours, b"/exit\n")
+        wait_while_it_gets_on(process, lambda: len(seen), until=read)
+        assert process.returncode == 0
     finally:
-        os.close(terminal)
+        end(process)
+        os.close(ours)
 
 
 # ---- images and sounds ----

@@ -37,3 +37,10 @@ def test_experiments_answer_to_the_words_of_version_0_1_too_which_no_help_shows(
         new, old = (CliRunner().invoke(app, [group, name, "--help"]) for group in ("experiment", "eval"))
         assert new.exit_code == old.exit_code == 0
         assert new.stdout.split() == old.stdout.replace(f"eval {name}", f"experiment {name}").split()
+
+
+def test_losses_are_the_models():
+    from llamamm.cli.measure import LossName
+    from llamamm.senses.contrastive import LOSSES
+
+    assert [loss.value for loss in LossName] == list(LOSSES)

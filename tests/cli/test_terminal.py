@@ -16,6 +16,7 @@ import torch
 import llamamm
 from llamamm.cli import main as cli_main
 from tests.cli.test_main import files, main, seeing_dir, shell, tiny_dir  # noqa: F401 (fixtures)
+from tests.processes import finish
 from tests.training_data import write_texts
 
 HEAVY = {"torch", "torchvision", "matplotlib", "numpy", "transformers", "huggingface_hub", "datasets"}
@@ -29,8 +30,7 @@ main()
 
 def imported(*arguments, code=None):
     """Exit code, and the top modules that are imported when `llamamm` with these arguments ends."""
-    done = subprocess.run([sys.executable, "-c", code or SPY, *map(str, arguments)], capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL, timeout=600, check=False)  # fmt: skip
+    done = finish([sys.executable, "-c", code or SPY, *map(str, arguments)], stdin=subprocess.DEVNULL)
     names = re.search(r"IMPORTED (.*)", done.stderr)
     assert names, done.stderr
     return done.returncode, {name.split(".")[0] for name in names[1].split()}
@@ -38,8 +38,7 @@ def imported(*arguments, code=None):
 
 def bytes_of(*arguments, data=b"", **env):
     """The program with bytes in and out: (exit code, stdout, stderr)."""
-    done = subprocess.run([sys.executable, "-m", "llamamm", *map(str, arguments)], input=data, capture_output=True,
-                          timeout=600, env={**os.environ, **env}, check=False)  # fmt: skip
+    done = finish([sys.executable, "-m", "llamamm", *map(str, arguments)], input=data, env={**os.environ, **env})
     return done.returncode, done.stdout, done.stderr
 
 
@@ -242,8 +241,7 @@ def test_a_closed_pipe_ends_quietly(command, tiny_dir):  # noqa: F811
         command = [*command, "--model", str(tiny_dir)]
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-m", "llamamm", *command], stdout=writer, stderr=subprocess.PIPE, text=True,
-                          stdin=subprocess.DEVNULL, timeout=600, check=False)  # fmt: skip
+    done = finish([sys.executable, "-m", "llamamm", *command], stdout=writer, stdin=subprocess.DEVNULL)
     os.close(writer)
     assert done.returncode == 1
     assert done.stderr in ("", "(stopped: the model's context is full)\n")
@@ -251,15 +249,14 @@ def test_a_closed_pipe_ends_quietly(command, tiny_dir):  # noqa: F811
 
 def test_a_disk_that_is_full_is_one_line():
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "llamamm", "--version"], stdout=full, stderr=subprocess.PIPE,
-                              text=True, check=False, timeout=600)  # fmt: skip
+        done = finish([sys.executable, "-m", "llamamm", "--version"], stdout=full)
     assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
 
 
 def test_closed_standard_files(tiny_dir):  # noqa: F811
     command = f"{sys.executable} -m llamamm"
     for line in (f"{command} --version >&-", f"{command} chat --model {tiny_dir} <&-"):
-        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, timeout=600)
+        done = finish(["bash", "-c", line])
         assert done.returncode == 0 and "Traceback" not in done.stderr and "Error" not in done.stderr
 
 

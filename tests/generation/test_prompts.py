@@ -51,7 +51,7 @@ def test_a_file_and_its_bytes_are_the_same_sound(tmp_path):
 
 
 @pytest.mark.parametrize(("sound", "message"), [
-    (Sound(torch.empty(0)), "no sound"), (Sound(torch.tensor([0.0, float("nan")])), "1 of .* 2 samples are NaN"),
+    (Sound(torch.empty(0)), "no sound"), (Sound(torch.tensor([0.0, float("nan")])), "1 sample NaN or infinite of 2"),
     (Sound(b"not a sound"), "sound"), (Sound("nowhere.wav"), "nowhere.wav"), (Sound(torch.zeros(100), rate=3), "got 3"),
 ])  # fmt: skip
 def test_a_sound_that_cannot_be_read(sound, message):  # fault 25

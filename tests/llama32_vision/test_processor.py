@@ -213,12 +213,12 @@ def test_batched_equals_one_at_a_time(processor, model):
 @pytest.mark.parametrize("cut", [slice(2, None), slice(0, 2)], ids=["front", "end"])
 def test_a_prompt_that_lost_a_place_is_refused(processor, cut):
     whole = processor.prompt([Image(RED), "a b c d", Image(RED)])
-    with pytest.raises(InputError, match="prompt 1 holds 1 places for images and 2 images"):
+    with pytest.raises(InputError, match="prompt 1 holds 1 place for images and 2 images"):
         processor.batch([whole, replace(whole, ids=whole.ids[cut])])
 
 
 def test_a_place_without_an_image_is_refused(processor):
-    with pytest.raises(InputError, match="prompt 0 holds 1 places for images and 0 images"):
+    with pytest.raises(InputError, match="prompt 0 holds 1 place for images and 0 images"):
         processor.batch([replace(processor.prompt([Image(RED)]), inputs={})])
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import subprocess
 import sys
 
 import pytest
@@ -20,6 +19,7 @@ from llamamm.llama32_vision.processor import MllamaProcessor
 from llamamm.llama32_vision.tiles import TileProcessor
 from llamamm.weights.checkpoint import INDEX_FILE, open_checkpoint
 from llamamm.weights.saving import write_weights
+from tests.processes import finish
 
 IMAGE = 512
 SHARD = 200_000  # bytes: seven shards
@@ -267,7 +267,8 @@ model, _ = from_pretrained({str(tmp_path / "m")!r}, progress=False)
 sizes = [p.nbytes for p in model.parameters()]
 print((kilobytes("VmHWM") - before) * 1024, sum(sizes), max(sizes))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=600)
+    done = finish([sys.executable, "-c", script])
+    assert done.returncode == 0, done.stderr
     growth, weights, largest = map(int, done.stdout.split())
     assert weights == 4 * model.n_parameters() > 180_000_000
     assert weights <= growth <= weights + largest + 25_000_000, f"{growth / weights:.2f} x"

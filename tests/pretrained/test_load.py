@@ -1,7 +1,6 @@
 """pretrained.load: from a name to a model; what it costs in memory."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -14,6 +13,7 @@ from llamamm.errors import CheckpointError, FetchError, InputError
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.pretrained.locate import locate
+from tests.processes import finish
 
 
 @pytest.fixture
@@ -114,7 +114,8 @@ before = psutil.Process().memory_info().rss
 model, _ = from_pretrained({str(smollm2_dir)!r}, dtype=torch.{dtype}, progress=False)
 print(peak_rss() - before, sum(p.nbytes for p in model.parameters()))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=600)
+    done = finish([sys.executable, "-c", script])
+    assert done.returncode == 0, done.stderr
     growth, weights = map(int, done.stdout.split())
     assert weights == int(538_060_032 * factor)
     largest = 49_152 * 576 * 4  # the table of tokens, in fp32

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 
@@ -13,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from llamamm import from_pretrained, save_pretrained
 from llamamm.errors import CheckpointError
+from tests.processes import finish
 from tests.weights.test_loading import make_model, same_weights
 
 
@@ -121,7 +121,7 @@ def test_killed_while_saving_the_old_or_the_new_checkpoint_loads(tmp_path, momen
             saving.save_file = half
         save_pretrained(Llama3Model(TextConfig.tiny(n_layers=2)), {str(tmp_path / "m")!r})
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False, timeout=600)
+    done = finish([sys.executable, "-c", textwrap.dedent(script)])
     assert done.returncode == -signal.SIGKILL
     layers = from_pretrained(tmp_path / "m")[0].cfg.n_layers
     assert layers == (2 if moment == "after the renames" else 1)

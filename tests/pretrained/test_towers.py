@@ -28,7 +28,14 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from llamamm import load_audio_encoder, load_image, load_image_processor, load_vision_tower, log_mel
+from llamamm import (
+    from_pretrained,
+    load_audio_encoder,
+    load_image,
+    load_image_processor,
+    load_vision_tower,
+    log_mel,
+)
 from llamamm.assets.spoken_words import load_recordings
 from llamamm.errors import CheckpointError, ConfigError, FetchError
 
@@ -261,3 +268,9 @@ def test_a_key_that_nobody_knows_is_refused(load, make, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="num_register_tokens=4.*take it out"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("load", [load_vision_tower, load_audio_encoder, load_image_processor, from_pretrained])
+def test_an_option_that_no_loader_has_is_not_taken_in_silence(load, tmp_path):
+    with pytest.raises(TypeError, match="'revison'.*local_files_only, revision, token"):
+        load(tmp_path, revison="main")

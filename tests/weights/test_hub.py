@@ -18,7 +18,7 @@ from llamamm.text.config import TextConfig
 from llamamm.weights import hub
 from llamamm.weights.checkpoint import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from tests.hub_server import HubServer
-from tests.processes import wait_while_it_gets_on
+from tests.processes import finish, wait_while_it_gets_on
 
 TOKEN = "hf_ThisIsASecretOfTheUser1234"
 REPO = "me/tiny"
@@ -266,7 +266,7 @@ def test_without_hf_endpoint_the_page_is_the_real_hubs(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code = ("from llamamm.weights import hub; ask = hub._Request.make('me/tiny', None, None, False, False); "
             "print(ask.endpoint); hub.snapshot('me/tiny', progress=False)")
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    child = finish([sys.executable, "-c", code])
     assert child.stdout.strip() == "https://huggingface.co"
     assert "FetchError: me/tiny" in child.stderr and "HF_HUB_OFFLINE" in child.stderr
 
@@ -337,13 +337,10 @@ def killed_halfway(server: HubServer, cache: Path) -> None:
     try:
         wait_while_it_gets_on(child, until=server.hanging.is_set)
         assert server.hanging.is_set(), "the child never asked for the shard"
-        for _ in range(600):
-            if list(cache.rglob("model-00001-of-00002.safetensors")):
-                break
-            server.closing.wait(0.05)  # time.sleep is a fake here
+        wait_while_it_gets_on(child, until=lambda: bool(list(cache.rglob("model-00001-of-00002.safetensors"))))
     finally:
         child.send_signal(signal.SIGKILL)
-        child.wait(30)
+        child.wait()
     server.hangs.clear()
 
 

@@ -88,6 +88,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "pretrained.locate": {
         "DEFAULT_MODEL": CONSTANT,
         "locate": IN_WORDS,
+        "HubOptions": TYPE_NAME,
     },
     "pretrained.load": {
         **dict.fromkeys(("load_tokenizer", "read_config"), IN_WORDS),

@@ -106,9 +106,7 @@ def test_an_answer_that_leaves_the_program_is_told_so(error):
 
 @pytest.mark.parametrize("wait", [time.sleep, threading.Event().wait], ids=["sleep", "wait"])
 def test_an_answer_that_python_cannot_interrupt_is_left_behind(wait):
-    start = time.monotonic()
-    assert "never ends" in message_of(lambda x: wait(60), seconds=0.3)  # noqa: ARG005
-    assert time.monotonic() - start < 20
+    assert "never ends" in message_of(lambda x: wait(7200), seconds=0.3)  # noqa: ARG005
 
 
 def test_a_loop_that_catches_everything_ends():
@@ -209,9 +207,7 @@ def test_an_endless_loop_ends(swallow):
                 if not swallow:
                     raise
 
-    start = time.monotonic()
     assert "never ends" in message_of(double, seconds=0.3)
-    assert time.monotonic() - start < 5
 
 
 def test_time_that_runs_out_later_hits_nobody():

@@ -6,7 +6,6 @@ Most tests check in this process, with two exercises of lesson 00: 00.1 softmax(
 import json
 import os
 import sys
-import time
 
 import pytest
 import torch
@@ -180,13 +179,11 @@ def test_a_cell_that_fails_gets_a_diagnosis_and_hides_nothing(tmp_path, cell, me
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("cell", ["while True: pass", "import time; time.sleep(60)", "while True: print('x' * 1000)"])
+@pytest.mark.parametrize("cell", ["while True: pass", "import time; time.sleep(7200)", "while True: print('x' * 1000)"])
 def test_a_cell_that_never_ends_is_named(tmp_path, monkeypatch, cell):
     monkeypatch.setattr(runner, "TIME_LIMIT", 0.5)
-    start = time.monotonic()
     result = result_of(tmp_path, "# exercise: 00.1\n" + cell)
     assert "still running" in result.message
-    assert time.monotonic() - start < 30
 
 
 def test_a_cell_leaves_the_process_as_it_was(tmp_path, capfd):
