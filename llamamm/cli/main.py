@@ -18,7 +18,7 @@ import typer
 from llamamm import __version__
 from llamamm.cli.make import TrainCommand, merge, train, train_multimodal
 from llamamm.cli.measure import bench, evaluate, experiment
-from llamamm.cli.options import err, out
+from llamamm.cli.options import AS_PATH, err, out
 from llamamm.cli.talk import PromptCommand, chat, generate
 from llamamm.devices import calm_threads
 from llamamm.errors import LlamammError
@@ -104,8 +104,9 @@ def fetch(
 
 @app.command()
 def doctor(
-    file: Annotated[Path | None, typer.Argument(help="A checkpoint to examine: file or folder.", show_default=False)]
-    = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="A checkpoint to examine: file or folder.", show_default=False, **AS_PATH)
+    ] = None,
 ) -> None:
     """Say what this machine has; or, given a checkpoint, whether it is whole and its numbers are finite."""
     from llamamm.doctor import examine_checkpoint, examine_machine

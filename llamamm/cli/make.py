@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from llamamm.cli.options import DeviceOption, DtypeOption, ModelOption, err, out
+from llamamm.cli.options import AS_PATH, DeviceOption, DtypeOption, ModelOption, err, out
 from llamamm.errors import ConfigError
 
 
@@ -26,7 +26,9 @@ class TrainCommand(TyperCommand):
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="A YAML file of `key: value` lines; the keys are listed below.")],
+    config: Annotated[
+        Path, typer.Argument(help="A YAML file of `key: value` lines; the keys are listed below.", **AS_PATH)
+    ],
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, in place of the file's. May be given several times.")
     ] = None,
@@ -58,7 +60,7 @@ def train(
 
 
 def train_multimodal(
-    output: Annotated[Path, typer.Argument(help="Folder to write the model to.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write the model to.", **AS_PATH)],
     seed: Annotated[int, typer.Option(help="The same seed gives the same model on the same machine.", min=0)] = 0,
     read: Annotated[int, typer.Option(help="Steps of stage 1: the text model learns to read.", min=0)] = 1500,
     align: Annotated[int, typer.Option(help="Steps of stage 2: the bridges alone.", min=0)] = 700,
@@ -96,8 +98,8 @@ def train_multimodal(
 
 
 def merge(
-    adapter: Annotated[Path, typer.Argument(help="Folder of a LoRA adapter.")],
-    output: Annotated[Path, typer.Argument(help="Folder to write the merged model to.")],
+    adapter: Annotated[Path, typer.Argument(help="Folder of a LoRA adapter.", **AS_PATH)],
+    output: Annotated[Path, typer.Argument(help="Folder to write the merged model to.", **AS_PATH)],
     model: ModelOption = None,
     dtype: DtypeOption = None,
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamamm.cli.options import DeviceOption, DtypeOption, ModelOption, SizeOption, err, model_name, out
+from llamamm.cli.options import AS_PATH, DeviceOption, DtypeOption, ModelOption, SizeOption, err, model_name, out
 
 if TYPE_CHECKING:
     from llamamm.evals.report import Report
@@ -62,7 +62,7 @@ def words(seed: Annotated[int, typer.Option(help="Of the control, an encoder wit
 
 @evaluate.command()
 def multimodal(
-    folder: Annotated[Path, typer.Argument(help="What `llamamm train-multimodal` has written.")],
+    folder: Annotated[Path, typer.Argument(help="What `llamamm train-multimodal` has written.", **AS_PATH)],
     device: DeviceOption = None,
 ) -> None:
     """Ask a small multimodal model about pictures and sounds that it has not met, beside answers that do not look."""

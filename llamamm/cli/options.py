@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,16 @@ def out(**options: Any) -> Console:
     from rich.console import Console
 
     return Console(highlight=False, **options)
+
+
+def path(text: str) -> Path:
+    """A file or folder of this machine. An address is refused in its own words: as a path it loses a slash."""
+    if re.match(r"\w{2,}://", text):
+        raise typer.BadParameter(f"{text} is an address; files are read from this machine, so download it first")
+    return Path(text)
+
+
+AS_PATH: dict[str, Any] = {"parser": path}  # for every option and argument that is a Path
 
 
 class Size(StrEnum):
@@ -67,17 +78,18 @@ LengthOption = Annotated[int, typer.Option(help="Stop after so many tokens.")]
 SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
 AdapterOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of a LoRA adapter. Without --model its own base is loaded.", show_default=False),
-]
+    typer.Option(help="Folder of a LoRA adapter. Without --model its own base is loaded.", show_default=False,
+                 **AS_PATH),
+]  # fmt: skip
 ImageOption = Annotated[
     list[Path] | None,
     typer.Option(help="A picture, for a model that sees; several times for several. They stand before the text, or "
-                 "where it says <image>.", show_default=False),
+                 "where it says <image>.", show_default=False, **AS_PATH),
 ]  # fmt: skip
 AudioOption = Annotated[
     list[Path] | None,
     typer.Option(help="A sound file, for a model that hears; before the text, or where it says <audio>.",
-                 show_default=False),
+                 show_default=False, **AS_PATH),
 ]  # fmt: skip
 SystemOption = Annotated[str | None, typer.Option(help="A system message: how the model should answer.")]
 RawOption = Annotated[bool, typer.Option("--raw", help="Continue the text as it stands, without the chat format.")]

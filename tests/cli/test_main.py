@@ -427,3 +427,30 @@ def test_bench_prints_both_sides(tiny_dir):
     for words in ("load, seconds", "peak memory", "read 32 tokens", "decode 6 after 8", "ratio", "GB/s",
                   "greedy tokens after 8: 6 of 6 identical", "greedy tokens after 32: 6 of 6 identical"):  # fmt: skip
         assert words in text, text
+
+
+@pytest.mark.parametrize("arguments", [
+    ("generate", "--image", "https://a.b/c.png", "hi"), ("generate", "--adapter", "hf://a/b", "hi"),
+    ("generate", "--audio", "s3://a/b", "hi"), ("doctor", "https://a.b/c"), ("merge", "https://a/b", "c"),
+    ("train", "https://a.b/c.yaml"),
+])  # fmt: skip
+def test_an_address_where_a_file_is_meant_is_refused_whole(arguments):
+    code, _, err = shell(*arguments)
+    address = next(a for a in arguments if "://" in a)
+    assert code == 2 and f"{address} is an address" in err
+
+
+def test_each_path_of_the_commands_is_read_so():
+    import inspect
+    import typing
+
+    from llamamm.cli.options import path
+
+    seen = 0
+    for command in app.registered_commands:
+        hints = typing.get_type_hints(command.callback, include_extras=True)
+        for name in inspect.signature(command.callback).parameters:
+            if "Path" in str(typing.get_args(hints[name])[0]):
+                assert typing.get_args(hints[name])[1].parser is path, (command.callback, name)
+                seen += 1
+    assert seen > 8
