@@ -5,7 +5,7 @@
 Two paths compute the same: `readable_attention`, which shows every step, and `fused_attention`, PyTorch's kernel.
 A test holds them equal.
 
-Sources: GQA, arXiv:2305.13245; scaled dot-product attention, arXiv:1706.03762. Built in notebook 04.
+Sources: GQA, arXiv:2305.13245; scaled dot-product attention, arXiv:1706.03762. Built in notebook 03.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ True means "may attend". A row is a query, a column a key. With keys cached, the
     build_mask:  -> (B or 1, 1, T, S), ready to broadcast over heads, or None
     packed_mask: segments (B, T) -> (B, 1, T, T), for training rows that hold several texts
 
-Built in notebooks 04 and 10.
+Built in notebooks 03 and 10.
 """
 
 from __future__ import annotations

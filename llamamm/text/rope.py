@@ -11,7 +11,7 @@ Pairs are (0, D/2), (1, D/2 + 1), ...: the "half-split" layout of Hugging Face c
 use neighbours, (0, 1), (2, 3), ...: the same rotation with rows in another order; `llamamm.weights` reorders them.
 
 Sources: RoFormer, arXiv:2104.09864; scaling rule "llama3" as in the public Llama 3.1 and 3.2 configurations.
-Built in notebook 03.
+Built in notebook 04.
 """
 
 from __future__ import annotations

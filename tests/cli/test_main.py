@@ -409,14 +409,14 @@ def test_fetch_prints_where_the_asset_is(smollm2_dir):
 
 def test_check_prints_a_table_and_a_score(tmp_path):
     name = tmp_path / "n.ipynb"
-    stub = "# exercise: 03.1\ndef mine(*_):\n    raise NotImplementedError"
-    call = 'from llamamm.course.checks import check\ncheck("03.1", mine)'
+    stub = "# exercise: 04.1\ndef mine(*_):\n    raise NotImplementedError"
+    call = 'from llamamm.course.checks import check\ncheck("04.1", mine)'
     cells = [{"cell_type": "code", "source": source} for source in (stub, call)]
     name.write_text(json.dumps({"cells": cells}))
     result = run("check", name)
     assert result.exit_code == 1
-    assert "03.1" in result.stdout and "not yet" in result.stdout and "0 of 5 passed" in result.stdout
-    assert "03.2, 03.3, 03.4 and 03.5 are missing" in " ".join(result.stdout.split())
+    assert "04.1" in result.stdout and "not yet" in result.stdout and "0 of 5 passed" in result.stdout
+    assert "04.2, 04.3, 04.4 and 04.5 are missing" in " ".join(result.stdout.split())
 
 
 def test_bench_prints_both_sides(tiny_dir):

@@ -4,8 +4,8 @@
     python -m llamamm.course.build.exercises --check              fail where one of them is not what would be written
     python -m llamamm.course.build.exercises --nbgrader FOLDER    FOLDER/source/NN_*/NN_*.ipynb, for nbgrader
 
-In a lesson, a cell that begins with `# exercise: 03.1` holds a solution between `### BEGIN SOLUTION` and
-`### END SOLUTION`, and ends with `check("03.1", ...)`. The student gets two cells, a stub instead of the solution and
+In a lesson, a cell that begins with `# exercise: 04.1` holds a solution between `### BEGIN SOLUTION` and
+`### END SOLUTION`, and ends with `check("04.1", ...)`. The student gets two cells, a stub instead of the solution and
 the check, and the solution folded below. The same lesson gives the same bytes.
 
 For nbgrader the solution stays, which nbgrader itself takes out of what it releases, and the check is a cell for
@@ -173,7 +173,7 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--nbgrader"]:
         print(f"next, in {arguments[1]}, with this environment's programs on PATH, where nbgrader looks for them:\n"
               f'  export PATH="{Path(sys.executable).parent}:$PATH"\n'
-              f"  nbgrader generate_assignment 03_rope --create")  # fmt: skip
+              f"  nbgrader generate_assignment 04_rope --create")  # fmt: skip
     return 1 if changed and arguments == ["--check"] else 0
 
 

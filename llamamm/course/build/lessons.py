@@ -21,7 +21,7 @@ RUN_TIMES = "run_times.json"  # beside the notebooks: seconds on a 2-core CPU
 BEGIN, END = "<!-- lessons: python -m llamamm.course.build.lessons -->", "<!-- end of lessons -->"
 BUILDS = {
     "00": "the map", "01": "tokenizer, chat formats", "02": "RMSNorm, SwiGLU, linear layers",
-    "03": "rotary positions and their scaling", "04": "attention, masks", "05": "KV cache",
+    "03": "attention, masks", "04": "rotary positions and their scaling", "05": "KV cache",
     "06": "configuration, block, model", "07": "safetensors, names, loading, GGUF",
     "08": "sampling, streaming, batches, chat", "09": "LoRA, adapter files",
     "10": "data, loss, training loop",

@@ -54,7 +54,7 @@ class Mistake:
 class Exercise:
     """One exercise.
 
-    id: lesson and number, "03.1"; name: what the learner defines; minutes and level: as in the lesson's text.
+    id: lesson and number, "04.1"; name: what the learner defines; minutes and level: as in the lesson's text.
     reference: the right answer. cases: arguments for it, one tuple each, made from a seeded generator.
     run: how to get a result from an answer and a case; by default it is called with the case's arguments.
     mistakes: compared with, in this order, when the answer is wrong.
@@ -95,9 +95,9 @@ class Exercise:
 
 
 def find_exercise(exercise_id: str) -> Exercise:
-    """The exercise "03.1". Raises InputError naming those that there are."""
+    """The exercise "04.1". Raises InputError naming those that there are."""
     if not isinstance(exercise_id, str):
-        raise InputError(f"an exercise's number is text, such as '03.1', got {_describe(exercise_id)}")
+        raise InputError(f"an exercise's number is text, such as '04.1', got {_describe(exercise_id)}")
     lesson = exercise_id.split(".")[0]
     found = {e.id: e for e in exercises_of(lesson)}
     if exercise_id not in found:

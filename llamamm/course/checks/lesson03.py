@@ -1,329 +1,280 @@
-"""Checks of lesson 03: turning pairs, turning whole heads, Llama 3's rule, dynamic scaling, a blind choice."""
+"""Exercises of lesson 03: attention weights, masks, grouped-query attention."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from llamamm.course.checks.core import Exercise, Mistake
-from llamamm.text.config import RopeScaling
-from llamamm.text.rope import apply_rope, rope_frequencies
+from llamamm.text.attention import readable_attention
+from llamamm.text.config import TextConfig
+from llamamm.text.masks import build_mask, causal_mask
+from llamamm.text.model import Llama3Model
 
-# ---- 03.1: one pair ----
+# ---- 03.1: the weights of one query ----
 
 
-def _matrix(first: float, second: float, third: float, fourth: float, pair: Tensor) -> Tensor:
-    return torch.tensor([[first, second], [third, fourth]], dtype=pair.dtype) @ pair
+def _weights_cases(rng: torch.Generator) -> list[tuple]:
+    sizes = [(2, 2), (4, 3), (64, 7), (3, 16), (8, 1)]  # D, S
+    by_hand = torch.tensor([2.0, 0.0]), torch.eye(2)
+    return [by_hand, *((torch.randn(D, generator=rng), torch.randn(S, D, generator=rng)) for D, S in sizes)]
 
 
-def _turned_pair(pair: Tensor, angle: float) -> Tensor:
-    c, s = math.cos(angle), math.sin(angle)
-    return _matrix(c, -s, s, c, pair)
+def _weights(q: Tensor, keys: Tensor) -> Tensor:
+    return torch.softmax(keys @ q / math.sqrt(len(q)), dim=-1)
 
 
-def _overwritten_pair(pair: Tensor, angle: float) -> Tensor:
-    x, y = pair.tolist()
-    x = x * math.cos(angle) - y * math.sin(angle)
-    return torch.tensor([x, x * math.sin(angle) + y * math.cos(angle)], dtype=pair.dtype)
+# ---- 03.2: a causal mask behind a cache ----
 
 
-def _pair_cases(generator: torch.Generator) -> list[tuple]:
-    random = torch.randn(2, generator=generator)
-    return [
-        (torch.tensor([1.0, 0.0]), 0.5), (torch.tensor([0.0, 2.0]), 0.5), (random, 1.5), (random, 0.0), (random, -2.0),
-        (random.double(), 100.0),
-    ]  # fmt: skip
+def _mask_cases(_: torch.Generator) -> list[tuple]:
+    return [(1, 0), (3, 0), (2, 3), (1, 4), (4, 1), (3, 3)]
 
 
-PAIR = Exercise(
-    id="03.1", name="rotate_pair", minutes=3, level="warm-up", reference=_turned_pair, cases=_pair_cases,
-    mistakes=(
-        Mistake(lambda pair, angle: _turned_pair(pair, -angle),
-                "you turned clockwise: counter-clockwise, the minus stands before y · sin in the first number"),
-        Mistake(_overwritten_pair,
-                "you overwrote x before you used it for the second number: both formulas need the old x and y"),
-        Mistake(lambda pair, angle: _turned_pair(pair, math.radians(angle)),
-                "you treated the angle as degrees: it is in radians already"),
-        Mistake(lambda pair, angle: _matrix(math.cos(angle), math.sin(angle), math.sin(angle), math.cos(angle), pair),
-                "the minus is missing: one of the two sines is subtracted, or the arrow changes its length"),
-        Mistake(lambda pair, angle: _matrix(math.cos(angle), 0, 0, math.sin(angle), pair),
-                "you scaled x by the cosine and y by the sine: each new number is a mixture of both old ones"),
-        Mistake(lambda pair, angle: _matrix(math.sin(angle), -math.cos(angle), math.cos(angle), math.sin(angle), pair),
-                "you took the sine where the cosine belongs and the other way round: an angle of 0 changes nothing"),
-    ),
-)  # fmt: skip
+def _strict(n_queries: int, start: int) -> Tensor:
+    return torch.arange(start + n_queries)[None, :] < torch.arange(start, start + n_queries)[:, None]
 
-# ---- 03.2: (B, H, T, D) at given positions ----
 
+# ---- 03.3: grouped-query attention ----
 
-def _rope_at(x: Tensor, positions: Tensor, freqs: Tensor) -> Tensor:
-    cos, sin = _tables(positions, freqs)
-    return apply_rope(x.float(), cos, sin).to(x.dtype)
 
+def _attention_cases(rng: torch.Generator) -> list[tuple]:
+    cases = []
+    for B, H, K, T, S, D in ((1, 2, 2, 4, 4, 8), (2, 4, 2, 5, 5, 6), (1, 9, 3, 2, 6, 4), (2, 4, 1, 1, 3, 8)):
+        q = torch.randn(B, H, T, D, generator=rng)
+        k, v = torch.randn(2, B, K, S, D, generator=rng)
+        mask = causal_mask(T, start=S - T)
+        if B == 2 and T > 1:
+            padding = torch.ones(B, S, dtype=torch.bool)
+            padding[0, :2] = False
+            mask = build_mask(T, start=S - T, padding=padding)
+        cases.append((q, k, v, mask))
+    return cases
 
-def _tables(positions: Tensor, freqs: Tensor) -> tuple[Tensor, Tensor]:
-    angles = torch.outer(positions.float(), freqs).repeat(1, 2)
-    return angles.cos(), angles.sin()
 
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, fault: str = "") -> Tensor:
+    group = q.shape[1] // k.shape[1]
+    if fault == "in turns":
+        k, v = k.repeat(1, group, 1, 1), v.repeat(1, group, 1, 1)
+    else:
+        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    scale = {"no scale": 1.0, "scale D": q.shape[-1]}.get(fault, math.sqrt(q.shape[-1]))
+    scores = q @ k.transpose(2, 3) / scale
+    if fault == "late mask":
+        return (scores.softmax(dim=-1) * mask) @ v
+    if fault == "zero scores":
+        return scores.masked_fill(~mask, 0.0).softmax(dim=-1) @ v
+    if fault == "inverted":
+        mask = ~mask
+    if fault != "no mask":
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-2 if fault == "queries" else -1) @ v
 
-def _interleaved(x: Tensor, positions: Tensor, freqs: Tensor) -> Tensor:
-    angles = torch.outer(positions.float(), freqs)
-    c, s = angles.cos(), angles.sin()
-    a, b = x.float()[..., 0::2], x.float()[..., 1::2]
-    return torch.stack((a * c - b * s, b * c + a * s), dim=-1).flatten(-2).to(x.dtype)
 
+def _attention_mistake(fault: str, message: str) -> Mistake:
+    return Mistake(lambda q, k, v, mask: _attention(q, k, v, mask, fault=fault), message)
 
-def _table_interleaved(x: Tensor, positions: Tensor, freqs: Tensor) -> Tensor:
-    angles = torch.outer(positions.float(), freqs).repeat_interleave(2, dim=-1)
-    return apply_rope(x.float(), angles.cos(), angles.sin()).to(x.dtype)
 
+# ---- 03.4: a mask with padding ----
 
-def _swapped_without_minus(x: Tensor, positions: Tensor, freqs: Tensor) -> Tensor:
-    cos, sin = _tables(positions, freqs)
-    a, b = x.float().chunk(2, dim=-1)
-    return (x.float() * cos + torch.cat((b, a), dim=-1) * sin).to(x.dtype)
 
+def _padding_cases(_: torch.Generator) -> list[tuple]:
+    plain = torch.tensor([[False, True, True], [True, True, True]])
+    three = torch.tensor([[False] * 3 + [True] * 2, [False, True, True, True, True], [True] * 5])
+    return [(plain, 0), (three, 0), (three, 2), (three, 4), (torch.tensor([[True]]), 0), (torch.ones(2, 4).bool(), 1)]
 
-def _in_low_precision(x: Tensor, positions: Tensor, freqs: Tensor) -> Tensor:
-    angles = torch.outer(positions.to(x.dtype), freqs.to(x.dtype)).repeat(1, 2)
-    return apply_rope(x, angles.cos(), angles.sin())
 
+def _padded(padding: Tensor, start: int) -> Tensor:
+    return build_mask(padding.shape[1] - start, start=start, padding=padding)
 
-def _along_heads(x: Tensor, positions: Tensor, freqs: Tensor) -> Tensor:
-    return _rope_at(x.transpose(1, 2), positions, freqs).transpose(1, 2)
 
+def _empty_rows(padding: Tensor, start: int) -> Tensor:
+    return (causal_mask(padding.shape[1] - start, start=start) & padding[:, None])[:, None]
 
-def _head_cases(generator: torch.Generator) -> list[tuple]:
-    def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
 
-    freqs = rope_frequencies(8, theta=10_000.0)
-    return [
-        (random(1, 1, 1, 2), torch.tensor([3]), torch.tensor([0.3])),
-        (random(2, 3, 3, 8), torch.tensor([0, 1, 2]), freqs),  # as many heads as tokens
-        (random(1, 3, 3, 8), torch.tensor([7, 8, 20]), freqs),  # behind a cache, with a gap
-        ((random(1, 3, 3, 64) / 4).bfloat16(), torch.tensor([300, 301, 2003]), rope_frequencies(64)),
-    ]
+def _see_all(padding: Tensor, start: int) -> Tensor:
+    mask = _empty_rows(padding, start)
+    return mask | ~mask.any(dim=-1, keepdim=True)
 
 
-HEADS = Exercise(
-    id="03.2", name="rope_at", minutes=10, level="core", reference=_rope_at, cases=_head_cases,
-    tolerance=0.01,  # bf16 numbers under 1 are 0.004 apart
-    mistakes=(
-        Mistake(_interleaved,
-                "you paired neighbours, (0, 1), (2, 3), ...: half-split pairs are i and i + D/2"),
-        Mistake(_table_interleaved,
-                "your angles stand at 0 0 1 1 2 2 ..., your pairs at i and i + D/2: put the angles 0 1 2 ... 0 1 2 ... "
-                "(repeat or cat, not repeat_interleave)"),
-        Mistake(lambda x, positions, freqs: _rope_at(x, -positions, freqs),
-                "you turned clockwise: the first half is a·cos − b·sin, the second b·cos + a·sin"),
-        Mistake(_swapped_without_minus,
-                "the minus is missing: the first half is a·cos − b·sin"),
-        Mistake(lambda x, _, freqs: _rope_at(x, torch.arange(x.shape[2]), freqs),
-                "you counted the tokens from 0: they stand at `positions`, which begin later when there is a cache"),
-        Mistake(lambda x, positions, freqs: _rope_at(x, positions + 1, freqs),
-                "you turned by one position too much: position 0 is not turned at all"),
-        Mistake(_in_low_precision,
-                "you computed the angles in x's dtype: bf16 cannot hold position 301; use fp32, round at the end"),
-        Mistake(lambda x, positions, freqs: _rope_at(x.float(), positions, freqs),
-                "the numbers are right, but the result must have x's dtype: end with .to(x.dtype)"),
-        Mistake(_along_heads,
-                "you turned head number h by position h: tokens are the third axis of (B, H, T, D)"),
-    ),
-)  # fmt: skip
-
-# ---- 03.3 and 03.4: frequencies ----
-
-
-def _share_of_plain(answer: Callable[..., Any], case: tuple) -> Any:
-    """Frequencies span six powers of ten, so they are compared as shares of the unscaled ones."""
-    got = answer(*case)
-    plain = rope_frequencies(case[0], theta=case[1])
-    if not isinstance(got, Tensor) or got.shape != plain.shape:
-        return {"frequency / unscaled frequency": got}
-    return {"frequency / unscaled frequency": got / plain}
-
-
-def _llama3(
-    head_dim: int, theta: float, factor: float, original: int, *, low: float = 1.0, high: float = 4.0
-) -> Tensor:
-    scaling = RopeScaling(
-        factor=factor, low_freq_factor=low, high_freq_factor=high, original_context_length=original
-    )  # fmt: skip
-    return rope_frequencies(head_dim, theta=theta, scaling=scaling)
-
-
-def _blend(plain: Tensor, keep: Tensor, factor: float) -> Tensor:
-    return keep * plain + (1 - keep) * plain / factor
-
-
-def _keep(plain: Tensor, original: int) -> Tensor:
-    return (original * plain / (2 * math.pi) - 1) / 3
-
-
-def _from_keep(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """The rule with another share to keep."""
-
-    def answer(head_dim: int, theta: float, factor: float, original: int) -> Tensor:
-        plain = rope_frequencies(head_dim, theta=theta)
-        return _blend(plain, change(_keep(plain, original)), factor)
-
-    return answer
-
-
-def _blend_by_wavelength(head_dim: int, theta: float, factor: float, original: int) -> Tensor:
-    plain = rope_frequencies(head_dim, theta=theta)
-    wavelength = 2 * math.pi / plain
-    keep = (original - wavelength) / (original - original / 4)
-    return _blend(plain, keep.clamp(0, 1), factor)
-
-
-def _llama3_without_two_pi(head_dim: int, theta: float, factor: float, original: int) -> Tensor:
-    plain = rope_frequencies(head_dim, theta=theta)
-    return _blend(plain, ((original * plain - 1) / 3).clamp(0, 1), factor)
-
-
-def _llama3_cases(_: torch.Generator) -> list[tuple]:
-    return [(64, 500_000.0, 32.0, 8192), (128, 500_000.0, 8.0, 8192), (16, 10_000.0, 4.0, 512), (2, 10_000.0, 4.0, 64)]
-
-
-LLAMA3 = Exercise(
-    id="03.3", name="llama3_frequencies", minutes=15, level="core", reference=_llama3, cases=_llama3_cases,
-    run=_share_of_plain, tolerance=1e-3,
-    mistakes=(
-        Mistake(lambda d, theta, _factor, _original: rope_frequencies(d, theta=theta),
-                "nothing is scaled: these are the plain frequencies"),
-        Mistake(lambda d, theta, factor, _original: rope_frequencies(d, theta=theta) / factor,
-                "you slowed all pairs down: those with 4 turns or more within the original context are kept"),
-        Mistake(_from_keep(lambda keep: 1 - keep.clamp(0, 1)),
-                "the rule is upside down: keep the fast pairs, slow the slow ones down"),
-        Mistake(_from_keep(lambda keep: keep),
-                "the share to keep must be clamped between 0 and 1: yours goes beyond at both ends"),
-        Mistake(_from_keep(lambda keep: (keep > 0).float()),
-                "between 1 and 4 turns the two are blended: yours keeps all that makes more than one turn"),
-        Mistake(_from_keep(lambda keep: (keep >= 1).float()),
-                "between 1 and 4 turns the two are blended: yours slows down all that makes fewer than 4 turns"),
-        Mistake(_blend_by_wavelength,
-                "you blended in proportion to the wavelength: it goes by turns, original / wavelength"),
-        Mistake(_llama3_without_two_pi,
-                "2π is missing: a turn is 2π radians, so the turns are original · frequency / 2π"),
-        Mistake(lambda d, theta, _factor, original: _llama3(d, theta, 8.0, original),
-                "you wrote 8 in the place of `factor`: the small Llama 3.2 models use 32"),
-        Mistake(lambda d, theta, _factor, original: _llama3(d, theta, 32.0, original),
-                "you wrote 32 in the place of `factor`: Llama 3.1 uses 8"),
-        Mistake(lambda d, theta, factor, _original: _llama3(d, theta, factor, 8192),
-                "you wrote 8192 in the place of `original`: it is an argument"),
-        Mistake(lambda d, theta, factor, original: _llama3(d, theta**0.5, factor, original),
-                "the exponents run over half their range: they are 0, 2, 4, ... divided by head_dim, "
-                "not 0, 1, 2, ..."),
-    ),
-)  # fmt: skip
-
-
-def _dynamic(head_dim: int, theta: float, length: int, original: int) -> Tensor:
-    stretch = max(1.0, length / original)
-    return rope_frequencies(head_dim, theta=theta * stretch ** (head_dim / (head_dim - 2)))
-
-
-def _dynamic_without_floor(head_dim: int, theta: float, length: int, original: int) -> Tensor:
-    return rope_frequencies(head_dim, theta=theta * (length / original) ** (head_dim / (head_dim - 2)))
-
-
-def _with_base(change: Callable[[float, int], float]) -> Callable[..., Tensor]:
-    """Dynamic scaling with the base multiplied by something else. change(stretch, head_dim) -> multiple."""
-
-    def answer(head_dim: int, theta: float, length: int, original: int) -> Tensor:
-        return rope_frequencies(head_dim, theta=theta * change(max(1.0, length / original), head_dim))
-
-    return answer
-
-
-def _dynamic_cases(_: torch.Generator) -> list[tuple]:
-    return [(64, 10_000.0, 8192, 2048), (8, 10_000.0, 3000, 2048), (4, 500_000.0, 4096, 2048),
-            (64, 10_000.0, 2048, 2048), (64, 10_000.0, 100, 2048)]  # fmt: skip
-
-
-DYNAMIC = Exercise(
-    id="03.4", name="dynamic_frequencies", minutes=20, level="hard", reference=_dynamic, cases=_dynamic_cases,
-    run=_share_of_plain, tolerance=1e-3,
-    mistakes=(
-        Mistake(lambda d, theta, _length, _original: rope_frequencies(d, theta=theta),
-                "nothing is scaled: beyond `original` tokens the base must grow"),
-        Mistake(_dynamic_without_floor,
-                "a text shorter than the original length must have the plain frequencies: yours are faster there"),
-        Mistake(_with_base(lambda s, _: s),
-                "you multiplied the base by length / original: the slowest pair is then slowed by less; "
-                "the exponent D/(D−2) is missing"),
-        Mistake(_with_base(lambda s, d: s ** ((d - 2) / d)),
-                "the exponent is upside down: it is D/(D−2), a little over 1"),
-        Mistake(_with_base(lambda s, d: float(int(s)) ** (d / (d - 2))),
-                "you divided length by original without the fraction: use /, not //"),
-        Mistake(lambda d, theta, length, original: rope_frequencies(d, theta=theta) / max(1.0, length / original),
-                "you slowed all pairs down alike: only the slowest is slowed by length / original, pair 0 not at all"),
-        Mistake(_with_base(lambda s, d: 1 / s ** (d / (d - 2))),
-                "the base must grow with the length: yours shrinks, so the hands get faster"),
-    ),
-)  # fmt: skip
-
-# ---- 03.5: break it ----
-
-
-def _blind(head_dim: int, distance: int) -> Tensor:
-    return 2 * math.pi * torch.arange(1, head_dim // 2 + 1).float() / distance
-
-
-def _what_still_sees(freqs: Any, case: tuple) -> str | None:
-    head_dim, distance = case
-    if not isinstance(freqs, Tensor) or freqs.shape != (head_dim // 2,):
-        got = f"shape {tuple(freqs.shape)}" if isinstance(freqs, Tensor) else type(freqs).__name__
-        return f"for head_dim {head_dim}, return a tensor of shape ({head_dim // 2},); got {got}"
-    if not bool(torch.isfinite(freqs).all()) or not bool((freqs > 0).all()):
-        return "all frequencies must be positive numbers: a hand that stands still is too easy"
-    turns = freqs.double() * distance / (2 * math.pi)
-    off = (turns - turns.round()).abs()
-    if float(off.max()) > 1e-3:
-        pair = int(off.argmax())
-        return (
-            f"with distance {distance}, pair {pair} has made {float(turns[pair]):.4g} turns after {distance} tokens: "
-            f"it must be a whole number"
-        )
-    whole = turns.round()
-    if len(whole.unique()) < len(whole):
-        return "two of the frequencies are equal: all pairs must turn at different speeds"
-    for nearer in range(1, distance):
-        if bool(((whole * nearer) % distance == 0).all()):
-            return f"places {nearer} apart already look alike, though only {distance} apart should"
+def _hidden_rows(padding: Tensor, start: int) -> Tensor:
+    n_queries = padding.shape[1] - start
+    return (causal_mask(n_queries, start=start) & padding[:, start:, None])[:, None]
+
+
+def _not_causal(padding: Tensor, start: int) -> Tensor:
+    itself = torch.eye(padding.shape[1], dtype=torch.bool)[start:]
+    return (padding[:, None] | itself)[:, None]
+
+
+def _no_offset(padding: Tensor, start: int) -> Tensor:
+    B, S = padding.shape
+    triangle = torch.ones(S - start, S).tril().bool()
+    return (triangle & padding[:, None] | torch.eye(S, dtype=torch.bool)[: S - start])[:, None]
+
+
+def _no_offset_cured(padding: Tensor, start: int) -> Tensor:
+    S = padding.shape[1]
+    triangle = torch.ones(S - start, S).tril().bool()
+    return (triangle & padding[:, None] | torch.eye(S, dtype=torch.bool)[start:])[:, None]
+
+
+# ---- 03.5: inputs that give a model without a mask away ----
+
+
+@cache
+def _two_models(vocab_size: int) -> tuple[Llama3Model, Llama3Model]:
+    """The same random weights, with the mask and without."""
+    cfg = TextConfig.tiny(vocab_size=vocab_size, hidden_size=32, intermediate_size=32, head_dim=8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        healthy = Llama3Model(cfg).eval()
+    for parameter in healthy.parameters():
+        if parameter.dim() == 2:
+            parameter.data.mul_(20)  # fresh weights hardly attend at all
+    dropped = Llama3Model(cfg, attend=lambda q, k, v, _mask: _attention(q, k, v, None, fault="no mask")).eval()
+    dropped.load_state_dict(healthy.state_dict())
+    return healthy, dropped
+
+
+def _try_inputs(answer: Any, case: tuple) -> dict[str, bool] | str:
+    """What the two models do with a learner's inputs; a sentence where they cannot be run."""
+    (vocab_size,) = case
+    result = answer(vocab_size)
+    if not isinstance(result, tuple | list) or len(result) != 3:
+        return "return three things: ids a, ids b and a position t"
+    a, b, t = result
+    for name, ids in (("a", a), ("b", b)):
+        if not isinstance(ids, Tensor) or ids.dim() != 2 or len(ids) != 1 or ids.dtype != torch.int64:
+            what = f"{ids.dtype} of shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+            return f"{name} should be a tensor of whole numbers of shape (1, T), got {what}"
+        if not ids.numel() or int(ids.min()) < 0 or int(ids.max()) >= vocab_size:
+            return f"{name} should hold at least one id, all from 0 to {vocab_size - 1}, got {ids.tolist()}"
+    if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t < min(a.shape[1], b.shape[1]):
+        return f"t should be a position in both texts, 0 to {min(a.shape[1], b.shape[1]) - 1}, got {t!r}"
+    with torch.no_grad():
+        differs = [float((m(a)[0, t] - m(b)[0, t]).abs().max()) > 1e-4 for m in _two_models(vocab_size)]
+    return {
+        "same text": torch.equal(a, b),
+        "differ before t": not torch.equal(a[:, :t], b[:, :t]),
+        "differ at t": not torch.equal(a[:, t], b[:, t]),
+        "healthy differs": differs[0],
+        "dropped differs": differs[1],
+    }
+
+
+def _judge_inputs(result: dict[str, bool] | str, case: tuple) -> str | None:
+    if isinstance(result, str):
+        return result
+    if result["same text"]:
+        return f"for {case[0]} tokens a and b are the same text: no model can tell them apart"
+    if result["healthy differs"]:
+        return ("a healthy model gives other logits at t too, since a and b differ at t or before it: "
+                "change only tokens after t")  # fmt: skip
+    if not result["dropped differs"]:
+        return "both models give the same logits at t: a token after t has to differ"
     return None
 
 
-def _blind_cases(_: torch.Generator) -> list[tuple]:
-    return [(8, 100), (64, 101), (2, 12), (6, 2)]
+def _inputs(a: list[int], b: list[int], t: int) -> Any:
+    return lambda _vocab_size: (torch.tensor([a]), torch.tensor([b]), t)
 
 
-BLIND = Exercise(
-    id="03.5", name="blind_frequencies", minutes=10, level="break it", reference=_blind, cases=_blind_cases,
-    accept=_what_still_sees,
-    mistakes=(
-        Mistake(lambda d, _: torch.zeros(d // 2),
-                "hands that stand still see nothing at all: frequencies must be positive, and nearer places distinct"),
-        Mistake(lambda d, distance: _blind(d, distance) / 2,
-                "you used π for a full turn: after `distance` tokens your first pair points the opposite way"),
-        Mistake(lambda d, distance: distance / torch.arange(1, d // 2 + 1).float(),
-                "these are wavelengths, in tokens per turn: the frequency is 2π divided by the wavelength"),
-        Mistake(lambda d, distance: 2 * math.pi / (distance * torch.arange(1, d // 2 + 1).float()),
-                "you multiplied the wavelengths: then only the first pair comes round after `distance` tokens; "
-                "multiply the turns"),
-        Mistake(lambda d, distance: torch.full((d // 2,), 2 * math.pi / distance),
-                "all pairs turn alike: the frequencies must be different, as 1, 2, 3, ... turns are"),
-        Mistake(lambda d, _: 2 * math.pi * torch.arange(1, d // 2 + 1).float(),
-                "these hands make whole turns with every single token: then no two places can be told apart"),
-        Mistake(lambda d, distance: torch.arange(1, d // 2 + 1).float() / distance,
-                "2π is missing: you count turns, but frequencies are in radians per token"),
+EXERCISES: tuple[Exercise, ...] = (
+    Exercise(
+        id="03.1", name="attention_weights", minutes=5, level="warm-up",
+        reference=_weights, cases=_weights_cases,
+        mistakes=(
+            Mistake(lambda q, keys: keys @ q / math.sqrt(len(q)),
+                    "these are the scores: softmax is missing, so they are not positive and do not sum to 1"),
+            Mistake(lambda q, keys: keys @ q, "these are the dot products: divide by √D, then softmax"),
+            Mistake(lambda q, keys: torch.softmax(keys @ q, dim=-1), "you forgot to divide the scores by √D"),
+            Mistake(lambda q, keys: torch.softmax(keys @ q / len(q), dim=-1),
+                    "you divided by D: the spread of a sum of D products is √D"),
+            Mistake(lambda q, keys: torch.softmax(keys @ q / math.sqrt(len(keys)), dim=-1),
+                    "you divided by √S, the number of keys: it is the length D of the query that makes scores large"),
+            Mistake(lambda q, keys: torch.softmax(keys @ q, dim=-1) / math.sqrt(len(q)),
+                    "you divided by √D after the softmax: divide the scores, or the weights no longer sum to 1"),
+            Mistake(lambda q, keys: (keys @ q) / (keys @ q).sum(),
+                    "you divided by the sum without e to the power: such weights can be negative; use softmax"),
+        ),
+    ),
+    Exercise(
+        id="03.2", name="my_causal_mask", minutes=10, level="core",
+        reference=lambda n_queries, start: causal_mask(n_queries, start=start), cases=_mask_cases,
+        mistakes=(
+            Mistake(lambda n, start: torch.ones(n, start + n).tril().bool(),
+                    "you forgot the offset: query i stands at position start + i, not at i, so the first row sees "
+                    "the cached tokens and itself"),
+            Mistake(_strict, "a token should see itself: its own key counts (<= and not <)"),
+            Mistake(lambda n, start: ~causal_mask(n, start=start),
+                    "True and False are the wrong way round: True means that a query may look"),
+            Mistake(lambda n, start: causal_mask(n),  # noqa: ARG005
+                    "you have columns for the new tokens only: the cached keys come first, S = start + n_queries"),
+            Mistake(lambda n, start: ~_strict(n, start),
+                    "you show the future and hide the past: compare the other way round"),
+            Mistake(lambda n, start: causal_mask(n, start=start).T,
+                    "rows and columns are exchanged: a row is a query, a column is a key"),
+            Mistake(lambda n, start: causal_mask(n, start=start).float(),
+                    "the pattern is right, but the mask should be bool: add .bool()"),
+            Mistake(lambda n, start: torch.zeros(n, start + n).masked_fill(~causal_mask(n, start=start), -math.inf),
+                    "this is a mask to be added to the scores (0 and -inf): here it should be bool"),
+        ),
+    ),
+    Exercise(
+        id="03.3", name="grouped_attention", minutes=15, level="core",
+        reference=readable_attention, cases=_attention_cases,
+        mistakes=(
+            _attention_mistake("in turns", "the groups are in turns (0 1 2 0 1 2 ...): neighbouring query heads share "
+                               "a key head (0 0 0 1 1 1 ...); repeat_interleave does that, repeat does not"),
+            _attention_mistake("no mask", "you took the mask and did not use it: every query sees the future"),
+            _attention_mistake("inverted", "the mask is the wrong way round: True means may look, so fill where it is "
+                               "False (~mask)"),
+            _attention_mistake("no scale", "you forgot to divide the scores by √D"),
+            _attention_mistake("scale D", "you divided by D: the scores' spread is √D"),
+            _attention_mistake("queries", "your softmax goes over the queries: it is the keys, the last axis, whose "
+                               "weights sum to 1"),
+            _attention_mistake("late mask", "you masked after the softmax, so the rows no longer sum to 1: put -inf "
+                               "into the scores before it"),
+            _attention_mistake("zero scores", "you set hidden scores to 0, but e to the power 0 is 1, a weight like "
+                               "others: use minus infinity"),
+        ),
+    ),
+    Exercise(
+        id="03.4", name="my_build_mask", minutes=20, level="hard",
+        reference=_padded, cases=_padding_cases,
+        mistakes=(
+            Mistake(_empty_rows, "a padding query sees nothing: a softmax over nothing is NaN; let it see itself"),
+            Mistake(_see_all, "your padding queries see everything, the future too: no NaN, but let them see only "
+                    "themselves"),
+            Mistake(_hidden_rows, "you hid the rows of padding and not the columns: real tokens still look at padding"),
+            Mistake(_not_causal, "padding is hidden, but every token sees the future: the causal mask is missing"),
+            Mistake(_no_offset, "you forgot the offset: new token i stands at position start + i"),
+            Mistake(_no_offset_cured, "your causal part forgets the offset: new token i stands at position start + i"),
+            Mistake(lambda padding, start: _padded(padding, start)[:, 0],
+                    "the mask has no axis for the heads: (B, 1, T, S), with a 1 in second place"),
+            Mistake(lambda padding, start: _padded(~padding, start),
+                    "you took True for padding: in `padding`, True means a real token"),
+            Mistake(lambda padding, start: causal_mask(padding.shape[1] - start, start=start)
+                    .repeat(len(padding), 1, 1)[:, None], "the mask is causal, but padding is visible to real tokens"),
+        ),
+    ),
+    Exercise(
+        id="03.5", name="give_away", minutes=10, level="break it",
+        reference=_inputs([0, 1, 2], [0, 1, 3], 1), cases=lambda _: [(16,), (512,)],
+        run=_try_inputs, accept=_judge_inputs,
+        mistakes=(
+            Mistake(_inputs([0, 1, 2], [0, 1, 3], 2),
+                    "a and b differ at t itself, and a token sees itself in a healthy model, too: look at an earlier "
+                    "position"),
+            Mistake(_inputs([0, 1, 2], [3, 1, 2], 1),
+                    "a healthy model gives other logits at t too: a token before t, which t may see, differs"),
+            Mistake(_inputs([0, 1, 2], [0, 1, 2], 1),
+                    "a and b are the same text: no model can tell them apart"),
+        ),
     ),
 )  # fmt: skip
-
-EXERCISES: tuple[Exercise, ...] = (PAIR, HEADS, LLAMA3, DYNAMIC, BLIND)

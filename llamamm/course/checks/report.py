@@ -47,7 +47,7 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """Such as "3 of 5 passed, 5 of 10 points; 04.2 and 04.4 are missing"."""
+        """Such as "3 of 5 passed, 5 of 10 points; 03.2 and 03.4 are missing"."""
         earned, most = self.points
         text = f"{sum(map(bool, self.results))} of {len(self.results)} passed, {earned} of {most} points"
         missing = [r.id for r in self.results if r.missing]

@@ -1,6 +1,6 @@
 """A student's notebook as the checks see it: of which lesson it is, where each of its exercises stands, what is amiss.
 
-A mark, `# exercise: 03.1`, says which exercise a cell answers. Marks get lost, doubled and misspelt, so they are held
+A mark, `# exercise: 04.1`, says which exercise a cell answers. Marks get lost, doubled and misspelt, so they are held
 against the list of the lesson, which the package knows.
 """
 

@@ -26,7 +26,7 @@ from tests.processes import finish
 
 ROOT = Path(__file__).parents[3]
 LESSONS = sorted(p for p in (ROOT / "notebooks").glob("*.ipynb"))
-ROPE = ROOT / "notebooks" / "03_rope.ipynb"
+ROPE = ROOT / "notebooks" / "04_rope.ipynb"
 
 CODE = '''# exercise: 08.1
 def f(x):
@@ -177,7 +177,7 @@ def test_a_solved_students_notebook_runs_from_top_to_bottom():
     student = solved_notebook(ROPE)
     NotebookClient(student, timeout=None, kernel_name="python3").execute()
     said = [o.data["text/plain"] for c in student.cells if c.id.startswith("check-") for o in c.outputs if "data" in o]
-    assert len(said) == len(exercises_of("03")) and all(" passed: " in s for s in said)
+    assert len(said) == len(exercises_of("04")) and all(" passed: " in s for s in said)
 
 
 # ---- nbgrader ----
@@ -225,7 +225,7 @@ def test_nbgrader_scores_explains_and_is_not_deceived(tmp_path, monkeypatch):
         for cell in notebook.cells:
             key = cell.metadata.get("nbgrader", {}).get("grade_id", "").removeprefix("answer-")
             if key in solutions and student == "honest":
-                cell.source = solutions[key].replace("x * c - y * s", "x * c + y * s")  # in 03.1 alone
+                cell.source = solutions[key].replace("x * c - y * s", "x * c + y * s")  # in 04.1 alone
             elif key in solutions:
                 cell.source = f"{stub_of_any_result(key)}\n{CHEAT}"
         folder = tmp_path / "submitted" / student / assignment
@@ -238,11 +238,11 @@ def test_nbgrader_scores_explains_and_is_not_deceived(tmp_path, monkeypatch):
 
     with Gradebook(f"sqlite:///{tmp_path / 'gradebook.db'}") as gradebook:
         scores = {s.student.id: (s.score, s.max_score) for s in gradebook.assignment_submissions(assignment)}
-    most, lost = sum(e.points for e in exercises_of("03")), find_exercise("03.1").points
+    most, lost = sum(e.points for e in exercises_of("04")), find_exercise("04.1").points
     assert scores == {"honest": (most - lost, most), "cheat": (0, most)}
     (feedback,) = (tmp_path / "feedback" / "honest" / assignment).glob("*.html")
     (wrong,) = [r for r in check_notebook(tmp_path / "submitted" / "honest" / assignment / path.name) if not r]
-    assert wrong.id == "03.1" and html.escape(wrong.message, quote=False)[:40] in feedback.read_text(encoding="utf-8")
+    assert wrong.id == "04.1" and html.escape(wrong.message, quote=False)[:40] in feedback.read_text(encoding="utf-8")
     for student, score in scores.items():
         assert check_notebook(tmp_path / "submitted" / student / assignment / path.name).points == score
 
@@ -265,13 +265,13 @@ def test_nbgrader_metadata_is_schema_3_and_points_follow_the_level():
 
 
 def test_links_resolve_from_where_the_notebook_lies():
-    text = "### Exercise 1\n[a](03_rope.ipynb) ![b](images/b.png) <img src='images/c.png'> [d](https://d.org) [e](#e)"
+    text = "### Exercise 1\n[a](04_rope.ipynb) ![b](images/b.png) <img src='images/c.png'> [d](https://d.org) [e](#e)"
     ours = student_notebook(lesson(*exercise(text=text)), "08_x.ipynb").cells[2].source
-    assert "[a](../03_rope.ipynb) ![b](../images/b.png) <img src='../images/c.png'>" in ours
+    assert "[a](../04_rope.ipynb) ![b](../images/b.png) <img src='../images/c.png'>" in ours
     theirs = student_notebook(lesson(*exercise(text=text)), "08_x.ipynb", nbgrader=True)
     base = "https://github.com/llamamm/llamamm/blob/v0.1.0/notebooks/"
     assert f"[08_x.ipynb]({base}08_x.ipynb)" in theirs.cells[0].source
-    assert f"[a]({base}03_rope.ipynb) ![b]({base}images/b.png)" in theirs.cells[2].source
+    assert f"[a]({base}04_rope.ipynb) ![b]({base}images/b.png)" in theirs.cells[2].source
     for text in (ours, theirs.cells[2].source):
         assert "[d](https://d.org) [e](#e)" in text
 

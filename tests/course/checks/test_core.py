@@ -281,7 +281,7 @@ def test_unknown_exercises_are_refused_with_what_there_is():
         find_exercise("99.7")
     with pytest.raises(InputError, match="'77'"):
         exercises_of("77")
-    with pytest.raises(InputError, match=r"such as '03.1', got 3.1 \(float\)"):
+    with pytest.raises(InputError, match=r"such as '04.1', got 3.1 \(float\)"):
         check(3.1, print)
 
 

@@ -1,4 +1,4 @@
-"""course.checks.lesson03: right answers pass, and each usual mistake is called by its name."""
+"""Exercises of lesson 03: right answers pass, wrong ones are told what is wrong with them."""
 
 import math
 import re
@@ -6,356 +6,264 @@ import re
 import pytest
 import torch
 
-from llamamm.course.checks import check
+from llamamm.course.checks import check, exercises_of
 
-PI = math.pi
+INF = float("inf")
 
 
-def rotate_pair(pair, angle):
-    turned = torch.view_as_real(torch.view_as_complex(pair) * complex(math.cos(angle), math.sin(angle)))
-    return turned.to(pair.dtype)
+# ---- right answers, written in another way than the reference ----
 
 
-def rope_at(x, positions, freqs):
-    half = x.shape[-1] // 2
-    angles = positions[:, None].float() * freqs[None, :]
-    a, b = x[..., :half].float(), x[..., half:].float()
-    out = torch.empty(x.shape)
-    out[..., :half] = a * torch.cos(angles) - b * torch.sin(angles)
-    out[..., half:] = a * torch.sin(angles) + b * torch.cos(angles)
-    return out.to(x.dtype)
+def attention_weights(q, keys):
+    powers = [math.exp(float(q @ key) / len(q) ** 0.5) for key in keys]
+    return torch.tensor([p / sum(powers) for p in powers])
 
 
-def with_rounded_tables(x, positions, freqs):
-    """As the model does it: angles in fp32, their cosines and sines in x's dtype."""
-    angles = torch.outer(positions.float(), freqs)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+def my_causal_mask(n_queries, start):
+    return torch.tensor([[j <= start + i for j in range(start + n_queries)] for i in range(n_queries)])
 
 
-def plain(head_dim, theta):
-    return torch.tensor([theta ** (-2 * i / head_dim) for i in range(head_dim // 2)])
+def grouped_attention(q, k, v, mask):
+    B, H, T, D = q.shape
+    allowed = mask.expand(B, 1, T, k.shape[2])[:, 0]
+    heads = []
+    for h in range(H):
+        kv = h // (H // k.shape[1])
+        scores = torch.where(allowed, q[:, h] @ k[:, kv].transpose(1, 2) * D**-0.5, -INF)
+        heads.append(scores.softmax(-1) @ v[:, kv])
+    return torch.stack(heads, dim=1)
 
 
-def llama3_frequencies(head_dim, theta, factor, original):
-    out = []
-    for f in plain(head_dim, theta).tolist():
-        turns = original * f / (2 * PI)
-        if turns >= 4:
-            out.append(f)
-        elif turns <= 1:
-            out.append(f / factor)
-        else:
-            keep = (turns - 1) / 3
-            out.append(keep * f + (1 - keep) * f / factor)
-    return torch.tensor(out)
+def my_build_mask(padding, start):
+    B, S = padding.shape
+    mask = torch.zeros(B, 1, S - start, S, dtype=torch.bool)
+    for b in range(B):
+        for i in range(start, S):
+            for j in range(i + 1):
+                mask[b, 0, i - start, j] = padding[b, j] or i == j
+    return mask
 
 
-def dynamic_frequencies(head_dim, theta, length, original):
-    """Pair i is slowed by s^(i / (D/2 - 1)): from not at all to the whole stretch."""
-    freqs = plain(head_dim, theta)
-    if length <= original:
-        return freqs
-    last = head_dim // 2 - 1
-    return freqs * torch.tensor([(original / length) ** (i / last) for i in range(last + 1)])
+def give_away(vocab_size):
+    a = torch.zeros(1, 6, dtype=torch.long)
+    b = a.clone()
+    b[0, 4:] = vocab_size - 1
+    return a, b, 0
 
 
-def blind_frequencies(head_dim, distance):
-    turns = torch.arange(head_dim // 2, 0, -1) * 1.0  # fastest first
-    return turns * (2 * PI / distance)
+RIGHT = {"03.1": attention_weights, "03.2": my_causal_mask, "03.3": grouped_attention, "03.4": my_build_mask,
+         "03.5": give_away}  # fmt: skip
 
 
-def also_blind(head_dim, distance):
-    """Another right choice: one turn more than multiples of the distance, so that all move alike."""
-    return 2 * PI * (1 + distance * torch.arange(head_dim // 2)) / distance
+@pytest.mark.parametrize("exercise_id", RIGHT)
+def test_a_right_answer_passes(exercise_id):
+    result = check(exercise_id, RIGHT[exercise_id])
+    assert result, result.message
 
 
-RIGHT = [("03.1", rotate_pair), ("03.2", rope_at), ("03.2", with_rounded_tables), ("03.3", llama3_frequencies),
-         ("03.4", dynamic_frequencies), ("03.5", blind_frequencies), ("03.5", also_blind)]  # fmt: skip
+def test_every_exercise_is_tried_here():
+    assert [e.id for e in exercises_of("03")] == list(RIGHT)
+    assert all(len(e.mistakes) >= 3 for e in exercises_of("03"))
 
 
-@pytest.mark.parametrize(("exercise", "answer"), RIGHT)
-def test_the_right_answer_passes(exercise, answer):
-    assert check(exercise, answer), check(exercise, answer).message
+def test_texts_of_different_length_may_give_a_model_away():
+    assert check("03.5", lambda _: (torch.tensor([[3, 4]]), torch.tensor([[3, 4, 5]]), 1))
 
 
-# ---- wrong answers: one pair ----
+# ---- 03.1 ----
 
 
-def clockwise(pair, angle):
-    x, y = pair
-    return torch.stack((x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)))
+def w_scores(q, keys):
+    return torch.stack([(q * key).sum() / q.numel() ** 0.5 for key in keys])
 
 
-def overwritten(pair, angle):
-    pair[0] = pair[0] * math.cos(angle) - pair[1] * math.sin(angle)
-    pair[1] = pair[0] * math.sin(angle) + pair[1] * math.cos(angle)
-    return pair
+def w_no_scale(q, keys):
+    e = (keys @ q).exp()
+    return e / e.sum()
 
 
-def in_degrees(pair, angle):
-    return rotate_pair(pair, angle * PI / 180)
+def w_by_d(q, keys):
+    return ((q[None] @ keys.T)[0] / q.shape[0]).softmax(0)
 
 
-def no_minus(pair, angle):
-    x, y = pair
-    c, s = math.cos(angle), math.sin(angle)
-    return torch.stack((x * c + y * s, x * s + y * c))
+def w_by_keys(q, keys):
+    return (keys @ q * keys.shape[0] ** -0.5).softmax(0)
 
 
-def scaled(pair, angle):
-    return pair * torch.tensor([math.cos(angle), math.sin(angle)], dtype=pair.dtype)
+def w_scale_late(q, keys):
+    return (keys @ q).softmax(0) / q.shape[0] ** 0.5
 
 
-def sine_for_cosine(pair, angle):
-    x, y = pair
-    c, s = math.sin(angle), math.cos(angle)
-    return torch.stack((x * c - y * s, x * s + y * c))
+def w_share(q, keys):
+    dots = keys @ q
+    return dots / dots.sum()
 
 
-def a_list(pair, angle):
-    return rotate_pair(pair, angle).tolist()
+# ---- 03.2 ----
 
 
-# ---- (B, H, T, D) ----
+def m_no_offset(n_queries, start):
+    return torch.arange(n_queries)[:, None] >= torch.arange(start + n_queries)[None]
 
 
-def tables(positions, freqs):
-    angles = torch.outer(positions.float(), freqs)
-    return angles.cos(), angles.sin()
+def m_not_itself(n_queries, start):
+    return torch.ones(n_queries, n_queries + start).tril(start - 1) == 1
 
 
-def neighbours(x, positions, freqs):
-    cos, sin = tables(positions, freqs)
-    out = torch.empty_like(x)
-    out[..., ::2] = x[..., ::2] * cos - x[..., 1::2] * sin
-    out[..., 1::2] = x[..., ::2] * sin + x[..., 1::2] * cos
-    return out
+def m_inverted(n_queries, start):
+    return torch.ones(n_queries, n_queries + start).triu(start + 1) == 1
 
 
-def half(x):
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((-b, a), dim=-1)
+def m_square(n_queries, start):  # noqa: ARG001
+    return torch.ones(n_queries, n_queries).tril() == 1
 
 
-def doubled_side_by_side(x, positions, freqs):
-    cos, sin = (t.repeat_interleave(2, dim=-1) for t in tables(positions, freqs))
-    return (x * cos + half(x) * sin).to(x.dtype)
+def m_future(n_queries, start):
+    return torch.ones(n_queries, n_queries + start).triu(start) == 1
 
 
-def turned_back(x, positions, freqs):
-    cos, sin = (torch.cat((t, t), dim=-1) for t in tables(positions, freqs))
-    return (x * cos - half(x) * sin).to(x.dtype)
+def m_additive(n_queries, start):
+    return torch.full((n_queries, n_queries + start), -INF).triu(start + 1)
 
 
-def forgot_the_minus(x, positions, freqs):
-    cos, sin = tables(positions, freqs)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos + b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+# ---- 03.3 ----
 
 
-def own_positions(x, positions, freqs):
-    return rope_at(x, torch.arange(len(positions)), freqs)
+def attend(q, k, v, mask, *, order="near", scale=None, axis=-1, fill=-INF):
+    H, K = q.shape[1], k.shape[1]
+    index = [h // (H // K) if order == "near" else h % K for h in range(H)]
+    scores = torch.einsum("bhtd,bhsd->bhts", q, k[:, index]) * (scale or q.shape[-1] ** -0.5)
+    if mask is not None:
+        scores = torch.where(mask, scores, fill)
+    return torch.einsum("bhts,bhsd->bhtd", scores.softmax(axis), v[:, index])
 
 
-def from_one(x, positions, freqs):
-    return rope_at(x, positions + 1, freqs)
+def a_late_mask(q, k, v, mask):
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    weights = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1)
+    return weights.masked_fill(~mask, 0.0) @ v
 
 
-def bf16_angles(x, positions, freqs):
-    angles = positions[:, None].to(x.dtype) * freqs.to(x.dtype)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()), dim=-1)
+# ---- 03.4 ----
 
 
-def stays_fp32(x, positions, freqs):
-    cos, sin = (torch.cat((t, t), dim=-1) for t in tables(positions, freqs))
-    return x * cos + half(x) * sin
+def causal(padding, start):
+    S = padding.shape[1]
+    return torch.ones(S, S).tril().bool()[start:]
 
 
-def by_head(x, positions, freqs):
-    cos, sin = (t[:, None] for t in tables(positions, freqs))
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+def b_empty(padding, start):
+    return causal(padding, start)[None, None] & padding[:, None, None]
 
 
-# ---- the rule "llama3" ----
+def b_sees_all(padding, start):
+    mask = b_empty(padding, start)
+    mask[mask.sum(-1) == 0] = True
+    return mask
 
 
-def unscaled(head_dim, theta, _factor, _original):
-    return plain(head_dim, theta)
+def b_rows(padding, start):
+    return causal(padding, start)[None, None] & padding[:, start:][:, None, :, None]
 
 
-def all_slower(head_dim, theta, factor, _original):
-    return plain(head_dim, theta) / factor
+def b_no_head(padding, start):
+    return my_build_mask(padding, start).squeeze(1)
 
 
-def with_keep(change):
-    def answer(head_dim, theta, factor, original):
-        freqs = plain(head_dim, theta)
-        keep = change((original * freqs / (2 * PI) - 1) / 3)
-        return keep * freqs + (1 - keep) * freqs / factor
+def b_ignores_padding(padding, start):
+    return torch.stack([causal(padding, start)[None]] * len(padding))
 
-    return answer
 
+def b_future(padding, start):
+    mask = padding[:, None, None].repeat(1, 1, padding.shape[1] - start, 1)
+    for i in range(start, padding.shape[1]):
+        mask[:, 0, i - start, i] = True
+    return mask
 
-def by_wavelength(head_dim, theta, factor, original):
-    freqs = plain(head_dim, theta)
-    low, high = original, original / 4
-    keep = ((low - 2 * PI / freqs) / (low - high)).clamp(0, 1)
-    return keep * freqs + (1 - keep) * freqs / factor
 
+def b_inverted(padding, start):
+    return my_build_mask(padding == 0, start)
 
-def radians_for_turns(head_dim, theta, factor, original):
-    freqs = plain(head_dim, theta)
-    keep = ((original * freqs - 1) / 3).clamp(0, 1)
-    return keep * freqs + (1 - keep) * freqs / factor
 
+def b_no_offset(padding, start):
+    S = padding.shape[1]
+    mask = torch.arange(S)[None] <= torch.arange(S - start)[:, None]
+    mask = mask[None] & padding[:, None]
+    for i in range(S - start):
+        mask[:, i, start + i] = True
+    return mask[:, None]
 
-def always_8(head_dim, theta, _factor, original):
-    return llama3_frequencies(head_dim, theta, 8, original)
 
+# ---- 03.5 ----
 
-def always_32(head_dim, theta, _factor, original):
-    return llama3_frequencies(head_dim, theta, 32, original)
 
-
-def always_8192(head_dim, theta, factor, _original):
-    return llama3_frequencies(head_dim, theta, factor, 8192)
-
-
-def half_exponents(head_dim, theta, factor, original):
-    freqs = theta ** (-torch.arange(head_dim // 2) / head_dim)
-    keep = ((original * freqs / (2 * PI) - 1) / 3).clamp(0, 1)
-    return keep * freqs + (1 - keep) * freqs / factor
-
-
-def both_halves(head_dim, theta, factor, original):
-    return llama3_frequencies(head_dim, theta, factor, original).repeat(2)
-
-
-# ---- dynamic scaling ----
-
-
-def with_base(change):
-    def answer(head_dim, theta, length, original):
-        stretch = length / original if length > original else 1.0
-        return plain(head_dim, theta * change(stretch, head_dim))
-
-    return answer
-
-
-def faster_when_short(head_dim, theta, length, original):
-    return plain(head_dim, theta * (length / original) ** (head_dim / (head_dim - 2)))
-
-
-def whole_stretch(head_dim, theta, length, original):
-    return plain(head_dim, theta * max(1, length // original) ** (head_dim / (head_dim - 2)))
-
-
-def interpolated(head_dim, theta, length, original):
-    return plain(head_dim, theta) * min(1.0, original / length)
-
-
-def never(head_dim, theta, _length, _original):
-    return plain(head_dim, theta)
-
-
-# ---- break it ----
-
-
-def standing_still(head_dim, _distance):
-    return torch.zeros(head_dim // 2)
-
-
-def half_turns(head_dim, distance):
-    return PI * torch.arange(1, head_dim // 2 + 1) / distance
-
-
-def wavelengths(head_dim, distance):
-    return distance / torch.arange(1, head_dim // 2 + 1)
-
-
-def longer_waves(head_dim, distance):
-    return 2 * PI / (distance * torch.arange(1, head_dim // 2 + 1))
-
-
-def all_the_same(head_dim, distance):
-    return torch.ones(head_dim // 2) * 2 * PI / distance
-
-
-def blind_everywhere(head_dim, _distance):
-    return 2 * PI * torch.arange(1, head_dim // 2 + 1)
-
-
-def in_turns(head_dim, distance):
-    return torch.arange(1, head_dim // 2 + 1) / distance
-
-
-def even_turns(head_dim, distance):
-    return 4 * PI * torch.arange(1, head_dim // 2 + 1) / distance
-
-
-def llamas_own(head_dim, _distance):
-    return plain(head_dim, 500_000.0)
+def ids(*numbers):
+    return torch.tensor([numbers])
 
 
 WRONG = [
-    ("03.1", clockwise, "turned clockwise"),
-    ("03.1", overwritten, "overwrote x"),
-    ("03.1", in_degrees, "degrees"),
-    ("03.1", no_minus, "minus is missing"),
-    ("03.1", scaled, "mixture of both"),
-    ("03.1", sine_for_cosine, "sine where the cosine"),
-    ("03.1", a_list, "should be a tensor"),
-    ("03.2", neighbours, "paired neighbours"),
-    ("03.2", doubled_side_by_side, "not repeat_interleave"),
-    ("03.2", turned_back, "turned clockwise"),
-    ("03.2", forgot_the_minus, "minus is missing"),
-    ("03.2", own_positions, "counted the tokens from 0"),
-    ("03.2", from_one, "one position too much"),
-    ("03.2", bf16_angles, "bf16 cannot hold position 301"),
-    ("03.2", stays_fp32, "end with .to"),
-    ("03.2", by_head, "third axis"),
-    ("03.2", lambda x, *_: x[..., :1], "shape"),
-    ("03.3", unscaled, "nothing is scaled"),
-    ("03.3", all_slower, "slowed all pairs down"),
-    ("03.3", with_keep(lambda k: 1 - k.clamp(0, 1)), "upside down"),
-    ("03.3", with_keep(lambda k: k), "clamped"),
-    ("03.3", with_keep(lambda k: (k > 0).float()), "keeps all that makes more than one turn"),
-    ("03.3", with_keep(lambda k: (k >= 1).float()), "slows down all that makes fewer than 4"),
-    ("03.3", by_wavelength, "in proportion to the wavelength"),
-    ("03.3", radians_for_turns, "2π is missing"),
-    ("03.3", always_8, "wrote 8 in the place"),
-    ("03.3", always_32, "wrote 32 in the place"),
-    ("03.3", always_8192, "wrote 8192"),
-    ("03.3", half_exponents, "half their range"),
-    ("03.3", both_halves, "shape should be"),
-    ("03.4", never, "base must grow"),
-    ("03.4", faster_when_short, "shorter than the original"),
-    ("03.4", with_base(lambda s, _: s), "exponent D/.* is missing"),
-    ("03.4", with_base(lambda s, d: s ** ((d - 2) / d)), "exponent is upside down"),
-    ("03.4", whole_stretch, "use /, not //"),
-    ("03.4", interpolated, "all pairs down alike"),
-    ("03.4", with_base(lambda s, d: s ** (-d / (d - 2))), "yours shrinks"),
-    ("03.4", lambda *_: None, "should be a tensor"),
-    ("03.5", standing_still, "stand still"),
-    ("03.5", half_turns, "π for a full turn"),
-    ("03.5", wavelengths, "these are wavelengths"),
-    ("03.5", longer_waves, "multiplied the wavelengths"),
-    ("03.5", all_the_same, "turn alike"),
-    ("03.5", blind_everywhere, "with every single token"),
-    ("03.5", in_turns, "2π is missing"),
-    ("03.5", even_turns, "already look alike"),
-    ("03.5", llamas_own, "must be a whole number"),
-    ("03.5", lambda head_dim, _: torch.ones(head_dim), "shape"),
-    ("03.5", lambda *_: [1.0], "got list"),
-]
+    ("03.1", w_scores, "softmax is missing"),
+    ("03.1", lambda q, keys: (keys * q).sum(-1), "dot products"),
+    ("03.1", w_no_scale, "forgot to divide the scores by √D"),
+    ("03.1", w_by_d, "you divided by D:"),
+    ("03.1", w_by_keys, "number of keys"),
+    ("03.1", w_scale_late, "after the softmax"),
+    ("03.1", w_share, "can be negative"),
+    ("03.1", lambda q, keys: attention_weights(q, keys)[:, None], r"shape should be \(2,\), got \(2, 1\)"),
+    ("03.1", lambda q, keys: attention_weights(q, keys).tolist(), "should be a tensor"),
+    ("03.2", m_no_offset, "forgot the offset"),
+    ("03.2", m_not_itself, "should see itself"),
+    ("03.2", m_inverted, "wrong way round"),
+    ("03.2", m_square, "cached keys come first"),
+    ("03.2", m_future, "show the future"),
+    ("03.2", lambda n, start: my_causal_mask(n, start).T, "rows and columns are exchanged"),
+    ("03.2", lambda n, start: my_causal_mask(n, start) * 1.0, "add .bool"),
+    ("03.2", m_additive, "mask to be added"),
+    ("03.2", lambda n_queries: n_queries, "raised TypeError"),
+    ("03.3", lambda q, k, v, mask: attend(q, k, v, mask, order="turns"), "groups are in turns"),
+    ("03.3", lambda q, k, v, mask: attend(q, k, v, None), "took the mask and did not use it"),  # noqa: ARG005
+    ("03.3", lambda q, k, v, mask: attend(q, k, v, ~mask), "mask is the wrong way round"),
+    ("03.3", lambda q, k, v, mask: attend(q, k, v, mask, scale=1.0), "forgot to divide"),
+    ("03.3", lambda q, k, v, mask: attend(q, k, v, mask, scale=1 / q.shape[-1]), "you divided by D:"),
+    ("03.3", lambda q, k, v, mask: attend(q, k, v, mask, axis=-2), "goes over the queries"),
+    ("03.3", a_late_mask, "masked after the softmax"),
+    ("03.3", lambda q, k, v, mask: attend(q, k, v, mask, fill=0.0), "e to the power 0 is 1"),
+    ("03.3", lambda q, k, v, mask: grouped_attention(q, k, v, mask).transpose(1, 2), "shape should be"),
+    ("03.3", lambda q, k, v, mask: (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~mask, -INF).softmax(-1) @ v,
+     "raised RuntimeError"),
+    ("03.4", b_empty, "softmax over nothing is NaN"),
+    ("03.4", b_sees_all, "see everything, the future too"),
+    ("03.4", b_rows, "rows of padding and not the columns"),
+    ("03.4", b_future, "every token sees the future"),
+    ("03.4", b_no_offset, "forgets the offset"),
+    ("03.4", b_no_head, "no axis for the heads"),
+    ("03.4", b_inverted, "True means a real token"),
+    ("03.4", b_ignores_padding, "padding is visible to real tokens"),
+    ("03.4", lambda padding, start: None, "should be a tensor"),  # noqa: ARG005
+    ("03.5", lambda _: (ids(1, 2, 3), ids(1, 2, 4), 2), "differ at t itself"),
+    ("03.5", lambda _: (ids(7, 2, 3), ids(1, 2, 3), 2), "a token before t"),
+    ("03.5", lambda _: (ids(1, 2, 3), ids(1, 2, 3), 0), "the same text"),
+    ("03.5", lambda _: (ids(1, 2, 3), ids(9, 8, 7), 1), "change only tokens after t"),
+    ("03.5", lambda _: (ids(1, 2, 3), ids(1, 2, 4), 3), "position in both texts, 0 to 2, got 3"),
+    ("03.5", lambda n: (ids(1, n), ids(1, 2), 0), "from 0 to 15"),
+    ("03.5", lambda _: (ids(1, 2).float(), ids(1, 2), 0), "whole numbers of shape"),
+    ("03.5", lambda _: (torch.tensor([1, 2]), ids(1, 2), 0), r"whole numbers of shape \(1, T\)"),
+    ("03.5", lambda _: "the prompt", "return three things"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("exercise", "answer", "message"), WRONG)
-def test_a_usual_mistake_is_named(exercise, answer, message):
-    result = check(exercise, answer)
+@pytest.mark.parametrize(("exercise_id", "answer", "message"), WRONG, ids=lambda x: getattr(x, "__name__", x))
+def test_a_wrong_answer_is_told_why(exercise_id, answer, message):
+    result = check(exercise_id, answer)
     assert not result
     assert re.search(message, result.message), result.message
+
+
+@pytest.mark.parametrize("exercise_id", RIGHT)
+def test_an_empty_answer_is_still_to_be_written(exercise_id):
+    def stub(*_):
+        raise NotImplementedError
+
+    assert "still to be written" in check(exercise_id, stub).message
+    assert "give the function" in check(exercise_id, 3).message

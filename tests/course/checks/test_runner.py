@@ -60,7 +60,7 @@ def test_lost_marks_are_counted_and_named(tmp_path):
     ("cells", "remark"),
     [
         ([SOFTMAX, SOFTMAX.replace("00.1", "00.9")], "00.9 is not among the exercises of lesson 00"),
-        ([SOFTMAX, SOFTMAX.replace("00.1", "03.1")], "03.1 is not among the exercises of lesson 00"),
+        ([SOFTMAX, SOFTMAX.replace("00.1", "04.1")], "04.1 is not among the exercises of lesson 00"),
         ([SOFTMAX, "# exercise: 0.2\n"], "0.2 is not among"),
         ([WRONG, SOFTMAX], "2 cells are marked 00.1: the last one counts"),
         ([SOFTMAX], None),
@@ -88,10 +88,10 @@ def test_two_exercises_in_one_cell_are_two(tmp_path):
         ("mine", "00", [], "00"),
         ("mine", None, ["00.1"], "00"),
         ("03_a", "00", ["00.1"], "00"),
-        ("00_a", "03", ["00.1", "03.1", "00.2"], "00"),
-        ("00_a", "00", ["03.1"], "00"),
+        ("00_a", "03", ["00.1", "04.1", "00.2"], "00"),
+        ("00_a", "00", ["04.1"], "00"),
         ("00_a", "03", [], "it is unclear of which lesson .*: its title says 03, its name says 00"),
-        ("00_a", None, ["03.1"], "its name says 00, its marks say 03"),
+        ("00_a", None, ["04.1"], "its name says 00, its marks say 03"),
         ("mine", None, [], "holds no exercise, no cell that begins with '# exercise: '"),
         ("mine", None, ["99.1"], "lesson '99' has no exercises"),
     ],
@@ -139,7 +139,7 @@ def test_a_byte_order_mark_and_a_folder(tmp_path):
 def test_the_notebook_is_found_by_its_number(tmp_path):
     folder = tmp_path / "notebooks" / "exercises"
     folder.mkdir(parents=True)
-    path = notebook(folder / "03_rope.ipynb")
+    path = notebook(folder / "04_rope.ipynb")
     assert find_notebook("03", tmp_path) == path == find_notebook("3", tmp_path)
     assert find_notebook(str(path), tmp_path) == path
     with pytest.raises(InputError, match="04_"):
@@ -147,8 +147,8 @@ def test_the_notebook_is_found_by_its_number(tmp_path):
     for lesson in ("x.ipynb", "*", "", "../03"):
         with pytest.raises(InputError, match="does not exist|the path of a notebook"):
             find_notebook(lesson, tmp_path)
-    notebook(folder / "03_rope-Copy1.ipynb")
-    with pytest.raises(InputError, match="03_rope-Copy1.ipynb, 03_rope.ipynb; give the path"):
+    notebook(folder / "04_rope-Copy1.ipynb")
+    with pytest.raises(InputError, match="04_rope-Copy1.ipynb, 04_rope.ipynb; give the path"):
         find_notebook("03", tmp_path)
 
 
