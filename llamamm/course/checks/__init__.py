@@ -6,7 +6,7 @@ differ, it compares yours with those of the mistakes that people usually make th
 
 from typing import Any
 
-__all__ = ["CheckResult", "Exercise", "Mistake", "check", "exercises_of", "find_exercise"]
+__all__ = ["CheckResult", "Exercise", "Mistake", "Property", "check", "exercises_of", "find_exercise"]
 
 
 def __getattr__(name: str) -> Any:

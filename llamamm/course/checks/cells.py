@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llamamm.course.checks.core import Exercise, explained, failed, try_answer
+from llamamm.course.checks.compare import explained
+from llamamm.course.checks.core import Exercise, failed, try_answer
 from llamamm.course.checks.limits import TIME_LIMIT, Outcome, OutOfTimeError, run_limited, unheard
 from llamamm.course.checks.report import CheckResult
 from llamamm.course.checks.sheet import MARK, Sheet, plain_python, read_sheet, split_check

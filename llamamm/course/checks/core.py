@@ -2,6 +2,11 @@
 
 An answer may be anything: the wrong type, the wrong shape, a function that raises, one that never ends, one that
 changes its input. Each gets a diagnosis, in bounded time.
+
+An exercise has properties ("large values in fp16"), each with inputs of its own, the smallest first. All are tried,
+and each that fails is named with its smallest failing input, what was expected and what came. A mistake that learners
+really make is recognised where it gives the same wrong result on the same input, however it was written; so two
+mistakes at once, in different properties, both get their sentence.
 """
 
 from __future__ import annotations
@@ -11,23 +16,24 @@ import functools
 import importlib
 import inspect
 import linecache
-import math
-import numbers
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from llamamm.course.checks.compare import describe, difference, explained, shown, text_of
 from llamamm.course.checks.limits import TIME_LIMIT, OutOfTimeError, run_limited
 from llamamm.course.checks.report import CheckResult
 from llamamm.errors import InputError
 
+__all__ = ["CheckResult", "Exercise", "Mistake", "Property", "check", "exercises_of", "find_exercise"]
+
 POINTS = {"warm-up": 1, "core": 2, "break it": 2, "hard": 3}  # for each level
+SENTENCES = 3  # at most so many failing properties are told at once
 
 
 @contextmanager
@@ -51,16 +57,48 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class Property:
+    """One thing that must hold of an answer.
+
+    name: how the learner is told what failed, "large values in fp16"; "" where an exercise has one property alone.
+    cases: arguments for the answer, one tuple each, the smallest first, made from a seeded generator.
+    mistakes: wrong answers that break this property.
+    run: how to get a result from an answer and a case; by default it is called with the case's arguments.
+    tolerance: largest difference between numbers that still counts as equal; None: what rounding leaves in their dtype.
+    accept: says what is wrong with a result for a case, None if nothing, instead of a comparison with the reference's.
+    """
+
+    name: str
+    cases: Callable[[torch.Generator], Sequence[tuple]]
+    mistakes: tuple[Mistake, ...] = ()
+    run: Callable[[Any, tuple], Any] | None = None
+    tolerance: float | None = None
+    accept: Callable[[Any, tuple], str | None] | None = None
+
+    def inputs(self) -> Sequence[tuple]:
+        """The cases, each time the same."""
+        return self.cases(torch.Generator().manual_seed(0))
+
+    def result(self, answer: Any, case: tuple) -> Any:
+        """What an answer gives for a copy of a case; the seed is always the same."""
+        torch.manual_seed(0)
+        case = copy.deepcopy(case)
+        return answer(*case) if self.run is None else self.run(answer, case)
+
+    def problem(self, expected: Any, got: Any, case: tuple) -> str | None:
+        """What is wrong with a result, or None. expected: the reference's."""
+        return self.accept(got, case) if self.accept else difference(expected, got, self.tolerance)
+
+
+@dataclass(frozen=True)
 class Exercise:
     """One exercise.
 
     id: lesson and number, "04.1"; name: what the learner defines; minutes and level: as in the lesson's text.
-    reference: the right answer. cases: arguments for it, one tuple each, made from a seeded generator.
-    run: how to get a result from an answer and a case; by default it is called with the case's arguments.
-    mistakes: compared with, in this order, when the answer is wrong.
-    tolerance: largest difference between numbers that still counts as equal.
-    accept: for exercises with many right answers: says what is wrong with a result, None if nothing, instead of a
-    comparison with the reference's result.
+    importance: from 1 to 3, for a learner who has little time.
+    reference: the right answer. properties: what must hold of an answer, tried in this order.
+    forbids: names of PyTorch's functions that the learner is to write and not to call, "softmax".
+    cases, mistakes, run, tolerance, accept: of an exercise with one property, as in `Property`.
     """
 
     id: str
@@ -68,36 +106,41 @@ class Exercise:
     minutes: int
     level: str
     reference: Any
-    cases: Callable[[torch.Generator], Sequence[tuple]]
+    cases: Callable[[torch.Generator], Sequence[tuple]] | None = None
     mistakes: tuple[Mistake, ...] = ()
     run: Callable[[Any, tuple], Any] | None = None
-    tolerance: float = 1e-4
+    tolerance: float | None = 1e-4
     accept: Callable[[Any, tuple], str | None] | None = None
+    properties: tuple[Property, ...] = ()
+    forbids: Collection[str] = ()
+    importance: int = 2
 
     def __post_init__(self) -> None:
         if self.level not in POINTS:
             raise InputError(f"exercise {self.id} has level {self.level!r}; levels are {', '.join(POINTS)}")
+        if (self.cases is None) == (not self.properties):
+            raise InputError(f"exercise {self.id} has cases or properties, and not both")
+        if self.cases is not None:
+            only = Property("", self.cases, self.mistakes, self.run, self.tolerance, self.accept)
+            object.__setattr__(self, "properties", (only,))
+        elif not self.mistakes:
+            object.__setattr__(self, "mistakes", tuple(m for p in self.properties for m in p.mistakes))
 
     @property
     def points(self) -> int:
         """What a right answer earns."""
         return POINTS[self.level]
 
-    def results(self, answer: Any) -> list[Any]:
-        """What an answer gives for every case; inputs are copies, and the seed is always the same."""
-        run = self.run or (lambda function, case: function(*case))
-        out = []
-        with _usual_torch():
-            for case in self.cases(torch.Generator().manual_seed(0)):
-                torch.manual_seed(0)
-                out.append(run(answer, copy.deepcopy(case)))
-        return out
+    @property
+    def difficulty(self) -> int:
+        """From 1 to 3."""
+        return {"warm-up": 1, "hard": 3}.get(self.level, 2)
 
 
 def find_exercise(exercise_id: str) -> Exercise:
     """The exercise "04.1". Raises InputError naming those that there are."""
     if not isinstance(exercise_id, str):
-        raise InputError(f"an exercise's number is text, such as '04.1', got {_describe(exercise_id)}")
+        raise InputError(f"an exercise's number is text, such as '04.1', got {describe(exercise_id)}")
     lesson = exercise_id.split(".")[0]
     found = {e.id: e for e in exercises_of(lesson)}
     if exercise_id not in found:
@@ -125,17 +168,21 @@ def check(exercise_id: str, answer: Any, *, seconds: float = TIME_LIMIT) -> Chec
 def try_answer(exercise: Exercise, answer: Any, *, seconds: float = TIME_LIMIT) -> CheckResult:
     """As `check`, of an exercise that has been looked up."""
     if not callable(answer):
-        return failed(exercise, f"give the function or class itself, {exercise.name}, not {_describe(answer)}")
+        return failed(exercise, f"give the function or class itself, {exercise.name}, not {describe(answer)}")
     with torch.random.fork_rng(devices=[]):  # also where an answer is left behind in mid-run
-        outcome = run_limited(lambda: exercise.results(answer), seconds)
-        if isinstance(outcome.error, NotImplementedError):
-            return failed(exercise, f"{exercise.name} is still to be written")
+        watch = _Watch(exercise.forbids)
+        outcome = run_limited(lambda: _tries(exercise, watch.over(answer)), seconds)
         if isinstance(outcome.error, OutOfTimeError):
             return failed(exercise, f"still running after {seconds:g} seconds: is there a loop that never ends?")
-        if outcome.error is not None:  # whatever the learner's code raises is the diagnosis
-            return failed(exercise, _explain(outcome.error, answer))
-        got = outcome.value
-        outcome = run_limited(lambda: judge(exercise, got), max(seconds, TIME_LIMIT))
+        if outcome.error is not None:
+            return failed(exercise, explained(outcome.error))
+        tries = outcome.value
+        if any(isinstance(t.error, NotImplementedError) for t in tries):
+            return failed(exercise, f"{exercise.name} is still to be written")
+        if watch.seen:
+            return failed(exercise, f"{exercise.name} calls PyTorch's own {watch.seen}: that is what you are to write, "
+                                    f"so compute it from simpler functions")
+        outcome = run_limited(lambda: judge(exercise, tries, answer), max(seconds, TIME_LIMIT))
     if isinstance(outcome.error, OutOfTimeError):
         return failed(exercise, "what it returned takes too long to compare")
     if outcome.error is not None:
@@ -143,96 +190,126 @@ def try_answer(exercise: Exercise, answer: Any, *, seconds: float = TIME_LIMIT) 
     return outcome.value
 
 
+@dataclass
+class Try:
+    """What an answer gave for the cases of a property, up to the first that raised an error."""
+
+    property: Property
+    results: list[Any] = field(default_factory=list)
+    error: BaseException | None = None
+
+
 @_usual_torch()
-def judge(exercise: Exercise, got: list[Any]) -> CheckResult:
-    """Compare results with what they should be, and name the mistake that gives the same wrong ones."""
-    cases = exercise.cases(torch.Generator().manual_seed(0))
-    problem = None
-    if exercise.accept is not None:
-        problem = next((p for r, c in zip(got, cases, strict=True) if (p := exercise.accept(r, c))), None)
-    else:
-        expected = exercise.results(exercise.reference)
-        for n, (ours, theirs) in enumerate(zip(expected, got, strict=True), start=1):
-            if problem := difference(ours, theirs, exercise.tolerance):
-                problem = f"in case {n} of {len(cases)}, {problem}"
-                break
-    if problem is None:
-        how_many = f"all {len(cases)} cases" if len(cases) > 1 else "the one case"
-        return CheckResult(exercise.id, True, f"{exercise.name} is right in {how_many}", exercise.points)
-    end = time.monotonic() + TIME_LIMIT / 2
-    for mistake in exercise.mistakes:
-        if (left := end - time.monotonic()) > 0 and _gives_the_same(exercise, mistake, got, left):
-            return failed(exercise, mistake.message)
-    return failed(exercise, problem)
-
-
-def difference(expected: Any, got: Any, tolerance: float) -> str | None:
-    """How `got` differs from `expected`, in words, or None. Tensors, numbers, and tuples, lists and dicts of them."""
-    if isinstance(expected, Tensor):
-        if not isinstance(got, Tensor):
-            return f"the result should be a tensor, got {_describe(got)}"
-        expected, got = expected.detach(), got.detach()
-        if expected.shape != got.shape:
-            return f"the shape should be {tuple(expected.shape)}, got {tuple(got.shape)}"
-        if expected.device != got.device or expected.layout != got.layout:
-            return (f"the result should be {_a(expected.layout)} tensor on {expected.device}, "
-                    f"got {_a(got.layout)} one on {got.device}")  # fmt: skip
-        if expected.dtype != got.dtype:
-            return f"the dtype should be {expected.dtype}, got {got.dtype}"
-        if not got.is_floating_point():
-            wrong = (expected != got).nonzero()
-            return None if not len(wrong) else _at(expected, got, tuple(wrong[0].tolist()))
-        if not torch.equal(got.isnan(), expected.isnan()):
-            return f"{int(got.isnan().sum())} of {got.numel()} numbers are NaN, {int(expected.isnan().sum())} should be"
-        off = (expected.double() - got.double()).abs().nan_to_num(nan=0.0, posinf=math.inf)
-        off[expected == got] = 0.0  # the same infinity
-        if not off.numel() or float(off.max()) <= tolerance:
-            return None
-        return _at(expected, got, tuple(torch.unravel_index(off.argmax(), off.shape)))
-    if isinstance(got, Tensor) and got.numel() == 1 or isinstance(got, np.generic):
-        got = got.item()
-    if isinstance(expected, bool) or not isinstance(expected, int | float | tuple | list | dict):
-        kind = int if isinstance(expected, bool) else type(expected)  # 1 is as good as True
-        same = isinstance(got, kind) and bool(expected == got)
-        return None if same else f"the result should be {_describe(expected)}, got {_describe(got)}"
-    if isinstance(expected, int | float):
-        if isinstance(got, bool) or not isinstance(got, numbers.Real):
-            return f"the result should be a number, got {_describe(got)}"
+def _tries(exercise: Exercise, answer: Any) -> list[Try]:
+    tries = []
+    for prop in exercise.properties:
+        tries.append(this := Try(prop))
         try:
-            number = float(got)
-        except OverflowError:  # a whole number of hundreds of digits
-            number = math.inf
-        close = expected == got or math.isclose(expected, number, rel_tol=0, abs_tol=tolerance)
-        both_nan = math.isnan(expected) and math.isnan(number)
-        return None if close or both_nan else f"the result should be {expected:.6g}, got {number:.6g}"
-    if not isinstance(got, type(expected)):
-        return f"the result should be {_describe(expected)}, got {_describe(got)}"
-    if len(expected) != len(got):
-        return f"the result should have {len(expected)} part{'s' * (len(expected) != 1)}, got {len(got)}"
-    if isinstance(expected, dict):
-        if expected.keys() != got.keys():
-            return f"the keys should be {sorted(map(str, expected))}, got {sorted(map(str, got))}"
-        pairs = ((f"[{k!r}]", expected[k], got[k]) for k in expected)
-    else:
-        pairs = ((f"[{i}]", *pair) for i, pair in enumerate(zip(expected, got, strict=True)))
-    for where, ours, theirs in pairs:
-        if problem := difference(ours, theirs, tolerance):
-            return f"at {where}: {problem}"
-    return None
+            for case in prop.inputs():
+                this.results.append(prop.result(answer, case))
+        except OutOfTimeError:
+            raise
+        except BaseException as error:  # whatever the learner's code raises is the diagnosis
+            this.error = error
+    return tries
 
 
-def _at(expected: Tensor, got: Tensor, place: tuple) -> str:
-    where = "[" + ", ".join(str(int(i)) for i in place) + "]" if place else "the result"
-    return f"{where} should be {expected[place].item():.6g}, got {got[place].item():.6g}"
+@_usual_torch()
+def judge(exercise: Exercise, tries: Sequence[Try], answer: Any) -> CheckResult:
+    """Compare results with what they should be, property by property, and name the mistakes that explain them."""
+    end = time.monotonic() + TIME_LIMIT / 2
+    told = [text for this in tries if (text := _told(exercise, this, answer, end))]
+    n_cases = sum(len(this.results) for this in tries)
+    if not told:
+        how_many = f"all {n_cases} cases" if n_cases > 1 else "the one case"
+        return CheckResult(exercise.id, True, f"{exercise.name} is right in {how_many}", exercise.points)
+    if len(tries) == 1:
+        return failed(exercise, told[0])
+    told = list(dict.fromkeys(told))
+    shown_here = "\n".join(f"  - {text}" for text in told[:SENTENCES])
+    more = f"\n  - and {len(told) - SENTENCES} more" if len(told) > SENTENCES else ""
+    n_right = len(tries) - len(told)
+    return failed(exercise, f"{n_right} of {len(tries)} properties hold\n{shown_here}{more}")
 
 
-def _gives_the_same(exercise: Exercise, mistake: Mistake, got: list[Any], seconds: float) -> bool:
-    def compare() -> bool:
-        wrong = exercise.results(mistake.answer)
-        return all(difference(w, g, exercise.tolerance) is None for w, g in zip(wrong, got, strict=True))
+def _told(exercise: Exercise, this: Try, answer: Any, end: float) -> str | None:
+    """What is wrong with one property, or None."""
+    prop, cases = this.property, this.property.inputs()
+    name = f"{prop.name}: " if prop.name else ""
+    expected = [None if prop.accept else prop.result(exercise.reference, case) for case in cases]
+    problems = [prop.problem(e, g, c) for e, g, c in zip(expected, this.results, cases, strict=False)]
+    wrong = [i for i, problem in enumerate(problems) if problem]
+    if not wrong and this.error is None:
+        return None
+    if not wrong:
+        given = f" for {shown(cases[len(this.results)])}" if prop.name and prop.run is None else ""
+        return f"{name}it raised {_explain(this.error, answer)}{given}"
+    first = wrong[0]
+    sentence = _mistake(this, cases, expected, wrong, end)
+    if prop.name and prop.run is None:
+        problem = f"for {shown(cases[first])} {problems[first]}"
+        return f"{name}{problem}. {sentence[0].upper()}{sentence[1:]}" if sentence else f"{name}{problem}"
+    if sentence:
+        return name + sentence
+    place = f"in case {first + 1} of {len(cases)}, " if prop.accept is None else ""
+    return name + place + problems[first]
 
-    # an error: it breaks on a case where the learner's answer did not, so it is another mistake
-    return run_limited(compare, seconds).value is True
+
+def _mistake(
+    this: Try, cases: Sequence[tuple], expected: Sequence[Any], wrong: Sequence[int], end: float
+) -> str | None:
+    """The message of the mistake that gives the same as the learner's answer in most of the wrong cases, and where
+    two do so in as many, in most of the others too. One that does so in no wrong case explains nothing; where many
+    results are right (`accept`), only one that gives the same everywhere does."""
+    prop, best, most = this.property, None, (0, 0)
+    if prop.accept:
+        most = (len(wrong), len(this.results) - len(wrong) - 1)
+    for mistake in prop.mistakes:
+        same = [0, 0]  # in wrong cases, in right ones
+        for i, (case, got) in enumerate(zip(cases, this.results, strict=False)):
+            if (left := end - time.monotonic()) <= 0:
+                return best
+            made = run_limited(_usual_torch()(lambda m=mistake, c=case: prop.result(m.answer, c)), left)
+            if made.error is None and _explains(prop, made.value, got, expected[i], case, i in wrong):
+                same[i not in wrong] += 1
+        if same[0] and tuple(same) > most:
+            best, most = mistake.message, tuple(same)
+    return best
+
+
+def _explains(prop: Property, made: Any, got: Any, expected: Any, case: tuple, wrong: bool) -> bool:
+    """Whether a mistake gives what the learner's answer gave, and is as wrong or as right there."""
+    try:
+        problem = prop.problem(expected, made, case)
+        return difference(made, got, prop.tolerance) is None and (problem is not None) == wrong
+    except Exception:
+        return False
+
+
+class _Watch(TorchFunctionMode):
+    """Notices which of the named functions of PyTorch an answer calls."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names, self.seen = frozenset(names), ""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ARG002
+        name = getattr(func, "__name__", "")
+        if name in self.names:
+            self.seen = self.seen or name
+        return func(*args, **(kwargs or {}))
+
+    def over(self, answer: Any) -> Any:
+        """The answer, watched. A class is watched nowhere: its methods are called from elsewhere."""
+        if not self.names or inspect.isclass(answer):
+            return answer
+
+        @functools.wraps(answer)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return answer(*args, **kwargs)
+
+        return watched
 
 
 def failed(exercise: Exercise, message: str, *, missing: bool = False) -> CheckResult:
@@ -251,7 +328,7 @@ def _explain(error: BaseException, answer: Any) -> str:
             owner = "your function" if code in _codes(answer) and inspect.isfunction(answer) else code.co_name
             where = f" in line {step.tb_lineno - code.co_firstlineno + 1} of {owner}{f' ({line})' if line else ''}"
         step = step.tb_next
-    return f"it raised {type(error).__name__}{where}: {_text(error)}"
+    return f"{type(error).__name__}{where}: {text_of(error)}"
 
 
 def _codes(answer: Any) -> list[Any]:
@@ -262,31 +339,3 @@ def _codes(answer: Any) -> list[Any]:
         return [answer.__code__, inspect.unwrap(answer).__code__]
     members = vars(answer if inspect.isclass(answer) else type(answer)).values()
     return [member.__code__ for member in members if inspect.isfunction(member)]
-
-
-def explained(error: BaseException) -> str:
-    """An exception's kind and message, in one line."""
-    return f"{type(error).__name__}: {_text(error)}"
-
-
-def _text(error: BaseException) -> str:
-    """The message in one line, also where it is long or cannot be made."""
-    try:
-        text = " ".join(str(error).split())
-    except Exception:
-        text = "(its message cannot be printed)"
-    return text if len(text) <= 300 else text[:297] + "..."
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:
-        text = "an object that cannot be printed"
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
-
-
-def _a(layout: torch.layout) -> str:
-    return "a dense" if layout is torch.strided else f"a {str(layout).removeprefix('torch.')}"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from llamamm.course.checks import Exercise, Mistake, check, core, exercises_of, find_exercise
+from llamamm.course.checks import Exercise, Mistake, Property, check, core, exercises_of, find_exercise
 from llamamm.errors import InputError
 
 DOUBLE = Exercise(
@@ -23,9 +23,30 @@ ANY_EVEN = Exercise(
 )  # fmt: skip
 
 
+
+
+def _half_cases(_generator):
+    return [(torch.tensor([300.0, -400.0]).half(),), (torch.full((16,), 5e4).half(),)]
+
+
+NORM = Exercise(  # x divided by the root of its mean square plus a hundredth, in x's dtype
+    id="99.3", name="norm", minutes=1, level="core", importance=3, forbids=("rms_norm", "softmax"),
+    reference=lambda x: (x.float() / (x.float().pow(2).mean() + 0.01).sqrt()).to(x.dtype),
+    properties=(
+        Property("two numbers", lambda _: [(torch.tensor([3.0, 4.0]),), (torch.arange(1.0, 9),)],
+                 (Mistake(lambda x: x / x.abs().mean(), "that is the mean size"),), tolerance=0.01),
+        Property("large values in fp16", _half_cases,
+                 (Mistake(lambda x: x / (x.pow(2).mean() + 0.01).sqrt(), "you square in fp16"),
+                  Mistake(lambda x: x.float() / (x.float().pow(2).mean() + 0.01).sqrt(), "keep x's dtype"))),
+        Property("tiny values", lambda _: [(torch.full((2,), 0.01),), (torch.full((3,), 0.03),)],
+                 (Mistake(lambda x: x / (x.pow(2).mean().sqrt() + 0.01), "epsilon goes inside the root"),)),
+    ),
+)  # fmt: skip
+
+
 @pytest.fixture(autouse=True)
 def exercises(monkeypatch):
-    monkeypatch.setattr(core, "exercises_of", lambda lesson: {"99": (DOUBLE, ANY_EVEN)}.get(lesson) or
+    monkeypatch.setattr(core, "exercises_of", lambda lesson: {"99": (DOUBLE, ANY_EVEN, NORM)}.get(lesson) or
                         exercises_of(lesson))  # fmt: skip
 
 
@@ -261,7 +282,8 @@ def test_exercises_with_many_answers():
         ([1, 2], [1, 2], None),
         ([1, 2], (1, 2), "list.*tuple"),
         ([1, 2], [1], "2 parts, got 1"),
-        ({"a": torch.ones(1)}, {"a": torch.zeros(1)}, r"at \['a'\]: \[0\] should be 1, got 0"),
+        ({"a": torch.ones(1)}, {"a": torch.zeros(1)}, r"^\['a'\]\[0\] should be 1, got 0"),
+        ([[1, 2]], [[1, 3]], r"^at \[0\]\[1\]: the result should be 2, got 3"),
         ({"a": 1}, {"b": 1}, "keys"),
         ("ab", "ba", "'ab'.*'ba'"),
         (torch.tensor([1, 2]), torch.tensor([1, 3]), r"\[1\] should be 2, got 3"),
@@ -277,7 +299,7 @@ def test_differences_in_words(expected, got, message):
 
 
 def test_unknown_exercises_are_refused_with_what_there_is():
-    with pytest.raises(InputError, match="99.7.*99.1, 99.2"):
+    with pytest.raises(InputError, match="99.7.*99.1, 99.2, 99.3"):
         find_exercise("99.7")
     with pytest.raises(InputError, match="'77'"):
         exercises_of("77")
@@ -292,3 +314,69 @@ def test_a_package_that_a_lesson_lacks_is_not_called_a_missing_lesson(monkeypatc
     monkeypatch.setattr(core.importlib, "import_module", fail)
     with pytest.raises(ModuleNotFoundError, match="'x'"):
         exercises_of("03")
+
+
+# ---- properties ----
+
+
+def squared_in_fp16(x):
+    return x * torch.rsqrt(torch.mean(x * x) + 0.01)
+
+
+def eps_outside(x):
+    y = x.double()
+    return (y / ((y @ y / len(y)) ** 0.5 + 0.01)).to(x.dtype)
+
+
+def both(x):
+    return x * (1 / (torch.mean(x**2) ** 0.5 + 0.01))
+
+
+@pytest.mark.parametrize(("answer", "sentences", "n_right"), [
+    (squared_in_fp16, ["large values in fp16: for ([300, -400] (float16)) .*You square in fp16"], 2),
+    (eps_outside, ["tiny values: for ([0.01, 0.01]) [0] should be 0.099504, got 0.5. Epsilon goes inside"], 2),
+    (both, ["large values in fp16: ", "You square in fp16", "tiny values: ", "Epsilon goes inside"], 1),
+    (lambda x: x.float() / (x.float().pow(2).mean() + 0.01).sqrt(), ["dtype should be torch.float16", "Keep x's"], 2),
+    (lambda x: x.float() * 0, ["two numbers: for ([3, 4]) [1] should be", "large values", "tiny values"], 0),
+])  # fmt: skip
+def test_each_property_that_fails_is_named_with_its_smallest_input_and_its_mistake(answer, sentences, n_right):
+    message = message_of(answer, "99.3")
+    assert message.startswith(f"{n_right} of 3 properties hold\n")
+    for sentence in sentences:
+        assert re.search(re.escape(sentence).replace(r"\.\*", ".*"), message), message
+
+
+def test_a_right_answer_holds_in_all_properties_however_it_is_written():
+    def norm(x):
+        y = x.double()
+        return (y * (y.square().sum() / len(y) + 0.01) ** -0.5).to(x.dtype)
+
+    assert "all 6 cases" in check("99.3", norm).message
+
+
+def test_an_error_in_one_property_does_not_hide_another():
+    def norm(x):
+        return NORM.reference(x) if len(x) < 3 else eps_outside(x)
+
+    def fails_in_fp16(x):
+        if x.dtype == torch.float16:
+            raise ValueError("no fp16")
+        return eps_outside(x)
+
+    message = message_of(fails_in_fp16, "99.3")
+    assert "large values in fp16: it raised ValueError in line 3" in message and "Epsilon goes inside" in message
+    assert "tiny values: for ([0.03, 0.03, 0.03])" in message_of(norm, "99.3")
+
+
+@pytest.mark.parametrize("answer", [lambda x: torch.softmax(x, 0), lambda x: x.softmax(-1),
+                                    lambda x: torch.nn.functional.softmax(x, dim=0),
+                                    lambda x: torch.nn.Softmax(0)(x)])  # fmt: skip
+def test_what_is_forbidden_is_noticed(answer):
+    assert "calls PyTorch's own softmax" in message_of(answer, "99.3")
+    assert "softmax" not in message_of(lambda x: torch.log_softmax(x, 0), "99.3")
+
+
+def test_an_exercise_has_cases_or_properties():
+    with pytest.raises(InputError, match="cases or properties"):
+        Exercise(id="99.4", name="x", minutes=1, level="core", reference=None)
+    assert NORM.difficulty == 2 and NORM.importance == 3 and len(NORM.mistakes) == 4
