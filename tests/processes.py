@@ -102,10 +102,12 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _sizes(folder: Path) -> list[tuple[str, int, int]]:
+    """Of all files under a folder; what is renamed or removed meanwhile, folders too, is left out."""
     found = []
-    for path in folder.rglob("*"):
-        try:
-            found.append((str(path), path.stat().st_size, path.stat().st_mtime_ns))
-        except FileNotFoundError:  # renamed or removed meanwhile
-            continue
+    for here, _, names in os.walk(folder):
+        for path in (Path(here, name) for name in names):
+            try:
+                found.append((str(path), path.stat().st_size, path.stat().st_mtime_ns))
+            except FileNotFoundError:
+                continue
     return found

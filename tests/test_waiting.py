@@ -1,10 +1,12 @@
 """tests.processes: a slow process is waited for, one that hangs is not, and nothing is left behind."""
 
+import os
 import sys
 
 import psutil
 import pytest
 
+from tests import processes
 from tests.processes import finish
 
 HANGS = "import time; print('begun', flush=True); time.sleep(600)"
@@ -37,3 +39,17 @@ def test_a_planted_hang_fails_and_nothing_is_left(code, message):
 def test_a_process_that_gets_on_may_take_longer_than_it_may_be_still(tmp_path):
     assert python(SLOW, still_s=2.0).stdout.split() == [str(i) for i in range(12)]
     assert python(SILENT, tmp_path, watch=tmp_path, still_s=2.0).returncode == 0
+
+
+def test_a_folder_that_goes_while_it_is_watched_is_no_failure(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_text("x")
+    scan = os.scandir
+
+    def renamed_first(path):
+        if str(path).endswith("a") and os.path.exists(path):
+            os.rename(path, f"{path}.old")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", renamed_first)
+    assert processes._sizes(tmp_path) == []

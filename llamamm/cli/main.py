@@ -11,9 +11,10 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from llamamm import __version__
 from llamamm.cli.make import TrainCommand, merge, train, train_multimodal
@@ -23,7 +24,20 @@ from llamamm.cli.talk import PromptCommand, chat, generate
 from llamamm.devices import calm_threads
 from llamamm.errors import LlamammError
 
+
+class Commands(TyperGroup):
+    """All commands. A wrong option of one waits for no pydantic, which takes as long to import as all else together."""
+
+    def get_help_option(self, ctx: typer.Context) -> Any:
+        """As typer does, with a default: to read None, and for nothing else here, typer would import pydantic."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # plain help: rich's takes three times as long to begin
@@ -147,8 +161,19 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("LLAMAMM_TRACEBACK"):
             raise
-        err().print(f"error: {_in_one_line(error)}", markup=False, soft_wrap=True)
+        _say(f"error: {_in_one_line(error)}")
         sys.exit(2 if isinstance(error, LlamammError | OSError) else 1)
+
+
+def _say(line: str) -> None:
+    """On stderr; what all processes under torchrun would say, the first of them says."""
+    console = err()
+    if "TORCHELASTIC_USE_AGENT_STORE" in os.environ:
+        from llamamm.train.processes import first_to_say
+
+        if not first_to_say(line):
+            return
+    console.print(line, markup=False, soft_wrap=True)
 
 
 def _in_one_line(error: Exception) -> str:

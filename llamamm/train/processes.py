@@ -9,12 +9,14 @@ all of them, or those who make it wait for ever. Built in notebook 19.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -153,6 +155,23 @@ def joined(device: str | None = None) -> Iterator[Processes]:
             # that ends meanwhile aborts ("terminate called without an active exception").
             time.sleep(0.1)
             dist.destroy_process_group()
+
+
+def first_to_say(text: str) -> bool:
+    """Whether no other process that torchrun started with this one has said `text`; True where there are no others.
+
+    torchrun's own store is asked, which is there before the processes have joined and after they have parted.
+    """
+    env = os.environ
+    if env.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    try:
+        store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False, wait_for_workers=False,
+                              timeout=timedelta(seconds=10))  # fmt: skip
+        start = env.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun may start all of them anew
+        return store.add(f"llamamm/said/{start}/{hashlib.sha256(text.encode()).hexdigest()}", 1) == 1
+    except Exception:  # a store that is gone: better twice than not at all
+        return True
 
 
 # ---- sharded modules (FSDP) ----

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import llamamm
 from llamamm.cli import main as cli_main
@@ -60,6 +61,13 @@ def test_help_and_wrong_use_import_nothing_heavy(arguments, code):
     ended, names = imported(*arguments)
     assert ended == code
     assert names & HEAVY == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["--wrong"], ["generate", "--help"],
+                                       ["generate", "--wrong"], ["generate", "hi", "--wrong"], ["bench", "--wrong"],
+                                       ["eval", "--help"]], ids=" ".join)  # fmt: skip
+def test_help_and_a_wrong_option_take_little_more_than_typer(arguments):
+    assert imported(*arguments)[1] & {"pydantic", "pydantic_core", "rich", "yaml"} == set()
 
 
 def test_the_package_alone_imports_nothing_heavy():
@@ -372,6 +380,39 @@ def test_a_run_that_was_stopped_before_it_saved_says_so(main, config, monkeypatc
     monkeypatch.setattr("llamamm.train.loop.Trainer.train_step", interrupted)
     code, out, err = main("train", config)
     assert (code, out) == (130, "") and "nothing was saved" in err and "--resume" not in err
+
+
+# ---- under torchrun ----
+
+
+def test_what_every_process_would_say_is_said_once(main, config, monkeypatch):  # noqa: F811
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # in the place of torchrun's
+    for name, value in {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1",
+                        "MASTER_PORT": str(store.port), "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+
+    def said(rank, change, start=0):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(start))
+        code, out, err = main("train", config, "--set", change)
+        assert (code, out) == (2, "")
+        return err
+
+    first = said(1, "stepps=3")
+    assert first.startswith("error: ") and "stepps" in first and first.count("\n") == 1
+    assert said(0, "stepps=3") == ""
+    assert "lengthh" in said(0, "lengthh=3")  # another error is another line, whoever has it
+    assert said(0, "stepps=3", start=1) == first  # torchrun has begun anew
+    monkeypatch.setenv("MASTER_PORT", "no number")
+    assert said(0, "stepps=3") == first  # rather twice than not at all
+
+
+def test_torchrun_shows_a_mistake_in_the_settings_once(config, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "llamamm"]
+    done = finish([*command, "train", str(config), "--set", "stepps=3"], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode != 0 and not (tmp_path / "run").exists()
+    assert re.findall("^error: .*", done.stderr, re.M) == [f"error: {config}: unknown key 'stepps'; did you mean "
+                                                           f"'steps'?"]  # fmt: skip
 
 
 # ---- no home ----

@@ -5,15 +5,21 @@ import sys
 
 import pytest
 
-from tests.cli.test_main import run, shell, tiny_dir  # noqa: F401 (a fixture)
+from llamamm.errors import LlamammError
+from tests.cli.test_main import run, tiny_dir  # noqa: F401 (a fixture)
 
 SMALL = ("--rows", 1, "--length", 16, "--repeats", 1, "--rank", 2, "--device", "cpu")
 ROWS = ("1 x 16: seconds a step", "1 x 16: peak memory, MB", "1 x 16: the same without imports, MB")
 
 
+def printed(*arguments):
+    result = run("bench", "train", *arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.exception
+    return result.stdout
+
+
 def test_both_sides_have_the_same_losses_and_a_row_for_each_figure(tiny_dir):  # noqa: F811
-    code, out, err = shell("bench", "train", "--model", tiny_dir, "--against", "transformers", *SMALL)
-    assert code == 0, err
+    out = printed("--model", tiny_dir, "--against", "transformers", *SMALL)
     for row in ROWS:
         assert re.search(re.escape(row) + r"[^\d]+\d\S*[^\d]+\d\S*[^\d]+\d+\.\d\d x", out), row  # ours, theirs, ratio
     ours, theirs = re.findall(r"(?:llamamm|transformers) (\d+\.\d+(?:, \d+\.\d+)*)", out)
@@ -24,8 +30,7 @@ def test_both_sides_have_the_same_losses_and_a_row_for_each_figure(tiny_dir):  #
 
 
 def test_alone_it_needs_no_other_side(tiny_dir):  # noqa: F811
-    code, out, err = shell("bench", "train", "--model", tiny_dir, *SMALL)
-    assert code == 0, err
+    out = printed("--model", tiny_dir, *SMALL)
     for row in ROWS:
         assert re.search(re.escape(row) + r"[^\d]+\d\S*[^\d]+$", out, re.MULTILINE), row
     assert " x (less" not in out and "transformers" not in out
@@ -52,6 +57,6 @@ def test_a_gguf_file_has_no_other_side(smollm2_gguf):
 
 
 def test_what_fails_in_the_worker_is_one_line_here(tiny_dir):  # noqa: F811
-    code, out, err = shell("bench", "train", "--model", tiny_dir, "--rows", 1, "--length", 200, "--device", "cpu")
-    assert code == 2 and len(err.strip().splitlines()) == 1, err
-    assert "training with llamamm failed" in err and "200 tokens = 200 pass the context of 128" in err
+    error = run("bench", "train", "--model", tiny_dir, "--rows", 1, "--length", 200, "--device", "cpu").exception
+    assert isinstance(error, LlamammError) and "\n" not in str(error)
+    assert "training with llamamm failed" in str(error) and "200 tokens = 200 pass the context of 128" in str(error)

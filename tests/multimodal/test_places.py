@@ -16,7 +16,7 @@ def test_places_that_match_by_hand():
 
 
 def test_an_image_does_not_lie_in_two_prompts():  # 1 + 3 places for two images of 2: the sums agree
-    with pytest.raises(InputError, match="prompt 0 holds 1 places.*each image takes 2.*cut"):
+    with pytest.raises(InputError, match="prompt 0 holds 1 place for .*each image takes 2.*cut"):
         require_matching(torch.tensor([[1, 1, 9], [9, 9, 9]]), 9, [2, 2], "image")
 
 
@@ -24,6 +24,15 @@ def test_an_image_does_not_lie_in_two_prompts():  # 1 + 3 places for two images 
 def test_places_that_do_not_match(n):  # fault 22, with both counts
     with pytest.raises(InputError, match=f"3 places for image features, but {n} were given.*cut"):
         require_matching(torch.tensor([[1, 9, 9], [9, 1, 1]]), 9, [1] * n, "image")
+
+
+def test_one_is_counted_as_one():
+    ids = torch.tensor([[1, 9, 9]])
+    for kind in ("image", "audio"):
+        with pytest.raises(InputError, match=f"2 places for {kind} features, but 1 was given.*or one {kind} left out"):
+            require_matching(ids, 9, [1], kind)
+    with pytest.raises(InputError, match="1 place for image features, but 2 were given"):
+        require_matching(ids, 1, [2], "image")
 
 
 @settings(max_examples=30)

@@ -133,6 +133,15 @@ def test_what_is_no_image_is_refused_with_its_numbers(given_, said):
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize("given_, said", [
+    (np.zeros(4, np.uint8), r"an image is given as array \(H, W\) or \(H, W, 1\|3\|4\), got shape \(4,\)"),
+    (torch.zeros(4), r"an image is given as tensor \(H, W\) or \(1\|3\|4, H, W\), got shape \(4,\)"),
+])  # fmt: skip
+def test_what_an_image_is_given_as_is_said_in_english(given_, said):
+    with pytest.raises(InputError, match=f"^{said}"):
+        load_image(given_)
+
+
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot open"):
         load_image(tmp_path)
@@ -403,3 +412,14 @@ def test_open_files_that_cannot_be_read_say_why(tmp_path):
     with pytest.raises(InputError, match="5 bytes is no whole image") as caught:
         load_image(io.BytesIO(b"hello"))
     assert "object at" not in str(caught.value)
+
+
+def test_what_a_decoder_says_names_no_object_in_memory(monkeypatch):
+    def broken(_self):
+        raise OSError(f"broken data stream in {io.BytesIO()!r}")
+
+    data = encoded(Image.fromarray(picture()), "PNG")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", broken)
+    with pytest.raises(InputError, match="bytes cannot be decoded .*broken data stream in it") as error:
+        load_image(data)
+    assert "object at" not in str(error.value)

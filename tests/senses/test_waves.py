@@ -128,8 +128,8 @@ def test_another_rate_is_resampled_and_stays_in_range():
     (np.zeros(0), r"\(0,\)"), (np.zeros((2, 0)), r"\(2, 0\)"), (np.zeros((0, 5)), r"\(0, 5\)"),
     (np.zeros((48_000, 2)), r"48000 channels.*\.T"), (np.zeros((9, 100)), "9 channels"), (np.zeros((3, 2)), "3 chan"),
     (np.zeros((1, 2, 3)), r"\(1, 2, 3\)"), (np.float32(1), "float32"), (torch.tensor(1.0), r"\(\)"),
-    (np.array([0.0, np.nan]), "1 of the sound's 2"), (torch.tensor([np.inf, -np.inf, 0]), "2 of the sound's 3"),
-    (np.array([0.0, 1e300]), "1 of the sound's 2"),
+    (np.array([0.0, np.nan]), "1 sample NaN or infinite of 2"), (torch.tensor([np.inf, -np.inf, 0]), "2 samples NaN"),
+    (np.array([0.0, 1e300]), "1 sample NaN or infinite of 2"),
     (np.zeros(4, np.int64), "int64"), (np.zeros(4, np.uint16), "uint16"), (np.zeros(4, bool), "bool"),
     (np.zeros(4, complex), "complex"), (np.array([0.0, 20_000.0]), "20000.*32,768"), ([0.0], "list"),
     ("speech.wav", "load_wave"),
@@ -260,7 +260,7 @@ def test_pythons_own_wav_files_are_read():
 
 
 def test_a_float_file_with_nan_is_refused():
-    with pytest.raises(InputError, match="1 of the sound's 3"):
+    with pytest.raises(InputError, match="1 sample NaN or infinite of 3"):
         load_wave(wav(np.array([0, np.nan, 0.5], np.float32), kind="FLOAT"))
 
 

@@ -10,7 +10,8 @@ from llama_models.llama3.chat_format import ChatFormat
 from llama_models.llama3.tokenizer import Tokenizer as MetaTokenizer
 
 from llamamm.errors import InputError
-from llamamm.text.chat import ChatML, Llama3Chat, chat_format
+from llamamm.generation.prompts import TextProcessor
+from llamamm.text.chat import ChatML, Llama3Chat, TemplateChat, chat_format
 from llamamm.text.tokenizer import Tokenizer
 
 # Our own spelling of what Llama 3.2's template does when there are no tools.
@@ -235,6 +236,22 @@ def test_messages_that_are_wrong(messages, match, llama, smol):
     for chat in (Llama3Chat(llama), Llama3Chat(llama, variant="hf"), ChatML(smol)):
         with pytest.raises(InputError, match=match):
             chat.encode(messages)
+
+
+@pytest.mark.parametrize("cells", [{"name": None}, {"name": None, "tool_calls": None, "tool_call_id": None}])
+def test_what_a_table_has_no_cell_for_is_as_if_it_were_absent(cells, llama, smol, smol_hf):  # fault 48
+    messages = [{"role": "system", "content": "Be brief."}, *user("Hi"), {"role": "assistant", "content": "Hello"}]
+    filled = [{**cells, **message} for message in messages]
+    for chat in (Llama3Chat(llama), Llama3Chat(llama, variant="hf"), ChatML(smol), TemplateChat(smol)):
+        assert chat.encode(filled) == chat.encode(messages)
+    theirs = smol_hf.apply_chat_template(filled, add_generation_prompt=True, return_dict=False)
+    assert TextProcessor(smol).chat(filled).ids == theirs
+    assert TemplateChat(smol).encode_answers(filled) == TemplateChat(smol).encode_answers(messages)
+
+
+def test_a_name_that_is_there_is_not_left_out_in_silence(smol):
+    with pytest.raises(InputError, match="message 0 .*nothing else.*name"):
+        ChatML(smol).encode([{"role": "user", "content": "Hi", "name": "Ada", "tool_calls": None}])
 
 
 def test_empty_content_is_a_turn(llama, smol):  # fault 14

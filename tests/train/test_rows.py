@@ -13,7 +13,7 @@ from llamamm.errors import InputError
 from llamamm.text.chat import ChatML, Llama3Chat
 from llamamm.train.documents import open_documents
 from llamamm.train.losses import IGNORE, cross_entropy_sum
-from llamamm.train.rows import Batches, Example, encode_dialogue, encode_record, encode_text
+from llamamm.train.rows import Batches, Example, check_record, encode_dialogue, encode_record, encode_text
 from llamamm.train.run import open_data
 
 I = IGNORE  # noqa: E741
@@ -450,3 +450,16 @@ def test_a_dataset_of_hugging_face_works_as_it_is(smol):
     streams = [Batches(d, lambda r: encode_record(r, smol), batch_size=2, length=16) for d in (records, table)]
     for a, b in itertools.islice(zip(*streams, strict=True), 4):
         assert torch.equal(a.ids, b.ids) and torch.equal(a.targets, b.targets)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_cells_that_a_table_fills_into_messages_are_no_part_of_them(smol):  # fault 48
+    datasets = pytest.importorskip("datasets")
+    plain = [say("user", "Hi", "assistant", "Hello"), say("user", "2+2?", "assistant", "4.")]
+    rows = [{"messages": [dict(message) for message in messages]} for messages in plain]
+    rows[0]["messages"][1]["tool_calls"] = rows[1]["messages"][0]["name"] = None  # so these columns are there for all
+    table = datasets.Dataset.from_list(rows)
+    assert set(table[0]["messages"][0]) == {"role", "content", "name", "tool_calls"}
+    for record, messages in zip(table, plain, strict=True):
+        check_record(record)
+        assert encode_record(record, smol) == encode_dialogue(messages, smol)

@@ -217,7 +217,7 @@ HALF = np.float16
 @pytest.mark.parametrize(("changes", "said"), [
     ({"encoder__layer_0__self_attention__linear_0__bias": np.ones(24, HALF)}, "keys of encoder/layer_0.*have a bias"),
     ({"decoder__layer_0__attention__linear_1__bias": np.ones(16, HALF)}, "keys of decoder/layer_0/attention.*a bias"),
-    ({"encoder__layer_norm__beta": None}, r"1 tensors.*encoder/layer_norm/beta: absent, expected \(8,\)"),
+    ({"encoder__layer_norm__beta": None}, r"1 tensor: .*encoder/layer_norm/beta: absent, expected \(8,\)"),
     ({"encoder__extra": np.ones(3, HALF)}, r"encoder/extra: \(3,\), expected none"),
     ({"encoder__layer_1__self_attention__linear_0__weight": np.ones((23, 8), HALF)}, r"\(23, 8\), expected \(24, 8\)"),
     ({"encoder__conv1__weight": np.ones((8, 5), HALF)}, r"conv1/weight has shape \(8, 5\), .* 3 dimensions"),

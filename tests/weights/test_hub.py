@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save
 
 from llamamm.errors import CheckpointError, FetchError
+from llamamm.pretrained.towers import load_image_processor
+from llamamm.senses.image_processor import ImageProcessor
 from llamamm.text.config import TextConfig
 from llamamm.weights import hub
 from llamamm.weights.checkpoint import INDEX_FILE, SINGLE_FILE, open_checkpoint
@@ -103,6 +105,15 @@ def test_the_single_file_goes_before_an_index_that_was_left(server):
     assert [p.name for p in folder.glob("*.safetensors")] == [SINGLE_FILE]
     assert list(open_checkpoint(folder)) == ["w0"]
     assert hub.snapshot(REPO, progress=False, local_files_only=True) == folder
+
+
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
+def test_the_settings_for_images_come_along_in_either_file(server, name):  # fault 51
+    settings = ImageProcessor.siglip(48)
+    content = settings.to_hf() if name == "preprocessor_config.json" else {"image_processor": settings.to_hf()}
+    server.repos[REPO] = {**single_file(), name: json.dumps(content).encode()}
+    assert load_image_processor(REPO) == settings
+    assert load_image_processor(REPO, local_files_only=True) == settings
 
 
 def test_second_call_downloads_nothing(server):
