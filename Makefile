@@ -21,7 +21,7 @@ help:
 	@echo "make lab        set up what lessons need, then JupyterLab on the first one"
 	@echo "make test       set up the rest, then all tests and notebooks; TESTS=tests/text runs those alone"
 	@echo "make setup      a virtual environment in $(VENV), with everything in it"
-	@echo "make check      lint alone: a few seconds"
+	@echo "make check      lint of code and lessons alone: a few seconds"
 	@echo "make notebooks  run the notebooks again; keep outputs and run times, write workbooks and README table"
 	@echo "make assignments FOLDER=course   the exercises as assignments for nbgrader, and how to go on"
 	@echo "make clean      remove $(VENV)"
@@ -73,6 +73,8 @@ test:
 check:
 	$(BIN)/ruff check .
 	$(BIN)/python -m llamamm.course.build.sync --check
+	$(BIN)/python -m llamamm.course.build.workbooks --check
+	$(BIN)/python -m llamamm.course.build.lint
 
 notebooks:
 	$(BIN)/llamamm fetch $(ASSETS)

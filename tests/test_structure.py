@@ -231,33 +231,19 @@ class TestNotebook:
         cells = code_cells(load(path))
         assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1))
         assert not [o for c in cells for o in c["outputs"] if o["output_type"] == "error"]
-        marked = [c for c in cells if "# NBVAL_CHECK_OUTPUT" in "".join(c["source"])]
+        marked = [c for c in cells if "nbval-check-output" in c["metadata"].get("tags", ())]  # read by nbval
         assert len(marked) >= 5
         assert all(c["outputs"] for c in marked)
 
-    def test_opens_and_closes_as_every_lesson(self, path):
-        notebook = load(path)
-        first, setup = notebook["cells"][:2]
-        text = "".join(first["source"])
-        number = path.stem[:2]
-        for part in (f"({colab_url(path.name)})", f"\n# {number} · ", "**You will be able to**", "on a 2-core CPU",
-                     "on a T4", "**Before this**", "**Where it sits**"):  # fmt: skip
-            assert part in text, part
-        source = "".join(setup["source"])
+    def test_begins_with_the_same_set_up(self, path):
+        source = "".join(load(path)["cells"][1]["source"])
         assert "from llamamm.course.env import setup" in source and "env = setup()" in source
         assert source == "".join(load(NOTEBOOKS[0])["cells"][1]["source"])
-        headings = re.findall(r"^## (.*)$", "\n".join("".join(c["source"]) for c in notebook["cells"]
-                                                      if c["cell_type"] == "markdown"), re.M)  # fmt: skip
-        assert [h for h in headings if h in ("Recap", "Questions", "Exercises", "What moved into the package")] == [
-            "Recap", "Questions", "Exercises", "What moved into the package"
-        ]  # fmt: skip
 
     def test_is_plain_and_small(self, path):
         notebook = load(path)
         assert "widgets" not in notebook["metadata"]
         assert notebook["metadata"]["kernelspec"]["name"] == "python3"
-        assert path.stat().st_size <= 400_000
-        assert 25 <= len(notebook["cells"]) <= 45
         assert len({c["id"] for c in notebook["cells"]}) == len(notebook["cells"])
         for cell in code_cells(notebook):
             source = "".join(cell["source"])
@@ -271,7 +257,7 @@ class TestNotebook:
             assert len(picture["metadata"].get("image/png", {}).get("alt", "")) > 20
 
     def test_links_to_files_lead_somewhere(self, path):
-        for notebook in (path, path.parent / "exercises" / path.name):
+        for notebook in (path, path.parent / "workbooks" / path.name):
             text = "\n".join("".join(c["source"]) for c in load(notebook)["cells"] if c["cell_type"] == "markdown")
             links = re.findall(r"\]\(([^)\s]+)\)", text)
             assert [x for x in links if not x.startswith(("http", "#")) and not (notebook.parent / x).exists()] == []

@@ -18,7 +18,7 @@ _BLANK = re.compile(r"exercise (\d\d\.\d+)")
 
 def install(shell: Any) -> None:
     """Make an IPython shell show blanks in one line. A second time changes nothing."""
-    if isinstance(getattr(shell, "llamamm_blanks", None), Blanks):
+    if hasattr(shell, "llamamm_blanks"):
         return
     shell.llamamm_blanks = Blanks(shell)
 

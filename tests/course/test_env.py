@@ -55,3 +55,14 @@ def test_a_picture_carries_its_alternative_text(monkeypatch):
     plots.show(figure, "a line that rises")
     assert shown == [(figure, {"image/png": {"alt": "a line that rises"}})]
     assert not plt.fignum_exists(figure.number)
+
+
+def test_blanks_are_set_up_in_a_notebook_alone(monkeypatch, capsys):
+    installed = []
+    monkeypatch.setattr(env, "install", installed.append)
+    env.setup()
+    assert installed == []
+    monkeypatch.setattr("IPython.get_ipython", lambda: "the shell")
+    env.setup()
+    assert installed == ["the shell"]
+    capsys.readouterr()
