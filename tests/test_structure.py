@@ -250,12 +250,6 @@ class TestNotebook:
             assert len(source.splitlines()) <= 60
             assert not re.search(r"^\s*[%!]", source, re.M), "a magic or a shell escape"
 
-    def test_pictures_have_alternative_text(self, path):
-        pictures = [o for c in code_cells(load(path)) for o in c["outputs"] if "image/png" in o.get("data", {})]
-        assert pictures
-        for picture in pictures:
-            assert len(picture["metadata"].get("image/png", {}).get("alt", "")) > 20
-
     def test_links_to_files_lead_somewhere(self, path):
         for notebook in (path, path.parent / "workbooks" / path.name):
             text = "\n".join("".join(c["source"]) for c in load(notebook)["cells"] if c["cell_type"] == "markdown")

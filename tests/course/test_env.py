@@ -1,15 +1,14 @@
-"""course.env and plots: what the set-up cell does on Colab and elsewhere."""
+"""course.env: what the set-up cell does on Colab and elsewhere."""
 
 import importlib.util
 import subprocess
 import sys
 import types
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from llamamm.course import env, plots
+from llamamm.course import env
 from llamamm.errors import MissingDependencyError
 
 
@@ -46,15 +45,6 @@ def test_on_colab_only_what_is_missing_is_installed_and_no_dependency(monkeypatc
 
 def test_nothing_that_colab_owns_is_ever_installed():
     assert not {"torch", "numpy", "torchvision"} & set(env.LESSON_PACKAGES)
-
-
-def test_a_picture_carries_its_alternative_text(monkeypatch):
-    shown = []
-    monkeypatch.setattr(plots, "display", lambda figure, metadata: shown.append((figure, metadata)))
-    figure, _ = plt.subplots()
-    plots.show(figure, "a line that rises")
-    assert shown == [(figure, {"image/png": {"alt": "a line that rises"}})]
-    assert not plt.fignum_exists(figure.number)
 
 
 def test_blanks_are_set_up_in_a_notebook_alone(monkeypatch, capsys):

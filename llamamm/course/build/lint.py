@@ -42,6 +42,7 @@ NEVER = {  # what no lesson says -> what it says instead
     r"\bWho (?:never|does not|doesn't)\b[^.?!]*\b(?:can't|cannot)\b": "a subject that one can name",
     r"\b[Ii]t is (?:the|this|these|those|not|only|just) [^.?!,;:]{1,60} that\b": "the plain sentence",
 }  # fmt: skip
+PICTURE = re.compile(r'<img [^>]*width="(\d+)" src="data:image/png;base64,([^"]*)"')  # as course.plots shows it
 PLUMBING = r"# *noqa|# *fmt:|NBVAL_|\bretr(?:y|ies)\b|time\.sleep|filterwarnings|set_verbosity|os\.environ"
 
 
@@ -77,12 +78,15 @@ class Lesson:
         return found[1] if found else ""
 
     @property
-    def pictures(self) -> Iterator[tuple[int, NotebookNode]]:
-        """Each picture among the outputs, with the place of its cell."""
+    def pictures(self) -> Iterator[tuple[int, int, int]]:
+        """Of each picture among the outputs: the place of its cell, its pixels, how wide it is shown."""
         for i, cell in enumerate(self.notebook.cells):
             for output in cell.get("outputs", ()):
-                if "image/png" in output.get("data", {}):
-                    yield i, output
+                data = output.get("data", {})
+                found = PICTURE.search(data.get("text/html", ""))
+                if png := data.get("image/png") or (found and found[2]):
+                    pixels = png_width(png)
+                    yield i, pixels, int(found[1]) if found else pixels
 
     def lines(self) -> tuple[int, int]:
         """Lines of code on view: the lesson's own, and those quoted from the package."""
@@ -245,12 +249,10 @@ def pictures(lesson: Lesson) -> Iterator[str]:
     for cell in lesson.code:
         if found := re.search(r"\bmatplotlib\b|\bplt\.|\.savefig\(", cell.source):
             yield f"{found[0]} in the cell {cell.id}"
-    for i, output in lesson.pictures:
+    for i, pixels, width in lesson.pictures:
         cell = lesson.notebook.cells[i]
         if "figures." not in cell.source:
             yield f"the picture of the cell {cell.id} is drawn without course.figures"
-        pixels = png_width(output.data["image/png"])
-        width = output.metadata.get("image/png", {}).get("width", pixels)
         if pixels < 1.45 * width:
             yield f"the picture of the cell {cell.id} has {pixels} pixels where {width} are shown"
 
@@ -258,7 +260,7 @@ def pictures(lesson: Lesson) -> Iterator[str]:
 def captions(lesson: Lesson) -> Iterator[str]:
     """Below a picture a line in italics."""
     cells = lesson.notebook.cells
-    for i in sorted({i for i, _ in lesson.pictures}):
+    for i in sorted({i for i, *_ in lesson.pictures}):
         after = cells[i + 1].source if i + 1 < len(cells) and cells[i + 1].cell_type == "markdown" else ""
         if not re.match(r"(\*|_)(?!\*)\S.*?\S\1(?:\n\s*\n|\Z)", after, re.S):
             yield f"the text after the cell {cells[i].id} does not begin with a caption in italics"

@@ -25,8 +25,8 @@ def png(width):
 def code(source, *, width=None, shown=700):
     cell = nbformat.v4.new_code_cell(source)
     if width:
-        metadata = {"image/png": {"alt": "a line", "width": shown}}
-        cell.outputs = [nbformat.v4.new_output("display_data", data={"image/png": png(width)}, metadata=metadata)]
+        html = f'<img alt="a line" width="{shown}" src="data:image/png;base64,{png(width)}">'
+        cell.outputs = [nbformat.v4.new_output("display_data", data={"text/html": html})]
     return cell
 
 
