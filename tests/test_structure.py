@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llamamm.course.build.lessons import minutes, with_table
+from llamamm.course.build.lessons import minutes, opening_line, with_table
 from llamamm.course.build.sync import quoting_cells, sync_notebook
 from llamamm.course.env import LESSON_PACKAGES, colab_url
 from tests.processes import finish
@@ -194,6 +194,15 @@ def test_the_readmes_table_is_what_the_notebooks_and_their_run_times_give():
     assert with_table(readme, ROOT / "notebooks") == readme
 
 
+def test_the_readme_links_each_lesson_to_do_and_to_read():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        do, read = f"notebooks/workbooks/{path.name}", f"notebooks/{path.name}"
+        assert f"[workbook]({do})" in readme and f"[lesson]({read})" in readme
+        assert (ROOT / do).is_file() and f"({colab_url('workbooks/' + path.name)})" in readme
+    assert "jupyter lab $(LAB) notebooks/workbooks/00_welcome.ipynb" in (ROOT / "Makefile").read_text()
+
+
 def test_lessons_keep_to_their_minutes():
     taken = minutes(ROOT / "notebooks")
     assert set(taken) == {path.name for path in NOTEBOOKS}
@@ -277,6 +286,16 @@ def test_a_changed_quote_is_noticed_and_mended(tmp_path):
     assert module == "llamamm.text.rope"
     assert "torch.cat((-b, a), dim=-1)" in "".join(cell["source"]) and "import torch" in "".join(cell["source"])
     assert '"""' not in "".join(cell["source"])  # the quote had no docstring, and gets none
+
+
+def test_the_line_with_the_badge_is_kept_in_step(tmp_path):
+    path = tmp_path / "04_rope.ipynb"
+    old = f"[![Open in Colab](a)]({colab_url('04_rope.ipynb')})\n\n# 04 · RoPE\n"
+    path.write_text(json.dumps({"cells": [{"cell_type": "markdown", "source": old.splitlines(keepends=True)}]}))
+    assert sync_notebook(path, check=True) and sync_notebook(path) and not sync_notebook(path, check=True)
+    assert "".join(load(path)["cells"][0]["source"]) == f"{opening_line(path.name)}\n\n# 04 · RoPE\n"
+    assert "(workbooks/04_rope.ipynb)" in opening_line(path.name)
+    assert "(../04_rope.ipynb)" in opening_line(path.name, workbook=True)
 
 
 def test_a_quote_without_docstring_is_equal(tmp_path):

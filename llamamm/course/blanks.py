@@ -56,14 +56,14 @@ class Blanks:
     def showtraceback(self, exc_tuple: tuple | None = None, *args: Any, **kwargs: Any) -> None:
         """As the shell's own; the line alone for a blank."""
         try:
-            kind, error, _ = self.shell._get_exc_info(exc_tuple)
+            _, error, _ = self.shell._get_exc_info(exc_tuple)
         except ValueError:  # there is none
-            kind, error = None, None
+            error = None
         line = self.line(error)
         if line is None:
             self.usual(exc_tuple, *args, **kwargs)
         else:
-            self.shell._showtraceback(kind, line, [line])
+            self.shell._showtraceback(NotImplementedError, NotImplementedError(line), [line])
 
     def after_cell(self, result: Any) -> None:
         """Remember the names that a cell has not come to define, and forget those that are there now."""

@@ -91,7 +91,7 @@ def test_two_exercises_in_one_cell_are_two(tmp_path):
         ("00_a", "03", ["00.1", "04.1", "00.2"], "00"),
         ("00_a", "00", ["04.1"], "00"),
         ("00_a", "03", [], "it is unclear of which lesson .*: its title says 03, its name says 00"),
-        ("00_a", None, ["04.1"], "its name says 00, its marks say 03"),
+        ("00_a", None, ["04.1"], "its name says 00, its marks say 04"),
         ("mine", None, [], "holds no exercise, no cell that begins with '# exercise: '"),
         ("mine", None, ["99.1"], "lesson '99' has no exercises"),
     ],
