@@ -40,7 +40,7 @@ NEVER = {  # what no lesson says -> what it says instead
     r"\b(?:What|Why|How|Which) [^.?!:;]{2,70} (?:is|are|does|do|means?|has) (?:you|we) (?:know|have|saw)\b":
         "the verb before its object: 'You already know ...'",
     r"\bWho (?:never|does not|doesn't)\b[^.?!]*\b(?:can't|cannot)\b": "a subject that one can name",
-    r"\b[Ii]t is (?:the|this|these|those|not|only|just) [^.?!,;:]{1,60} that\b": "the plain sentence",
+    r"\b[Ii]t is (?:the|this|these|those|not the|not only|only|just) [^.?!,;:]{1,60} that\b": "the plain sentence",
 }  # fmt: skip
 PICTURE = re.compile(r'<img [^>]*width="(\d+)" src="data:image/png;base64,([^"]*)"')  # as course.plots shows it
 PLUMBING = r"# *noqa|# *fmt:|NBVAL_|\bretr(?:y|ies)\b|time\.sleep|filterwarnings|set_verbosity|os\.environ"

@@ -164,6 +164,7 @@ def test_what_is_allowed(tmp_path):
     cells = good()
     cells[0].source = cells[0].source.replace("CPU.", "CPU. Downloads come on top.")
     cells += [
+        text("It is not shown that all units do so."),
         text("Here is another exercise. The idea behind it is old. `in place of` and \"the commonest\" are quotes."),
         text("1. " + "word " * 80 + "\n2. " + "word " * 80 + "\n\n```python\n" + "word " * 99 + "\n```"),
         text("| " + "word " * 99 + "|"),
