@@ -149,7 +149,7 @@ def drop(source):
         ("plumbing", add(code("x = 1  # noqa: E501")), "noqa"),
         ("plumbing", add(code("for x in retries(3):\n    pass")), "retries"),
         ("size", add(*(text(str(n)) for n in range(30))), "cells"),
-        ("size", lambda cells: cells.__delitem__(slice(17, 21)), "cells"),
+        ("size", lambda cells: cells.__delitem__(slice(17, 20)), "cells"),
         ("size", add(code("figures.a(x)", width=1050), text("*C.* " + "x" * 400_000)), "bytes"),
     ],
 )  # fmt: skip
