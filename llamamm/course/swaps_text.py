@@ -50,7 +50,7 @@ def prompt(question: str = QUESTION) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def _new_ids(ids: list[int]) -> list[int]:
+def new_ids(ids: list[int]) -> list[int]:
     """The package's own greedy answer."""
     model, tokenizer = real_model()
     stream = TokenStream(model, torch.tensor([ids]), max_new_tokens=N_NEW, stop_ids=tokenizer.stop_ids)
@@ -61,7 +61,7 @@ def _new_ids(ids: list[int]) -> list[int]:
 def greedy(answer: Any) -> Verdict:
     """00.3"""
     model, tokenizer = real_model()
-    right = _new_ids(list(prompt()))
+    right = new_ids(list(prompt()))
     new = answer(lambda ids: model(torch.tensor([list(ids)]), last_only=True)[0, -1], list(prompt()),
                  frozenset(tokenizer.stop_ids), N_NEW)  # fmt: skip
     new = [int(i) for i in new]
@@ -80,12 +80,12 @@ def chatml_ids(answer: Any) -> Verdict:
     right = ChatML(tokenizer, default_system=None).encode(messages)
     ids = [int(i) for i in answer(tokenizer, messages)]
     if ids == right:
-        said = tokenizer.decode(_new_ids(ids))
+        said = tokenizer.decode(new_ids(ids))
         return Verdict(True, f"SmolLM2 reads your {len(ids)} ids: {said!r} · they are the package's own: the same")
     pairs = enumerate(zip(ids, right, strict=False))
     first = next((n for n, (a, b) in pairs if a != b), min(len(ids), len(right)))
     yours, ours = (tokenizer.decode(part[first : first + 4]) for part in (ids, right))
-    said = repr(tokenizer.decode(_new_ids(ids))) if ids else "nothing to read"
+    said = repr(tokenizer.decode(new_ids(ids))) if ids else "nothing to read"
     return Verdict(False, f"SmolLM2 reads your {len(ids)} ids: {said} · a different prompt from id {first} on: yours "
                           f"goes on with {yours!r}, the package's with {ours!r}")  # fmt: skip
 
@@ -138,7 +138,7 @@ def padded(answer: Any) -> Verdict:
     model, tokenizer = real_model()
     prompts = [list(prompt(question)) for question in QUESTIONS]
     alone = torch.cat([model(torch.tensor([ids]), last_only=True) for ids in prompts])
-    right = [tokenizer.decode(_new_ids(ids)) for ids in prompts]
+    right = [tokenizer.decode(new_ids(ids)) for ids in prompts]
 
     def made(n_queries: int, *, start: int = 0, padding: Tensor | None = None, **_: Any) -> Tensor | None:
         return build_mask(n_queries, start=start) if padding is None else answer(padding, start)
@@ -185,7 +185,7 @@ def _turned(freqs: Tensor) -> tuple[Tensor, str]:
     model, tokenizer = real_model()
     with patch.dict(model._buffers, _tables(model, freqs)):
         logits = model(torch.tensor([prompt()]))
-        said = "" if logits.isnan().any() else tokenizer.decode(_new_ids(list(prompt())))
+        said = "" if logits.isnan().any() else tokenizer.decode(new_ids(list(prompt())))
     return logits, said
 
 
