@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from llamamm.course import swaps_text, swaps_weights
+from llamamm.course import swaps_senses, swaps_text, swaps_weights
 from llamamm.course.checks import find_exercise
 from llamamm.course.checks.compare import describe, explained
 from llamamm.course.checks.limits import OutOfTimeError, run_limited
 from llamamm.course.swaps_verdict import Verdict
 from llamamm.errors import InputError
 
-SWAPS = {**swaps_text.SWAPS, **swaps_weights.SWAPS}
+SWAPS = dict(sorted({**swaps_text.SWAPS, **swaps_weights.SWAPS, **swaps_senses.SWAPS}.items()))
 SECONDS = 120.0  # a right answer takes a few; this ends a loop that never does
 
 

@@ -26,7 +26,7 @@ class Verdict:
 
 def apart(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference of two tensors; NaN where there is any, infinite where the shapes differ."""
-    return float((ours - theirs).abs().max()) if ours.shape == theirs.shape else math.inf
+    return float((ours - theirs).detach().abs().max()) if ours.shape == theirs.shape else math.inf
 
 
 def distance(difference: float, what: str = "logits") -> str:
