@@ -50,25 +50,32 @@ def prompt(question: str = QUESTION) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def new_ids(ids: list[int]) -> list[int]:
+def new_ids(ids: list[int], n: int = N_NEW) -> list[int]:
     """The package's own greedy answer."""
     model, tokenizer = real_model()
-    stream = TokenStream(model, torch.tensor([ids]), max_new_tokens=N_NEW, stop_ids=tokenizer.stop_ids)
+    stream = TokenStream(model, torch.tensor([ids]), max_new_tokens=n, stop_ids=tokenizer.stop_ids)
     return [i for i in (int(token) for token in stream) if i not in tokenizer.stop_ids]
 
 
 @torch.no_grad()
 def greedy(answer: Any) -> Verdict:
-    """00.3"""
+    """00.3: the whole answer, and one that is cut after two ids."""
     model, tokenizer = real_model()
-    right = new_ids(list(prompt()))
-    new = answer(lambda ids: model(torch.tensor([list(ids)]), last_only=True)[0, -1], list(prompt()),
-                 frozenset(tokenizer.stop_ids), N_NEW)  # fmt: skip
-    new = [int(i) for i in new]
+    ids, right = list(prompt()), new_ids(list(prompt()))
+
+    def answered(n: int) -> list[int]:
+        return [int(i) for i in answer(lambda read: model(torch.tensor([list(read)]), last_only=True)[0, -1], ids,
+                                       frozenset(tokenizer.stop_ids), n)]  # fmt: skip
+
+    new = answered(9)
     begin = f"SmolLM2 with your greedy: {tokenizer.decode(new)!r} · {len(new)} new ids, "
-    if new == right:
-        return Verdict(True, f"{begin}each of them the package's own: the same")
-    return Verdict(False, f"{begin}the package gives {len(right)}, {tokenizer.decode(right)!r}: not the same")
+    if new != right:
+        return Verdict(False, f"{begin}the package gives {len(right)}, {tokenizer.decode(right)!r}: not the same")
+    if (short := answered(2)) != right[:2]:
+        return Verdict(False, f"{begin}the package's own; but asked for 2 it gives {len(short)}: not the same")
+    if ids != list(prompt()):
+        return Verdict(False, f"{begin}the package's own; but the caller's list of ids has changed")
+    return Verdict(True, f"{begin}each of them the package's own: the same")
 
 
 def chatml_ids(answer: Any) -> Verdict:
@@ -244,15 +251,14 @@ def block(answer: Any) -> Verdict:
     def forward(self: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, **_: Any) -> Tensor:
         return answer(self, x, cos, sin)
 
-    def said() -> str:
-        stream = TokenStream(model, ids, max_new_tokens=8, stop_ids=tokenizer.stop_ids, use_cache=False)
-        return tokenizer.decode([i for i in map(int, stream) if i not in tokenizer.stop_ids])
-
     ids = torch.tensor([prompt()])
-    right, package = model(ids), said()
+    right, package = model(ids), tokenizer.decode(new_ids(list(prompt()), 7))
     with patch.object(TransformerBlock, "forward", forward):
-        difference = apart(model(ids), right)
-        text = "" if math.isnan(difference) else said()
+        logits, text = model(ids), ""
+        if not logits.isnan().any():
+            stream = TokenStream(model, ids, max_new_tokens=7, stop_ids=tokenizer.stop_ids, use_cache=False)
+            text = tokenizer.decode([i for i in map(int, stream) if i not in tokenizer.stop_ids])
+    difference = apart(logits, right)
     return of_answers("SmolLM2 with your block_forward", difference, text, package)
 
 

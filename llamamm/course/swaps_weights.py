@@ -219,6 +219,7 @@ def lora_layer(answer: Any) -> Verdict:
         fresh = apart(logits, plain)
         logits[0, -1].logsumexp(dim=0).backward()
         learning = sum(p.numel() for p in model.parameters() if p.grad is not None)
+        moving = any(bool(p.grad.any()) for p in model.parameters() if p.grad is not None)
         with torch.no_grad():
             for n, layer in enumerate(layers):
                 for own, strip in zip((layer.a, layer.b), _strips(layer.base, n), strict=True):
@@ -230,6 +231,8 @@ def lora_layer(answer: Any) -> Verdict:
         but = f"fresh, before it has learned anything, it is {fresh:.2g} from SmolLM2"
     elif learning != expected:
         but = f"{learning:,} of its numbers get a gradient, {expected:,} should"
+    elif not moving:
+        but = "all its gradients are 0: it would never learn anything"
     return of_answers(f"SmolLM2 with {len(layers)} of your LoraLayer", apart(logits, right), said, package, but=but)
 
 
@@ -244,7 +247,24 @@ def merged_weight(answer: Any) -> Verdict:
         merged[f"{path}.weight"] = answer(base.weight.detach().clone(), *_strips(base, n), 16.0)
     with _with_weights(model, merged):
         logits, said = _asked(model)
-    return of_answers(f"SmolLM2 with {len(merged)} of your merged_weight", apart(logits, right), said, package)
+    return of_answers(f"SmolLM2 with {len(merged)} of your merged_weight", apart(logits, right), said, package,
+                      but=_in_bf16(answer))  # fmt: skip
+
+
+@torch.no_grad()
+def _in_bf16(answer: Any) -> str:
+    """What is wrong with a merge into one real matrix in bf16."""
+    owner, name = _linears(real_model()[0])[0]
+    base = nn.Linear(*reversed(getattr(owner, name).weight.shape), bias=False, dtype=torch.bfloat16)
+    base.weight.copy_(getattr(owner, name).weight)
+    (a, b), before = _strips(base, 0), base.weight.detach().clone()
+    got, right = answer(base.weight.detach(), a, b, 16.0), _package_layer(base, 0).merged_weight()
+    if got.dtype != right.dtype:
+        return f"of a bf16 matrix it makes {str(got.dtype).removeprefix('torch.')}"
+    if not torch.equal(base.weight, before):
+        return "it changes the matrix that was given"
+    off = int((got != right).sum())  # an order of summation moves one in thousands over the border
+    return f"in bf16, {off:,} of {got.numel():,} numbers are rounded twice" if off > got.numel() / 1000 else ""
 
 
 # ---- 10: what is learned, rows ----
