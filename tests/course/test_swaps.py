@@ -12,7 +12,7 @@ from llamamm.course.checks import exercises_of
 from llamamm.course.checks.lesson00 import _greedy
 from llamamm.course.checks.lesson01 import EXERCISES as LESSON_01
 from llamamm.course.checks.lesson05 import _Growing, _reader, _reserved
-from llamamm.course.checks.lesson06 import _logits, _wrong_block
+from llamamm.course.checks.lesson06 import _block_forward, _logits
 from llamamm.course.checks.lesson09 import _Layer, _merged
 from llamamm.course.swap import real_model
 from llamamm.course.swaps import SWAPS, in_real_model, verdict
@@ -159,7 +159,7 @@ WRONG = {
              (_reserved(start=lambda _: 0), "a different model")],
     "05.4": [(_reader(start=lambda *_: 0), "41 tokens instead of 41.*the same, but 11 tokens would have been enough"),
              (_reader(rewind=False), "different text")],
-    "06.2": [(_wrong_block(second="input_layernorm"), "a different model"), (_wrong_block(first=""), "NaN")],
+    "06.2": [(_block_forward(second="input_layernorm"), "a different model"), (_block_forward(first=""), "NaN")],
     "06.3": [(lambda weights, cfg, ids: _logits(weights, cfg, ids, wrong="repeat"), "a different model")],
     "07.2": [(lambda raw: {name: -t for name, t in reference("07.2")(raw).items()}, "a different model"),
              (lambda raw: {name: t.flatten() for name, t in reference("07.2")(raw).items()}, r"has the shape \(110592"),
