@@ -50,10 +50,10 @@ def prompt(question: str = QUESTION) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def new_ids(ids: list[int], n: int = N_NEW) -> list[int]:
-    """The package's own greedy answer."""
+def new_ids(ids: list[int], n: int | None = None) -> list[int]:
+    """The package's own greedy answer, N_NEW ids at most or n."""
     model, tokenizer = real_model()
-    stream = TokenStream(model, torch.tensor([ids]), max_new_tokens=n, stop_ids=tokenizer.stop_ids)
+    stream = TokenStream(model, torch.tensor([ids]), max_new_tokens=n or N_NEW, stop_ids=tokenizer.stop_ids)
     return [i for i in (int(token) for token in stream) if i not in tokenizer.stop_ids]
 
 
