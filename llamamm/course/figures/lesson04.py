@@ -32,8 +32,8 @@ def turned_arrows(places: Sequence[tuple[int, int, Tensor, Tensor]]) -> None:
         ax.set(xlim=(-1.6, 1.75), ylim=(-1.3, 1.3), aspect="equal", xticks=[], yticks=[])
         ax.set_title(f"positions {query_at} and {key_at}", loc="center")
         ax.spines[:].set_visible(False)
-    show(figure, alt="Two circles with two arrows each. The arrows point elsewhere at positions 12 and 15 than at 2 and "
-                     "5; the angle between them is 0.9 radians in both.")  # fmt: skip
+    show(figure, alt="Two circles with two arrows each. At positions 12 and 15 the arrows point elsewhere than at 2 "
+                     "and 5; the angle between them is 0.9 radians in both.")  # fmt: skip
 
 
 def angle_map(cosines: Tensor, wavelengths: Tensor) -> None:
