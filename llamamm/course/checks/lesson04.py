@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llamamm.course.checks.core import Exercise, Property
+from llamamm.course.checks.core import Exercise, Mistake, Property
 from llamamm.course.checks.faults import fault_exercise
 from llamamm.text.config import RopeScaling
 from llamamm.text.rope import apply_rope, rope_frequencies
@@ -334,6 +335,7 @@ BLIND = Exercise(
         Property("all turn, each at its own speed", _blind_cases, accept=_all_turn),
         Property("nearer places", _blind_cases, accept=_nearer),
     ),
+    mistakes=tuple(Mistake(partial(_blind, faults=(fault,)), told) for fault, told in LOOKS_ALIKE.items()),
 )  # fmt: skip
 
 EXERCISES: tuple[Exercise, ...] = (PAIR, FREQUENCIES, TURN, BACK, LLAMA3, BLIND)
