@@ -423,8 +423,6 @@ def test_the_gradient_is_autograds():
 
 def test_every_fault_of_an_exercise_is_planted_here():
     for exercise in exercises_of("04"):
-        assert isinstance(exercise.reference, object) and exercise.id in TOLD
-        if exercise.mistakes:
-            assert len(exercise.mistakes) == len(TOLD[exercise.id])
-            case = exercise.properties[0].inputs()[0]
-            assert all(isinstance(m.answer(*case), Tensor) for m in exercise.mistakes)
+        assert len(exercise.mistakes) == len(TOLD[exercise.id])
+        case = exercise.properties[0].inputs()[0]
+        assert all(isinstance(m.answer(*case), Tensor) for m in exercise.mistakes)
