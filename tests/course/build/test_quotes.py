@@ -54,6 +54,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "AnyChat": TYPE_NAME,
         "TemplateChat": IN_WORDS,
     },
+    "text.rope": {"compute_rope_params": "the lesson's own tables, all positions"},
     "text.config": {
         **dict.fromkeys(("OUTLINE_NAMES", "LLAMA32_CONFIG", "LLAMA32_3B_CONFIG", "SMOLLM2_CONFIG"), CONSTANT),
         "TextConfig": TOO_LONG,
