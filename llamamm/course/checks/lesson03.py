@@ -59,11 +59,10 @@ SIZE = "you subtract the largest size, and nothing is left of large negative sco
 
 def _overflows() -> tuple[Mistake, ...]:
     """Ways to write e to the power, over the sum, without a shift that helps."""
-    tiny = 1e-9
     return (
         Mistake(_shares, OVERFLOW), Mistake(lambda s: _shares(s).nan_to_num(0.0), OVERFLOW),
-        Mistake(lambda s: s.exp() / (s.exp().sum(-1, keepdim=True) + tiny), OVERFLOW),
-        Mistake(lambda s: (s.exp() / (s.exp().sum(-1, keepdim=True) + tiny)).nan_to_num(0.0), OVERFLOW),
+        Mistake(lambda s: s.exp() / (s.exp().sum(-1, keepdim=True) + 1e-9), OVERFLOW),
+        Mistake(lambda s: (s.exp() / (s.exp().sum(-1, keepdim=True) + 1e-9)).nan_to_num(0.0), OVERFLOW),
         Mistake(lambda s: _shares(s, s.mean(-1, keepdim=True)), MEAN),
         Mistake(lambda s: _shares(s, s.mean(-1, keepdim=True)).nan_to_num(0.0), MEAN),
         Mistake(lambda s: _shares(s, s.abs().amax(-1, keepdim=True)), SIZE),
@@ -114,8 +113,8 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, faults: Sequence[s
     k = k[:, turns if {"in turns", "keys in turns"} & {*faults} else shared]
     v = v[:, turns if {"in turns", "values in turns"} & {*faults} else shared]
     D = q.shape[-1]
-    scale = 1.0 if {"no scale", "late scale"} & {*faults} else D if "scale D" in faults else D**0.5
-    scores = q @ k.transpose(2, 3) / (k.shape[2] ** 0.5 if "scale S" in faults else scale)
+    divisor = 1.0 if {"no scale", "late scale"} & {*faults} else D if "scale D" in faults else D**0.5
+    scores = q @ k.mT / (k.shape[2] ** 0.5 if "scale S" in faults else divisor)
     axis = -2 if "queries" in faults else -1
     if "late mask" in faults:
         return (scores.softmax(dim=axis) * mask) @ v
@@ -164,11 +163,10 @@ def _hidden(_: torch.Generator) -> list[tuple]:
 
 
 def _whole(rng: torch.Generator) -> list[tuple]:
-    cases = []
-    for B, H, K, T, S, D in ((1, 2, 1, 2, 3, 2), (1, 9, 3, 4, 6, 8), (2, 4, 2, 5, 5, 6)):
-        q, k, v = (torch.randn(B, n, m, D, generator=rng) for n, m in ((H, T), (K, S), (K, S)))
-        cases.append((q, k, v, causal_mask(T, start=S - T)))
-    return cases
+    return [
+        (*(torch.randn(B, n, m, D, generator=rng) for n, m in ((H, T), (K, S), (K, S))), causal_mask(T, start=S - T))
+        for B, H, K, T, S, D in ((1, 2, 1, 2, 3, 2), (1, 9, 3, 4, 6, 8), (2, 4, 2, 5, 5, 6))
+    ]
 
 
 SCALES = {
