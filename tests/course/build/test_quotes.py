@@ -59,6 +59,10 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("OUTLINE_NAMES", "LLAMA32_CONFIG", "LLAMA32_3B_CONFIG", "SMOLLM2_CONFIG"), CONSTANT),
         "TextConfig": TOO_LONG,
     },
+    "text.masks": {
+        "causal_mask": "what exercise 03.2 builds",
+        "build_mask": "exercise 03.4, with checks of its arguments",
+    },
     "text.model": {
         "Llama3Model": TOO_LONG,
     },
