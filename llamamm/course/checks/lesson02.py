@@ -373,14 +373,29 @@ def _turned(*which: str) -> Answer:
     return answer
 
 
-def _turned_mistakes() -> tuple[Mistake, ...]:
-    names = [some for n in (1, 2, 3) for some in itertools.combinations(("gate", "up", "down"), n)]
-    return tuple(Mistake(_turned(*some), f"{' and '.join(some)} the wrong way round: x @ matrix.T, since a matrix "
-                         f"has one row for each number it gives") for some in names)  # fmt: skip
+def _the_right_way_round(got: Any, case: tuple) -> str | None:
+    """Only whether a square matrix was used for its transpose, which no error tells."""
+    for n in (1, 2, 3):
+        for some in itertools.combinations(("gate", "up", "down"), n):
+            made = _turned(*some)(*case)
+            if isinstance(got, Tensor) and got.shape == made.shape and torch.allclose(got, made, rtol=1e-3):
+                wanted = f"the result should be {_numbers(_swiglu(*case))}, got {_numbers(got)}"
+                why = "a matrix has one row for each number it gives, so x @ matrix.T"
+                return f"{wanted}: {' and '.join(some)} the wrong way round; {why}"
+    return None
+
+
+def _tokens_together_and_alone(answer: Answer, case: tuple) -> tuple[Tensor, Tensor]:
+    x, *matrices = case
+    return answer(x, *matrices), torch.stack([answer(part, *matrices) for part in x])
+
+
+def _tokens_apart(got: Any, case: tuple) -> str | None:
+    return _rows_apart(got, case) and "a token's result depends on the others: each goes through the matrices alone"
 
 
 def _finite(got: Any, _case: tuple) -> str | None:
-    if isinstance(got, Tensor) and got.isfinite().all():
+    if not isinstance(got, Tensor) or got.isfinite().all():
         return None
     return "the result is not finite: exp overflows for large numbers; write silu as g * torch.sigmoid(g)"
 
@@ -399,14 +414,16 @@ def _one_unit(x: float, y: float) -> tuple:
 SWIGLU = Exercise(
     id="02.3", name="swiglu", minutes=5, level="core", importance=3, reference=_swiglu,
     properties=(
-        Property("one hidden unit", lambda _: [_one_unit(2, 3), _one_unit(-1.28, -0.5), _one_unit(-4, 3)],
-                 mistakes=_hidden_mistakes()),
-        Property("square matrices", _square_case, mistakes=_turned_mistakes()),
+        Property("what a unit passes on", lambda g: [
+            _one_unit(2, 3), _one_unit(-1.28, -0.5), _one_unit(-4, 3),
+            tuple(torch.randn(*s, generator=g) for s in ((4,), (6, 4), (6, 4), (4, 6))),
+        ], mistakes=_hidden_mistakes()),
+        Property("square matrices", _square_case, accept=_the_right_way_round),
         Property("large gates", lambda _: [_one_unit(200, 1), _one_unit(-200, 1)], accept=_finite),
         Property("many tokens", lambda g: [
             tuple(torch.randn(*s, generator=g) for s in ((*lead, 4), (6, 4), (6, 4), (4, 6)))
-            for lead in ((1, 1), (3,), (2, 3))
-        ], mistakes=_hidden_mistakes()),
+            for lead in ((2,), (2, 3))
+        ], run=_tokens_together_and_alone, accept=_tokens_apart),
     ),
 )  # fmt: skip
 
