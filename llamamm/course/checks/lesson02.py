@@ -1,134 +1,192 @@
-"""Checks of lesson 02: a fused SwiGLU, RMSNorm in any dtype, its backward, inputs that break it."""
+"""Checks of lesson 02: RMSNorm, its backward pass, SwiGLU, and inputs that break the norm.
+
+Each property looks at one thing alone, whatever else is wrong: the place of epsilon shows in numbers that hardly
+depend on the root, the weight in the ratio of two results. So an answer with two faults hears of both.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamamm.course.checks.core import Exercise, Mistake
+from llamamm.course.checks.core import Exercise, Mistake, Property
 from llamamm.text.layers import RMSNorm
 
-# ---- 02.1: swiglu_fused(x, gate_up, down) ----
+Answer = Callable[..., Any]
 
-
-def _swiglu_fused(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    gate, up = (x @ gate_up.T).chunk(2, dim=-1)
-    return (F.silu(gate) * up) @ down.T
-
-
-def _swiglu_cases(g: torch.Generator) -> list[tuple]:
-    def case(*lead: int) -> tuple:
-        return tuple(torch.randn(*shape, generator=g) for shape in ((*lead, 4), (12, 4), (4, 6)))
-
-    return [case(1, 1), case(2, 4), case(2, 3)]
-
-
-def _fused(hidden: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """A fused SwiGLU whose hidden vector is made from gate and up in another way."""
-    return lambda x, gate_up, down: hidden(x @ gate_up.T) @ down.T
-
-
-def _silu_on_up(h: Tensor) -> Tensor:
-    gate, up = h.chunk(2, dim=-1)
-    return gate * F.silu(up)
-
-
-def _interleaved(h: Tensor) -> Tensor:
-    return F.silu(h[..., ::2]) * h[..., 1::2]
-
-
-def _silu_on_both(h: Tensor) -> Tensor:
-    gate, up = F.silu(h).chunk(2, dim=-1)
-    return gate * up
-
-
-def _no_silu(h: Tensor) -> Tensor:
-    gate, up = h.chunk(2, dim=-1)
-    return gate * up
-
-
-def _sigmoid(h: Tensor) -> Tensor:
-    gate, up = h.chunk(2, dim=-1)
-    return torch.sigmoid(gate) * up
-
-
-def _sum(h: Tensor) -> Tensor:
-    gate, up = h.chunk(2, dim=-1)
-    return F.silu(gate) + up
-
-
-# ---- 02.2: rms_norm(x, weight, eps) ----
+# ---- 02.1: rms_norm(x, weight, eps) ----
 
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """By the package's module."""
     norm = RMSNorm(weight.numel(), eps, dtype=weight.dtype)
     norm.weight.data = weight
     return norm(x).detach()
 
 
-def _rms_norm_cases(g: torch.Generator) -> list[tuple]:
-    weight = torch.tensor([0.5, -1.0, 2.0, 3.0])
-    bf16 = torch.randn(3, 64, generator=g).bfloat16(), torch.randn(64, generator=g).bfloat16()
-    return [
-        (torch.tensor([[1.0, 2.0, 3.0, 6.0]]), weight, 1e-5),
-        (1e-3 * torch.randn(2, 3, 4, generator=g), weight, 1e-5),  # the place of epsilon shows in small vectors
-        (torch.zeros(1, 4), weight, 1e-5),
-        (*bf16, 1e-5),  # rounding shows in bf16
-        (torch.tensor([[300.0, -400.0, 500.0, 100.0]]).half(), weight.half(), 1e-5),  # overflow shows in fp16
-    ]
+def _no_root(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return weight * x / (x.pow(2).mean(dim=-1, keepdim=True) + eps)
 
 
-def _scale(x: Tensor, eps: float) -> Tensor:
-    return torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + eps)
+def _sum(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return weight * x / (x.pow(2).sum(dim=-1, keepdim=True) + eps).sqrt()
 
 
-def _norm_eps_outside(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    x32 = x.float()
-    return weight * (x32 / (x32.pow(2).mean(dim=-1, keepdim=True).sqrt() + eps)).to(x.dtype)
+def _sum_no_root(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return weight * x / (x.pow(2).sum(dim=-1, keepdim=True) + eps)
 
 
-def _norm_no_eps(x: Tensor, weight: Tensor, eps: float) -> Tensor:  # noqa: ARG001
-    x32 = x.float()
-    return weight * (x32 * _scale(x32, 0.0)).to(x.dtype)
+NO_ROOT = "you divided by the mean square itself: take its square root"
+SUM = "you divided by the vector's length: take the mean of the squares, not their sum"
 
 
-def _norm_no_weight(x: Tensor, weight: Tensor, eps: float) -> Tensor:  # noqa: ARG001
-    x32 = x.float()
-    return (x32 * _scale(x32, eps)).to(x.dtype)
+def _together_and_alone(answer: Answer, case: tuple) -> tuple[Tensor, Tensor]:
+    x, weight, eps = case
+    return answer(x, weight, eps), torch.stack([answer(row, weight, eps) for row in x])
 
 
-def _norm_weight_first(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    x32 = x.float()
-    return (weight * (x32 * _scale(x32, eps))).to(x.dtype)
+def _rows_apart(got: Any, _case: tuple) -> str | None:
+    together, alone = got
+    if not isinstance(together, Tensor):
+        return None  # told elsewhere
+    if together.shape == alone.shape and torch.allclose(together, alone, rtol=1e-3, atol=1e-5):
+        return None
+    return "a vector's result depends on the others beside it: take the mean with dim=-1 and keepdim=True"
 
 
-def _norm_no_cast(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return weight * (x * _scale(x, eps))
+def _same_direction(got: Any, case: tuple) -> str | None:
+    """Only where the result points, not how long it is."""
+    x = case[0].double()
+    if not isinstance(got, Tensor) or got.shape != x.shape:
+        return f"a result of shape {tuple(x.shape)} is needed"
+    y, centred = got.double(), x - x.mean(dim=-1, keepdim=True)
+    if float(F.cosine_similarity(y, x, dim=-1).min()) > 0.9999:
+        return None
+    why = "that subtracts the mean, as LayerNorm does: RMSNorm keeps it"
+    is_layer_norm = float(F.cosine_similarity(y, centred, dim=-1).min()) > 0.9999
+    return f"the result should point where x points, got {_numbers(got)}{f': {why}' if is_layer_norm else ''}"
 
 
-def _norm_no_cast_back(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    x32 = x.float()
-    return weight * (x32 * _scale(x32, eps))
+def _numbers(x: Tensor) -> str:
+    return f"({', '.join(f'{v:.4g}' for v in x.flatten().tolist())})"
 
 
-def _norm_no_root(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    x32 = x.float()
-    return weight * (x32 / (x32.pow(2).mean(dim=-1, keepdim=True) + eps)).to(x.dtype)
+def _weight_alone(answer: Answer, case: tuple) -> Tensor:
+    """What the weight changes: the result with it, divided by the result with ones."""
+    x, weight, eps = case
+    return answer(x, weight, eps) / answer(x, torch.ones_like(weight), eps)
 
 
-def _norm_sum(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    x32 = x.float()
-    return weight * (x32 * torch.rsqrt(x32.pow(2).sum(dim=-1, keepdim=True) + eps)).to(x.dtype)
+def _epsilon(got: Any, case: tuple) -> str | None:
+    x, _, eps = case
+    if not isinstance(got, Tensor) or got.shape != x.shape:
+        return None  # told elsewhere
+    size, expected = float(got.abs().max()), float(x.abs().max()) / (float(x.pow(2).mean()) + eps) ** 0.5
+    if not x.any():
+        return None if not got.any() else f"a zero vector should stay zero, got {_numbers(got)}: epsilon is missing"
+    if abs(size - expected) <= 5e-3 * expected or eps == 1.0 and size < 0.9:
+        return None
+    why = "epsilon is outside the square root" if size < expected else "epsilon is missing, or no more than a limit"
+    wanted = _numbers(x.sign() * expected)
+    return f"the result should be {wanted}, got {_numbers(got)}: {why}; add it to the mean square"
 
 
-def _layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return weight * F.layer_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
+def _result_dtype(got: Any, case: tuple) -> str | None:
+    dtype = case[0].dtype
+    if not isinstance(got, Tensor) or got.dtype == dtype:
+        return None
+    return f"the result should be in {dtype}, got {got.dtype}: cast back to x.dtype, then multiply by the weight"
 
 
-# ---- 02.3: rms_norm_backward(x, weight, eps, grad) ----
+def _large(got: Any, _case: tuple) -> str | None:
+    if not isinstance(got, Tensor) or got.any() and got.isfinite().all():
+        return None
+    return f"got {_numbers(got)}: you took the squares in x's own dtype, where 300² overflows; compute in fp32"
+
+
+def _with_and_without_weight(answer: Answer, case: tuple) -> tuple[Tensor, Tensor]:
+    x, weight, eps = case
+    return answer(x, weight, eps), answer(x, torch.ones_like(weight), eps)
+
+
+def _weight_after_cast(got: Any, case: tuple) -> str | None:
+    """The weight's product must be one of 16-bit numbers; wrong only if it is nearly that, as other faults are told."""
+    weighted, plain = got
+    if not isinstance(plain, Tensor) or plain.shape != case[0].shape:
+        return None
+    if weighted.dtype != case[0].dtype or plain.dtype != case[0].dtype:
+        return None
+    right = case[1] * plain
+    n_off = int((weighted != right).sum())
+    if not n_off or not torch.allclose(weighted.float(), right.float(), rtol=0.02, atol=1e-3):
+        return None
+    return (f"{n_off} of {right.numel()} numbers are off by their last digit: you multiplied by the weight first; cast "
+            f"back to x.dtype, then multiply")  # fmt: skip
+
+
+def _input_after(answer: Answer, case: tuple) -> Tensor:
+    answer(*case)
+    return case[0]
+
+
+def _unchanged(got: Any, case: tuple) -> str | None:
+    if torch.equal(got, case[0]):
+        return None
+    return "your function changes its input: of an fp32 tensor, x.float() is x itself, so an in-place step reaches it"
+
+
+def _ones(*entries: float, dtype: torch.dtype = torch.float32, eps: float = 1e-5) -> tuple:
+    """x with a weight of ones."""
+    return torch.tensor(entries, dtype=dtype), torch.ones(len(entries), dtype=dtype), eps
+
+
+def _bf16_case(g: torch.Generator) -> list[tuple]:
+    return [(torch.randn(3, 64, generator=g).bfloat16(), 1 + torch.rand(64, generator=g).bfloat16(), 1e-5)]
+
+
+RMS_NORM = Exercise(
+    id="02.1", name="rms_norm", minutes=10, level="core", importance=3, reference=_rms_norm,
+    forbids=("rms_norm", "layer_norm", "group_norm", "batch_norm"),
+    properties=(
+        # entries that sum to 0, so that LayerNorm's subtraction does not show
+        Property("a vector's size", lambda _: [_ones(*v, eps=1e-6) for v in ((3, -3), (1, 2, -3), (2, 4, -6))],
+                 mistakes=(
+            Mistake(_no_root, NO_ROOT), Mistake(_sum, SUM), Mistake(_sum_no_root, f"{SUM}. Also, {NO_ROOT}"),
+            Mistake(lambda x, w, _eps: w * x, "nothing is divided: divide x by its root mean square"),
+        )),
+        Property("the mean stays", lambda _: [_ones(1, 2, 6), _ones(11, 12, 16)], accept=_same_direction),
+        Property("the weight", lambda _: [(torch.tensor([1.0, 2, 6]), torch.tensor([2.0, 0.5, -3]), 1e-5)],
+                 run=_weight_alone, tolerance=1e-3, mistakes=(
+            Mistake(lambda _x, w, _eps: torch.ones_like(w),
+                    "you forgot the weight: each channel is multiplied by its own learned number"),
+            Mistake(lambda _x, w, _eps: 1 + w, "that is 1 + weight: multiply by the weight itself"),
+            Mistake(lambda _x, w, _eps: 1 / w, "you divided by the weight: multiply"),
+        )),
+        # an epsilon so large that the mean square hardly counts, and so neither does how it was taken
+        Property("epsilon", lambda _: [_ones(0, 0), _ones(0.01, -0.01, eps=0.9999), _ones(1, -1, eps=1.0)],
+                 accept=_epsilon),
+        Property("several vectors", lambda g: [
+            (s * torch.randn(*shape, generator=g), torch.ones(shape[-1]), 1e-5)
+            for s, shape in ((torch.tensor([[1.0], [10.0]]), (2, 2)), (torch.tensor([[[1.0]], [[5.0]]]), (2, 3, 4)))
+        ], run=_together_and_alone, accept=_rows_apart),
+        Property("the dtype of the result", lambda _: [
+            _ones(3, -3, dtype=torch.bfloat16), _ones(3, -3, dtype=torch.float16), _ones(3, -3)], accept=_result_dtype),
+        Property("large values in fp16", lambda _: [_ones(300, -300, dtype=torch.float16),
+                                                    _ones(300, -400, 500, 100, dtype=torch.float16)], accept=_large),
+        Property("the weight after the cast, in bf16", _bf16_case, run=_with_and_without_weight,
+                 accept=_weight_after_cast),
+        Property("the input stays as it is", lambda _: [(torch.tensor([[3.0, 4.0]]), torch.full((2,), 2.0), 1e-5)],
+                 run=_input_after, accept=_unchanged),
+    ),
+)  # fmt: skip
+
+
+# ---- 02.2: rms_norm_backward(x, weight, eps, grad) ----
 
 
 def _backward(x: Tensor, weight: Tensor, eps: float, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,33 +198,237 @@ def _backward(x: Tensor, weight: Tensor, eps: float, grad: Tensor) -> tuple[Tens
     return x.grad, norm.weight.grad
 
 
-def _backward_cases(g: torch.Generator) -> list[tuple]:
-    shapes = [(1, 2), (1, 6), (3, 4), (2, 3, 5)]
-    return [(torch.randn(s, generator=g), torch.randn(s[-1], generator=g), 0.1, torch.randn(s, generator=g))
-            for s in shapes]  # fmt: skip
+def _scale(x: Tensor, eps: float) -> Tensor:
+    return torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + eps)
 
 
-def _wrong_backward(
-    sign: float = -1.0, *, second: bool = True, weighted: bool = True, mean: bool = True, whole: bool = True,
-    power: int = 3, first_weight: bool = True,
-) -> Callable[..., tuple[Tensor, Tensor]]:  # fmt: skip
-    """The formula of the backward pass with a part of it changed."""
+def _dx(answer: Answer, case: tuple) -> Tensor:
+    dx, _ = answer(*case)
+    return dx
 
-    def backward(x: Tensor, weight: Tensor, eps: float, grad: Tensor) -> tuple[Tensor, Tensor]:
-        r = _scale(x, eps)
-        g = grad * weight if first_weight else grad
-        along = (g if weighted else grad) * x
-        along = along.mean(dim=-1, keepdim=True) if mean else along.sum(dim=-1, keepdim=True)
-        dx = r * g + (sign * x * r**power * along if second else 0)
-        dw = grad * x * r
-        return dx, dw.flatten(0, -2).sum(dim=0) if whole else dw
 
-    return backward
+def _dw(answer: Answer, case: tuple) -> Tensor:
+    _, dw = answer(*case)
+    return dw
+
+
+def _dx_of_silent(answer: Answer, case: tuple) -> Tensor:
+    """dx where grad is 0: there only the second term is left."""
+    return _dx(answer, case)[..., 1:]
+
+
+def _second_term(got: Any, case: tuple) -> str | None:
+    """By what number the second term is wrong, and which faults together give that number."""
+    x, weight, eps, _ = case
+    expected = _dx_of_silent(_backward, case)
+    if not isinstance(got, Tensor) or got.shape != expected.shape:
+        return f"dx should be of shape {tuple(x.shape)}"
+    if torch.allclose(got, expected, rtol=1e-3, atol=1e-7):
+        return None
+    problem = f"of dx, {_numbers(expected)} should be left in the channels whose grad is 0, got {_numbers(got)}"
+    ratio, r = got / expected, float(_scale(x, eps))
+    if float(ratio.abs().max()) < 1e-6:
+        return (f"{problem}: you treated the root mean square as a constant; it depends on every entry of x, "
+                f"which gives a second term")  # fmt: skip
+    if not torch.allclose(ratio, ratio[..., :1].expand_as(ratio), rtol=1e-3):
+        return problem
+    why = ["the second term has the wrong sign: a larger x makes 1/RMS smaller"] if float(ratio[0]) < 0 else []
+    faults = [
+        ("in the second term take the mean over channels, not the sum", x.shape[-1]),
+        ("the weight is missing in the second term: it, too, starts from w · grad", 1 / float(weight[0])),
+        ("the second term needs r³, not r: the derivative of s^(-1/2) is -1/2 · s^(-3/2)", r**-2),
+        ("the second term needs r³, not r²: s^(-3/2) is r³", r**-1),
+    ]
+    for n in range(4):
+        for some in itertools.combinations(faults, n):
+            product = torch.tensor([factor for _, factor in some]).prod()
+            if abs(abs(float(ratio[0])) / float(product) - 1) < 1e-3:
+                return f"{problem}: {'. Also, '.join(why + [text for text, _ in some])}"
+    return problem
+
+
+def _backward_epsilon(got: Any, case: tuple) -> str | None:
+    """Of a zero vector, where only the first term is left: it is grad / √ε."""
+    grad = case[-1]
+    if not isinstance(got, Tensor) or got.shape != grad.shape or torch.allclose(got, 2 * grad):
+        return None
+    why = "missing" if not got.isfinite().all() else "outside the root" if torch.allclose(got, 4 * grad) else "wrong"
+    return f"dx of a zero vector should be {_numbers(2 * grad)}, got {_numbers(got)}: epsilon is {why}; " \
+           f"r is (mean(x²) + ε)^(-1/2)"
+
+
+def _first_term_cases(_g: torch.Generator) -> list[tuple]:
+    """The second term is 0: grad is perpendicular to x, and all weights are equal."""
+    return [(torch.tensor([3.0, 4.0]), torch.tensor([2.0, 2.0]), 0.0, torch.tensor([4.0, -3.0]))]
+
+
+def _backward_rows(answer: Answer, case: tuple) -> tuple[Tensor, Tensor]:
+    x, weight, eps, grad = case
+    return _dx(answer, case), torch.stack([_dx(answer, (a, weight, eps, b)) for a, b in zip(x, grad, strict=True)])
+
+
+def _dw_cases(g: torch.Generator) -> list[tuple]:
+    return [(torch.randn(s, generator=g), 2 + torch.rand(s[-1], generator=g), 0.0, torch.randn(s, generator=g))
+            for s in ((1, 2), (3, 4), (2, 3, 5))]  # fmt: skip
+
+
+def _wrong_dw(of: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Answer:
+    """A wrong dw of x, weight, r and grad."""
+    return lambda x, weight, eps, grad: (x, of(x, weight, _scale(x, eps), grad))
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _no_weight_in_first(x: Tensor, _w: Tensor, eps: float, grad: Tensor) -> tuple[Tensor, Tensor]:
+    return grad * _scale(x, eps), x
+
+
+BACKWARD = Exercise(
+    id="02.2", name="rms_norm_backward", minutes=20, level="hard", importance=2, reference=_backward,
+    forbids=("backward", "grad", "vjp", "rms_norm"),
+    properties=(
+        # the other properties have none
+        Property("epsilon", lambda _: [(torch.zeros(2), torch.ones(2), 0.25, torch.tensor([1.0, -2.0]))], run=_dx,
+                 accept=_backward_epsilon),
+        Property("dw", _dw_cases, run=_dw, mistakes=(
+            Mistake(_wrong_dw(lambda x, _w, r, d: d * x * r),
+                    "dw must be summed over all rows, since every row used the same weight: shape (C,)"),
+            Mistake(_wrong_dw(lambda x, _w, r, d: (d * x * r).sum(dim=0)),
+                    "dw must be summed over all dimensions but the last, not over the first alone: shape (C,)"),
+            Mistake(_wrong_dw(lambda x, _w, r, d: _rows(d * x * r).mean(dim=0)),
+                    "dw is the sum over the rows, not their mean"),
+            Mistake(_wrong_dw(lambda x, w, r, d: _rows(d * w * x * r).sum(dim=0)),
+                    "the weight does not belong in dw: the derivative of w · x · r with respect to w is x · r"),
+            Mistake(_wrong_dw(lambda x, _w, _r, d: _rows(d * x).sum(dim=0)),
+                    "r is missing in dw: the weight multiplies the normed x, so it is x · r"),
+        )),
+        Property("dx, first term", _first_term_cases, run=_dx, mistakes=(
+            Mistake(_no_weight_in_first, "the weight is missing in dx: the gradient passes through it first, w · grad"),
+            Mistake(lambda x, w, _e, d: (d * w, x), "r is missing in dx's first term: w · grad · r"),
+        )),
+        # r = 1/7: each fault multiplies by a number of its own
+        Property("dx, second term", lambda _: [
+            (torch.tensor([1.0, 5.0, 11.0]), torch.tensor([5.0, 1, 1]), 0.0, torch.tensor([100.0, 0, 0]))
+        ], run=_dx_of_silent, accept=_second_term),
+        Property("several vectors", lambda g: [
+            (torch.randn(s, generator=g) * torch.tensor([1.0, 10]).view(2, *[1] * (len(s) - 1)), torch.ones(s[-1]), 0.0,
+             torch.randn(s, generator=g)) for s in ((2, 2), (2, 3, 4))
+        ], run=_backward_rows, accept=_rows_apart),
+    ),
+)  # fmt: skip
+
+
+# ---- 02.3: swiglu(x, gate, up, down) ----
+
+
+def _swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return (F.silu(x @ gate.T) * (x @ up.T)) @ down.T
+
+
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "silu": (F.silu, ""),
+    "sigmoid": (torch.sigmoid, "that is sigmoid(g): silu(g) is g · sigmoid(g)"),
+    "relu": (torch.relu, "that is ReLU: silu(g) is g · sigmoid(g)"),
+    "gelu": (F.gelu, "that is GELU: silu(g) is g · sigmoid(g)"),
+    "tanh": (torch.tanh, "that is tanh: silu(g) is g · sigmoid(g)"),
+}
+PLACES = {
+    "gate": "",
+    "up": "you applied silu to up: it belongs on the gate",
+    "both": "you applied silu to gate and up: up stays as it is",
+    "none": "silu is missing: without it nothing opens or closes the gate",
+}
+
+
+def _hidden(place: str, act: Callable[[Tensor], Tensor], add: bool) -> Answer:
+    """SwiGLU with the activation in a place, and gate and up multiplied or added."""
+
+    def answer(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        g, u = x @ gate.T, x @ up.T
+        g, u = act(g) if place in ("gate", "both") else g, act(u) if place in ("up", "both") else u
+        return (g + u if add else g * u) @ down.T
+
+    return answer
+
+
+def _hidden_mistakes() -> tuple[Mistake, ...]:
+    """Every combination of a wrong place, a wrong function and a sum, with a sentence for each fault."""
+    found = []
+    for (place, where), (name, (act, what)), add in itertools.product(PLACES.items(), ACTIVATIONS.items(), (0, 1)):
+        told = [t for t in (where, what, "you added gate and up: a gate multiplies" if add else "") if t]
+        if told and (place != "none" or name == "silu"):
+            found.append(Mistake(_hidden(place, act, bool(add)), ". Also, ".join(told)))
+    return tuple(found)
+
+
+def _turned(*which: str) -> Answer:
+    """SwiGLU with the named matrices the wrong way round."""
+
+    def answer(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        gate, up, down = (m if n in which else m.T for n, m in (("gate", gate), ("up", up), ("down", down)))
+        return (F.silu(x @ gate) * (x @ up)) @ down
+
+    return answer
+
+
+def _the_right_way_round(got: Any, case: tuple) -> str | None:
+    """Only whether a square matrix was used for its transpose, which no error tells."""
+    for n in (1, 2, 3):
+        for some in itertools.combinations(("gate", "up", "down"), n):
+            made = _turned(*some)(*case)
+            if isinstance(got, Tensor) and got.shape == made.shape and torch.allclose(got, made, rtol=1e-3):
+                wanted = f"the result should be {_numbers(_swiglu(*case))}, got {_numbers(got)}"
+                why = "a matrix has one row for each number it gives, so x @ matrix.T"
+                return f"{wanted}: {' and '.join(some)} the wrong way round; {why}"
+    return None
+
+
+def _tokens_together_and_alone(answer: Answer, case: tuple) -> tuple[Tensor, Tensor]:
+    x, *matrices = case
+    return answer(x, *matrices), torch.stack([answer(part, *matrices) for part in x])
+
+
+def _tokens_apart(got: Any, case: tuple) -> str | None:
+    return _rows_apart(got, case) and "a token's result depends on the others: each goes through the matrices alone"
+
+
+def _finite(got: Any, _case: tuple) -> str | None:
+    if not isinstance(got, Tensor) or got.isfinite().all():
+        return None
+    return "the result is not finite: exp overflows for large numbers; write silu as g * torch.sigmoid(g)"
+
+
+def _square_case(_g: torch.Generator) -> list[tuple]:
+    """All g and u are large, where silu(g) is g."""
+    matrices = [[[30.0, 20], [50, 40]], [[20.0, 70], [30, 60]], [[1.0, -2], [3, 1]]]
+    return [(torch.tensor([1.0, 2.0]), *(torch.tensor(m) for m in matrices))]
+
+
+def _one_unit(x: float, y: float) -> tuple:
+    """The hidden unit of the lesson."""
+    return (*(torch.tensor(v) for v in ([float(x), float(y)], [[1.0, 0.0]], [[0.0, 1.0]], [[1.0], [-1.0]])),)
+
+
+SWIGLU = Exercise(
+    id="02.3", name="swiglu", minutes=5, level="core", importance=3, reference=_swiglu,
+    properties=(
+        Property("what a unit passes on", lambda g: [
+            _one_unit(2, 3), _one_unit(-1.28, -0.5), _one_unit(-4, 3),
+            tuple(torch.randn(*s, generator=g) for s in ((4,), (6, 4), (6, 4), (4, 6))),
+        ], mistakes=_hidden_mistakes()),
+        Property("square matrices", _square_case, accept=_the_right_way_round),
+        Property("large gates", lambda _: [_one_unit(200, 1), _one_unit(-200, 1)], accept=_finite),
+        Property("many tokens", lambda g: [
+            tuple(torch.randn(*s, generator=g) for s in ((*lead, 4), (6, 4), (6, 4), (4, 6)))
+            for lead in ((2,), (2, 3))
+        ], run=_tokens_together_and_alone, accept=_tokens_apart),
+    ),
+)  # fmt: skip
 
 
 # ---- 02.4: breaking_inputs() ----
-
-BREAKS = "breaks the norm"
 
 
 def _fp16_norm(x: Tensor, eps: float) -> Tensor:
@@ -174,100 +436,36 @@ def _fp16_norm(x: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + eps)
 
 
-def _verdict(answer: Callable[[], tuple[Tensor, Tensor]], case: tuple) -> str:
-    """What one of the two inputs does: the first thing that is wrong with it, or BREAKS."""
-    name, eps = case
-    large, small = answer()
-    x = large if name == "large" else small
+def _survives(got: Any, case: tuple) -> str | None:
+    """What is wrong with one of the two inputs, or None if it breaks the norm."""
+    name, eps, hint = case
+    if not isinstance(got, tuple | list) or len(got) != 2:
+        return "breaking_inputs should return two tensors, large and small"
+    x = got[0] if name == "large" else got[1]
     if not isinstance(x, Tensor) or x.shape != (4,):
         return f"{name} is not a tensor of shape (4,)"
     if x.dtype != torch.float16:
-        return f"{name} is not in fp16"
+        return f"{name} is not in fp16: give it dtype=torch.float16"
     if not x.isfinite().all():
-        return f"{name} holds inf or NaN itself"
+        return f"{name} holds inf or NaN itself: fp16 ends at 65,504, stay below"
     if not x.any():
-        return f"{name} is the zero vector"
+        return f"{name} is the zero vector, as fp16 stores it: it needs an entry that is not 0"
     out = _fp16_norm(x, eps)
     broken = not out.any() if name == "large" else not out.isfinite().all()
-    return BREAKS if broken else f"{name} survives"
+    return None if broken else f"{name} survives: {hint}"
 
 
-def _pair(large: float = 300.0, small: float = 1e-5, dtype: torch.dtype = torch.float16) -> Callable[[], tuple]:
-    return lambda: (torch.full((4,), large, dtype=dtype), torch.full((4,), small, dtype=dtype))
+def _breaks(name: str, eps: float, hint: str) -> Property:
+    return Property(name, lambda _: [(name, eps, hint)], run=lambda answer, _case: answer(), accept=_survives)
 
 
-EXERCISES: tuple[Exercise, ...] = (
-    Exercise(
-        id="02.1", name="swiglu_fused", minutes=5, level="warm-up", reference=_swiglu_fused, cases=_swiglu_cases,
-        mistakes=(
-            Mistake(_fused(_silu_on_up), "silu is on the wrong half: the first N rows are the gate, silu goes there"),
-            Mistake(_fused(_interleaved), "you took every second row: the gate is the first half, up the second half"),
-            Mistake(_fused(_silu_on_both), "you applied silu to both halves: up stays as it is"),
-            Mistake(_fused(_no_silu), "silu is missing: without it nothing opens or closes the gate"),
-            Mistake(_fused(_sigmoid), "that is sigmoid(gate): silu(gate) is gate · sigmoid(gate)"),
-            Mistake(_fused(_sum), "you added gate and up: a gate multiplies"),
-        ),
-    ),
-    Exercise(
-        id="02.2", name="rms_norm", minutes=10, level="core", reference=_rms_norm, cases=_rms_norm_cases,
-        mistakes=(
-            Mistake(_norm_eps_outside, "your epsilon is outside the square root: add it to the mean square"),
-            Mistake(_norm_no_eps, "epsilon is missing: a zero vector becomes 0/0, a tiny one is blown up to size 1"),
-            Mistake(_norm_no_weight, "you forgot the weight: each channel is scaled by its own learned number"),
-            Mistake(
-                _norm_weight_first,
-                "right in fp32, but in bf16 you multiply by the weight before casting back: cast back first",
-            ),
-            Mistake(_norm_no_cast, "you took the squares in x's own dtype: 300² overflows in fp16; compute in fp32"),
-            Mistake(_norm_no_cast_back, "you stayed in fp32: cast back to x.dtype before the weight"),
-            Mistake(_norm_no_root, "you divided by the mean square itself: take its square root"),
-            Mistake(_norm_sum, "you divided by the vector's length: take the mean of the squares, not their sum"),
-            Mistake(_layer_norm, "that is LayerNorm: RMSNorm subtracts no mean"),
-        ),
-    ),
-    Exercise(
-        id="02.3", name="rms_norm_backward", minutes=25, level="hard",
-        reference=_backward, cases=_backward_cases,
-        mistakes=(
-            Mistake(
-                _wrong_backward(second=False),
-                "you treated the root mean square as a constant: it depends on every entry of x, which gives a "
-                "second term",
-            ),
-            Mistake(_wrong_backward(sign=1.0), "the second term has the wrong sign: a larger x makes 1/RMS smaller"),
-            Mistake(
-                _wrong_backward(weighted=False),
-                "the weight is missing in the second term: it, too, starts from w · grad",
-            ),
-            Mistake(_wrong_backward(mean=False), "in the second term take the mean over channels, not the sum"),
-            Mistake(
-                _wrong_backward(power=1),
-                "the second term needs r³, not r: the derivative of s^(-1/2) is -1/2 · s^(-3/2)",
-            ),
-            Mistake(_wrong_backward(power=2), "the second term needs r³, not r²: s^(-3/2) is r³"),
-            Mistake(
-                _wrong_backward(first_weight=False, weighted=False),
-                "the weight is missing in dx: the gradient passes through it first, w · grad",
-            ),
-            Mistake(
-                _wrong_backward(whole=False),
-                "dx is right; dw must be summed over all rows, since every row used the same weight: shape (C,)",
-            ),
-        ),
-    ),
-    Exercise(
-        id="02.4", name="breaking_inputs", minutes=10, level="break it",
-        reference=_pair(), cases=lambda _: [("large", 1e-5), ("small", 0.0)], run=_verdict,
-        mistakes=(
-            Mistake(_pair(small=0.0), "small is the zero vector, as fp16 stores it: it needs an entry that isn't 0"),
-            Mistake(_pair(large=0.0), "large is the zero vector: take numbers whose squares are over 65,504"),
-            Mistake(_pair(large=torch.inf), "large holds inf or NaN itself: fp16 ends at 65,504, stay below"),
-            Mistake(_pair(large=200.0), "large survives: the squares must be over 65,504, the largest fp16 number"),
-            Mistake(
-                _pair(small=1e-3),
-                "small survives without epsilon: its squares must round to 0 in fp16, below 3e-8",
-            ),
-            Mistake(_pair(dtype=torch.float32), "your tensors are not in fp16: give them dtype=torch.float16"),
-        ),
+BREAKING = Exercise(
+    id="02.4", name="breaking_inputs", minutes=5, level="break it", importance=1,
+    reference=lambda: (torch.full((4,), 300.0).half(), torch.full((4,), 1e-5).half()),
+    properties=(
+        _breaks("large", 1e-5, "the mean of the squares must be over 65,504, the largest fp16 number"),
+        _breaks("small", 0.0, "its squares must be rounded to 0 in fp16, so they must be below 3e-8"),
     ),
 )  # fmt: skip
+
+EXERCISES: tuple[Exercise, ...] = (RMS_NORM, BACKWARD, SWIGLU, BREAKING)
