@@ -317,7 +317,7 @@ def test_markers_say_where_images_and_sounds_stand(seeing_dir, files):
     ("arguments", "message"),
     [
         (["<image> or <image>", "--image", "red.png"], "2 <image> markers, but 1 "),
-        (["<image>", "--image", "red.png", "--image", "blue.png"], "1 <image> markers, but 2 "),
+        (["<image>", "--image", "red.png", "--image", "blue.png"], "1 <image> marker, but 2 "),
         (["<audio><audio>", "--audio", "low.wav"], "2 <audio> markers, but 1 "),
         (["hi", "--image", "bad.png"], "bad.png"),
         (["hi", "--image", "none.png"], "none.png"),
