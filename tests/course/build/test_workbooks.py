@@ -399,12 +399,12 @@ CHEAT = """
 import sys, types
 from llamamm.course.checks import core
 import llamamm.course.checks as checks, llamamm.text.rope as rope
-def check(*_): return True
-core.check = core.judge = core.difference = checks.check = lambda *_, **__: True
+class _Right: passed = True
+def check(*_): return _Right()
+core.check = core.judge = core.difference = checks.check = lambda *_, **__: _Right()
 core.CheckResult.__bool__ = lambda self: True
 core.CheckResult.passed = True
 sys.modules["llamamm.course.checks"] = sys.modules["llamamm.course.checks.core"] = types.SimpleNamespace(check=check)
-class _Right: passed = True
 result = _Right()
 """
 
