@@ -52,8 +52,8 @@ def norms_in_space(points: Tensor, by_layer_norm: Tensor, by_rms_norm: Tensor) -
         ax.set_box_aspect((1, 1, 1), zoom=1.1)
         ax.view_init(elev=20, azim=-20)
     figure.axes[1].legend(loc="upper right", bbox_to_anchor=(1.12, 0.98))
-    show(figure, alt=f"Two views of a sphere. Left, LayerNorm moves {len(points)} points onto one circle, in "
-         "the plane at right angles to (1, 1, 1). Right, RMSNorm moves each along its own ray onto the sphere.")  # fmt: skip
+    show(figure, alt=f"Two views of a sphere. Left, LayerNorm moves {len(points)} points onto one circle, in the plane "
+         "at right angles to (1, 1, 1). Right, RMSNorm moves each along its own ray onto the sphere.")  # fmt: skip
 
 
 def _sphere(ax) -> None:

@@ -142,7 +142,6 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("resolve_precision", "checkpoint_activations", "seed_everything"), PIECE),
     },
     "train.log": {
-        **dict.fromkeys(("BLUE", "ORANGE", "GREY"), "a colour of a picture"),
         **dict.fromkeys(("RunLog", "read_metrics", "smooth"), "used in lesson 10: writing down"),
         **dict.fromkeys(("EVERY", "duration"), "lines of progress"),
         "plot_run": "a picture of a run",
