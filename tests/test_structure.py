@@ -265,9 +265,10 @@ class TestNotebook:
             links = re.findall(r"\]\(([^)\s]+)\)", text)
             assert [x for x in links if not x.startswith(("http", "#")) and not (notebook.parent / x).exists()] == []
 
-    def test_has_an_interactive_extra(self, path):
+    def test_has_something_to_play_with(self, path):
+        """Sliders, or the real model with faults put in."""
         source = "\n".join("".join(c["source"]) for c in code_cells(load(path)))
-        assert "interact(" in source
+        assert "interact(" in source or "with swap(" in source
 
     def test_says_nothing_about_this_machine(self, path):
         text = path.read_text(encoding="utf-8")

@@ -330,7 +330,7 @@ EXERCISES: tuple[Exercise, ...] = (
         properties=PADDING_PROPERTIES,
     ),
     Exercise(
-        id="03.5", name="softmax_backward", minutes=6, level="core", importance=2, reference=_backward,
+        id="03.5", name="softmax_backward", minutes=6, level="hard", importance=2, reference=_backward,
         properties=BACKWARD, forbids=("softmax", "special_softmax", "backward", "grad"),
     ),
     Exercise(

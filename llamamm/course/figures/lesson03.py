@@ -13,7 +13,6 @@ from torch import Tensor
 from llamamm.course import plots
 from llamamm.course.plots import BLUE, GREEN, GREY, ORANGE, RED
 
-DPI = 150
 SMALL = 9.5
 
 
@@ -29,7 +28,7 @@ def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], color
 
 def attention_path() -> None:
     """From the tokens' vectors to q, k, v, to scores, weights, the heads' results, and back, with shapes."""
-    fig, ax = plt.subplots(figsize=(9.6, 4.3), dpi=DPI)
+    fig, ax = plt.subplots(figsize=(9.6, 4.3))
     _box(ax, 0.6, 2.2, "x\n(T, 576)")
     for y, text, color in ((3.7, "q: 9 heads\n(9, T, 64)", BLUE), (2.2, "k: 3 heads\n(3, T, 64)", GREEN),
                            (0.7, "v: 3 heads\n(3, T, 64)", ORANGE)):  # fmt: skip
@@ -63,7 +62,7 @@ def attention_path() -> None:
 
 def scale_matters(weights: Mapping[int, tuple[Tensor, Tensor]]) -> None:
     """Average weights of eight keys, the largest first, for each D: without the division and with it."""
-    fig, axes = plt.subplots(1, len(weights), figsize=(8.6, 3.0), sharey=True, dpi=DPI)
+    fig, axes = plt.subplots(1, len(weights), figsize=(8.6, 3.0), sharey=True)
     for ax, (D, (plain, scaled)) in zip(axes, weights.items(), strict=True):
         ax.bar(torch.arange(8) - 0.2, plain, 0.4, color=RED, label="without √D")
         ax.bar(torch.arange(8) + 0.2, scaled, 0.4, color=BLUE, label="divided by √D")
@@ -76,7 +75,7 @@ def scale_matters(weights: Mapping[int, tuple[Tensor, Tensor]]) -> None:
 
 def masks(drawn: Sequence[tuple[str, Tensor, int]]) -> None:
     """Masks (T, S), each with a title and the position of its first query; a filled square may look."""
-    fig, axes = plt.subplots(1, len(drawn), figsize=(8.6, 3.1), dpi=DPI)
+    fig, axes = plt.subplots(1, len(drawn), figsize=(8.6, 3.1))
     for n, (ax, (title, mask, first)) in enumerate(zip(axes, drawn, strict=True)):
         for row, column in mask.nonzero().tolist():
             ax.add_patch(plt.Rectangle((column - 0.45, first + row - 0.45), 0.9, 0.9, color=BLUE if n < 2 else RED))
@@ -89,7 +88,7 @@ def masks(drawn: Sequence[tuple[str, Tensor, int]]) -> None:
 
 def head_maps(maps: Mapping[str, Tensor], pieces: Sequence[str], mark: tuple[int, int]) -> None:
     """Weights (T, T) of some heads on one sentence, one scale for all. mark: query and key framed in the second map."""
-    fig, axes = plt.subplots(1, len(maps), figsize=(9.6, 4.1), sharey=True, dpi=DPI)
+    fig, axes = plt.subplots(1, len(maps), figsize=(9.6, 4.1), sharey=True)
     for ax, (title, weights) in zip(axes, maps.items(), strict=True):
         image = ax.imshow(weights, cmap="Blues", vmin=0, vmax=1)
         ax.set_title(title)
@@ -106,7 +105,7 @@ def head_maps(maps: Mapping[str, Tensor], pieces: Sequence[str], mark: tuple[int
 
 def sink(on_first: Mapping[str, Tensor], size: Tensor, even: float) -> None:
     """For each block, the weight on the first token, as it is and with changes, and the first token's size on entry."""
-    fig, (top, bottom) = plt.subplots(2, 1, figsize=(8.6, 5.2), sharex=True, dpi=DPI, height_ratios=(3, 2))
+    fig, (top, bottom) = plt.subplots(2, 1, figsize=(8.6, 5.2), sharex=True, height_ratios=(3, 2))
     styles: list[dict[str, Any]] = [{"color": BLUE, "lw": 2.2}, {"color": RED, "lw": 1.8, "ls": "--"},
                                     {"color": GREEN, "lw": 1.2, "marker": "o", "ms": 3.5}]  # fmt: skip
     for (label, weights), style in zip(on_first.items(), styles, strict=True):

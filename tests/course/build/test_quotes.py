@@ -40,6 +40,7 @@ USED = "used in the lesson, not built"
 TYPE_NAME = "a type's name, for checkers"
 RECORD = "a plain record of fields"
 NOT_QUOTED: dict[str, dict[str, str]] = {
+    "text.layers": dict.fromkeys(("Linear", "few_rows_linear"), "speed: lesson 19"),
     "text.tokenizer": {
         **dict.fromkeys(("META_MAX_CHARS", "META_MAX_RUN", "MAX_WHITESPACE_RUN", "MAX_ID", "ADDED_KEYS"), CONSTANT),
         "Tokenizer": TOO_LONG,
