@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 DPI = 150  # of a picture's pixels; on a page it is as wide as `figure.dpi` says
-TWICE = 20_000  # bytes of a picture up to which a notebook holds it in both forms
+TWICE = 12_000  # bytes of a picture up to which a notebook holds it in both forms
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY = COLORS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999",
