@@ -58,7 +58,8 @@ def test_a_blank_is_found_below_what_was_raised_from_it(shell):
 def test_names_that_are_missing_are_told_until_they_are_there(shell, capsys):
     assert "04.2 comes first" in said(shell, "made = 1 / 1\nraise NotImplementedError('exercise 04.2')", capsys)
     assert said(shell, "raise NotImplementedError('exercise 04.2')\nnever = 1", capsys).count("\n") == 0
-    line = "exercise 04.2 comes first: write rope_frequencies above, then run the cell that makes never, and this one, again"
+    line = ("exercise 04.2 comes first: write rope_frequencies above, then run the cell that makes never, and this "
+            "one, again")  # fmt: skip
     assert said(shell, "after = never + made", capsys) == line
     assert line.replace("never", "after") == said(shell, "print(after)", capsys)
     assert said(shell, "never = 2; after = 3", capsys) == ""
