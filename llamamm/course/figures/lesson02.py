@@ -11,8 +11,6 @@ from torch import Tensor
 
 from llamamm.course.plots import BLUE, GREY, ORANGE, RED, show
 
-DPI = 150
-
 
 def stream_growth(sizes: Tensor) -> None:
     """RMS of each token's vector going into block 0 and coming out of each block. (blocks + 1, T)."""
