@@ -204,8 +204,9 @@ def test_a_full_context_is_a_line_not_the_end(main, tiny_dir):
 
 
 AT_THE_TERMINAL = """
-import fcntl, runpy, termios
+import fcntl, runpy, signal, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that its Ctrl-C reaches this process
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs tests in the background has it ignored
 runpy.run_module("llamamm", run_name="__main__", alter_sys=True)
 """
 
