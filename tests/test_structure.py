@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llamamm.course.build.lessons import minutes, with_table
+from llamamm.course.build.lessons import minutes, opening_line, with_table
 from llamamm.course.build.sync import quoting_cells, sync_notebook
 from llamamm.course.env import LESSON_PACKAGES, colab_url
 from tests.processes import finish
@@ -194,6 +194,15 @@ def test_the_readmes_table_is_what_the_notebooks_and_their_run_times_give():
     assert with_table(readme, ROOT / "notebooks") == readme
 
 
+def test_the_readme_links_each_lesson_to_do_and_to_read():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        do, read = f"notebooks/workbooks/{path.name}", f"notebooks/{path.name}"
+        assert f"[workbook]({do})" in readme and f"[lesson]({read})" in readme
+        assert (ROOT / do).is_file() and f"({colab_url('workbooks/' + path.name)})" in readme
+    assert "jupyter lab $(LAB) notebooks/workbooks/00_welcome.ipynb" in (ROOT / "Makefile").read_text()
+
+
 def test_lessons_keep_to_their_minutes():
     taken = minutes(ROOT / "notebooks")
     assert set(taken) == {path.name for path in NOTEBOOKS}
@@ -231,54 +240,35 @@ class TestNotebook:
         cells = code_cells(load(path))
         assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1))
         assert not [o for c in cells for o in c["outputs"] if o["output_type"] == "error"]
-        marked = [c for c in cells if "# NBVAL_CHECK_OUTPUT" in "".join(c["source"])]
+        marked = [c for c in cells if "nbval-check-output" in c["metadata"].get("tags", ())]  # read by nbval
         assert len(marked) >= 5
         assert all(c["outputs"] for c in marked)
 
-    def test_opens_and_closes_as_every_lesson(self, path):
-        notebook = load(path)
-        first, setup = notebook["cells"][:2]
-        text = "".join(first["source"])
-        number = path.stem[:2]
-        for part in (f"({colab_url(path.name)})", f"\n# {number} · ", "**You will be able to**", "on a 2-core CPU",
-                     "on a T4", "**Before this**", "**Where it sits**"):  # fmt: skip
-            assert part in text, part
-        source = "".join(setup["source"])
+    def test_begins_with_the_same_set_up(self, path):
+        source = "".join(load(path)["cells"][1]["source"])
         assert "from llamamm.course.env import setup" in source and "env = setup()" in source
         assert source == "".join(load(NOTEBOOKS[0])["cells"][1]["source"])
-        headings = re.findall(r"^## (.*)$", "\n".join("".join(c["source"]) for c in notebook["cells"]
-                                                      if c["cell_type"] == "markdown"), re.M)  # fmt: skip
-        assert [h for h in headings if h in ("Recap", "Questions", "Exercises", "What moved into the package")] == [
-            "Recap", "Questions", "Exercises", "What moved into the package"
-        ]  # fmt: skip
 
     def test_is_plain_and_small(self, path):
         notebook = load(path)
         assert "widgets" not in notebook["metadata"]
         assert notebook["metadata"]["kernelspec"]["name"] == "python3"
-        assert path.stat().st_size <= 400_000
-        assert 25 <= len(notebook["cells"]) <= 45
         assert len({c["id"] for c in notebook["cells"]}) == len(notebook["cells"])
         for cell in code_cells(notebook):
             source = "".join(cell["source"])
             assert len(source.splitlines()) <= 60
             assert not re.search(r"^\s*[%!]", source, re.M), "a magic or a shell escape"
 
-    def test_pictures_have_alternative_text(self, path):
-        pictures = [o for c in code_cells(load(path)) for o in c["outputs"] if "image/png" in o.get("data", {})]
-        assert pictures
-        for picture in pictures:
-            assert len(picture["metadata"].get("image/png", {}).get("alt", "")) > 20
-
     def test_links_to_files_lead_somewhere(self, path):
-        for notebook in (path, path.parent / "exercises" / path.name):
+        for notebook in (path, path.parent / "workbooks" / path.name):
             text = "\n".join("".join(c["source"]) for c in load(notebook)["cells"] if c["cell_type"] == "markdown")
             links = re.findall(r"\]\(([^)\s]+)\)", text)
             assert [x for x in links if not x.startswith(("http", "#")) and not (notebook.parent / x).exists()] == []
 
-    def test_has_an_interactive_extra(self, path):
+    def test_has_something_to_play_with(self, path):
+        """Sliders, or the real model with faults put in."""
         source = "\n".join("".join(c["source"]) for c in code_cells(load(path)))
-        assert "interact(" in source
+        assert "interact(" in source or "with swap(" in source
 
     def test_says_nothing_about_this_machine(self, path):
         text = path.read_text(encoding="utf-8")
@@ -297,6 +287,16 @@ def test_a_changed_quote_is_noticed_and_mended(tmp_path):
     assert module == "llamamm.text.rope"
     assert "torch.cat((-b, a), dim=-1)" in "".join(cell["source"]) and "import torch" in "".join(cell["source"])
     assert '"""' not in "".join(cell["source"])  # the quote had no docstring, and gets none
+
+
+def test_the_line_with_the_badge_is_kept_in_step(tmp_path):
+    path = tmp_path / "04_rope.ipynb"
+    old = f"[![Open in Colab](a)]({colab_url('04_rope.ipynb')})\n\n# 04 · RoPE\n"
+    path.write_text(json.dumps({"cells": [{"cell_type": "markdown", "source": old.splitlines(keepends=True)}]}))
+    assert sync_notebook(path, check=True) and sync_notebook(path) and not sync_notebook(path, check=True)
+    assert "".join(load(path)["cells"][0]["source"]) == f"{opening_line(path.name)}\n\n# 04 · RoPE\n"
+    assert "(workbooks/04_rope.ipynb)" in opening_line(path.name)
+    assert "(../04_rope.ipynb)" in opening_line(path.name, workbook=True)
 
 
 def test_a_quote_without_docstring_is_equal(tmp_path):

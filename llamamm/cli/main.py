@@ -71,7 +71,7 @@ def options(
 
 @app.command()
 def check(
-    lesson: Annotated[str, typer.Argument(help="A lesson, such as 03, or the path of a notebook of exercises.")],
+    lesson: Annotated[str, typer.Argument(help="A lesson, such as 03, or the path of a workbook.")],
 ) -> None:
     """Check the exercises of a lesson as you have solved them, and print a table and a score."""
     from llamamm.course.checks.runner import check_apart, find_notebook

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamamm.errors import InputError
+from llamamm.errors import FetchError, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +36,7 @@ def out(**options: Any) -> Console:
 def path(text: str) -> Path:
     """A file or folder of this machine. An address is refused in its own words: as a path it loses a slash."""
     if re.match(r"\w{2,}://", text):
-        raise typer.BadParameter(f"{text} is an address; files are read from this machine, so download it first")
+        raise FetchError(f"{text} is an address; files are read from this machine, so download it first")
     return Path(text)
 
 

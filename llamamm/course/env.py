@@ -13,8 +13,9 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from llamamm.course.blanks import install
 from llamamm.devices import calm_threads, default_dtype, pick_device
 from llamamm.errors import MissingDependencyError
 
@@ -46,6 +47,8 @@ class Environment:
 def setup() -> Environment:
     """Install what Colab lacks, set the look of pictures, print one version line, pick device and dtype.
 
+    In Jupyter, blanks of a workbook speak in one line from now on, see `course.blanks`.
+
     Raises MissingDependencyError, with the command to run, where a package is missing elsewhere.
     """
     on_colab = "google.colab" in sys.modules
@@ -59,6 +62,8 @@ def setup() -> Environment:
     from llamamm.course.plots import use_style  # here: it imports matplotlib, which may speak at once
 
     use_style()
+    if (shell := _shell()) is not None:
+        install(shell)
     device = pick_device()
     dtype = torch.float32 if device.type == "cpu" else default_dtype(device)
     print(
@@ -66,6 +71,15 @@ def setup() -> Environment:
         f"{device}, {str(dtype).removeprefix('torch.')}"
     )
     return Environment(device, dtype, on_colab)
+
+
+def _shell() -> Any:
+    """IPython's shell, where this runs in one."""
+    if "IPython" not in sys.modules:
+        return None
+    from IPython import get_ipython
+
+    return get_ipython()
 
 
 def colab_url(notebook: str) -> str:

@@ -2,7 +2,7 @@
 
 For the block, every place that used the package's part uses yours; afterwards the package's part is back, also after
 an exception. On entering, it says what changed: the largest difference of a logit, and the text with and without.
-A cache is compared on a prompt read in two pieces, since one pass needs none.
+A cache or a mask is compared on a prompt read in two pieces, since one pass needs neither.
 
     apply_rope        rope=            function (x, cos, sin) -> x
     RMSNorm           norm=            function (x, weight, eps) -> x, or a module class with the same attributes
@@ -82,12 +82,13 @@ class swap:  # noqa: N801 (a context manager, read as a verb)
     def __enter__(self) -> SwapReport:
         model, tokenizer = real_model()
         ids = torch.tensor([chat_format(tokenizer).encode([{"role": "user", "content": self.question}])])
-        logits = _read(model, ids, in_two="cache" in self.parts)
+        in_two = not {"cache", "mask"}.isdisjoint(self.parts)
+        logits = _read(model, ids, in_two=in_two)
         report = SwapReport(model, tokenizer, _answer(model, tokenizer, self.question, self.max_new_tokens))
         with ExitStack() as stack:
             for name, part in self.parts.items():
                 _PATCHES[name](stack, model, part)
-            report.logit_difference = float((_read(model, ids, in_two="cache" in self.parts) - logits).abs().max())
+            report.logit_difference = float((_read(model, ids, in_two=in_two) - logits).abs().max())
             report.text = _answer(model, tokenizer, self.question, self.max_new_tokens)
             self.stack = stack.pop_all()  # nothing went wrong: the patches stay until the block ends
         if not self.quiet:

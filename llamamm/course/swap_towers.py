@@ -59,16 +59,16 @@ def swap_patches(embed_patches: Callable[..., Tensor], *, quiet: bool = False) -
 
     quiet=True prints nothing. What your part raises comes out of the `with` line.
     """
-    return _swap("llamamm.senses.vision.embed_patches", embed_patches, _pictures, quiet)
+    return swap_part("llamamm.senses.vision.embed_patches", embed_patches, real_pictures, quiet)
 
 
 def swap_mel(mel_filterbank: Callable[..., Tensor], *, quiet: bool = False) -> Any:
     """Put your `mel_filterbank` before the real Whisper for a block. Arguments as in `swap_patches`."""
-    return _swap("llamamm.senses.mel.mel_filterbank", mel_filterbank, _words, quiet)
+    return swap_part("llamamm.senses.mel.mel_filterbank", mel_filterbank, real_words, quiet)
 
 
 @contextmanager
-def _swap(place: str, part: Callable, prepare: Callable, quiet: bool) -> Iterator[TowerReport]:
+def swap_part(place: str, part: Callable, prepare: Callable, quiet: bool) -> Iterator[TowerReport]:
     if not callable(part):
         raise InputError(f"a swap takes a function, got {part!r}")
     gallery, names, expected, before, features = prepare()
@@ -104,7 +104,7 @@ def real_eye() -> tuple[VisionTower, ImageProcessor]:
 
 
 @cache
-def _pictures() -> tuple[Tensor, list[str], list[str], Tensor, Callable[[], Tensor]]:
+def real_pictures() -> tuple[Tensor, list[str], list[str], Tensor, Callable[[], Tensor]]:
     """The gallery's features and names, the queries' right names and features, and what makes the latter anew."""
     tower, processor = real_eye()
     _, test = load_pictures(fetch("openmoji", progress=False))
@@ -131,8 +131,8 @@ def real_ear() -> AudioEncoder:
 
 
 @cache
-def _words() -> tuple[Tensor, list[str], list[str], Tensor, Callable[[], Tensor]]:
-    """As `_pictures`."""
+def real_words() -> tuple[Tensor, list[str], list[str], Tensor, Callable[[], Tensor]]:
+    """As `real_pictures`."""
     encoder = real_ear()
     words = load_words(fetch("words", progress=False))
     known = _of_voices(words.train, GALLERY_VOICES)

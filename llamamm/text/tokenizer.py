@@ -69,6 +69,7 @@ class Tokenizer:
         self.adds_bos: bool = file.adds_bos
         self.chat_formats: dict[str, Any] = {}  # template -> what `chat_format` found for it
         self._added = AddedTokens(file.added)
+        self._words = {t: i for t, i in file.words.items() if i not in self.special_tokens.values()}
 
         # SmolLM2's vocabulary lacks 21 bytes that its training text did not have.
         missing = bytes(b for b in range(256) if bytes([b]) not in file.ranks)
@@ -105,7 +106,7 @@ class Tokenizer:
     def encode_ordinary(self, text: str) -> list[int]:
         """Ids of a text in which no added token is looked for, special or not."""
         long = any(m.end() - m.start() > MAX_WHITESPACE_RUN for m in re.finditer(r"\s{64,}", text))
-        if not long and not (self._missing and self._missing.search(text.encode())):
+        if not long and not self._words and not (self._missing and self._missing.search(text.encode())):
             return self._bpe.encode_ordinary(text)
         ids: list[int] = []
         for word in _python_pattern(self._file.split).findall(text):
@@ -114,6 +115,8 @@ class Tokenizer:
 
     def _encode_word(self, word: bytes) -> list[int]:
         """As `tokenizers` does it: a missing byte is left out and its neighbours may merge, or it becomes unk_id."""
+        if word in self._words:
+            return [self._words[word]]
         parts = self._missing.split(word) if self._missing else [word]
         if self._file.unk_id is None:
             kept = b"".join(parts[::2])
@@ -266,7 +269,7 @@ def _hf_json(file: TokenizerFile) -> dict[str, object]:
         return "".join(BYTE_TO_CHAR[b] for b in token)
 
     names = {token.id: token.content for token in file.added}
-    last = max(file.ranks.values())
+    last = max(*file.ranks.values(), *file.tokens.keys() - names.keys())
     # Added tokens between the others belong to the vocabulary too, or `tokenizers` would give them new ids.
     vocab = {names.get(i) or spell(token): i for i, token in sorted(file.tokens.items()) if i <= last or i not in names}
     steps = [{**step, **({"trim_offsets": True} if step["type"] == "ByteLevel" else {})}

@@ -21,6 +21,7 @@ from typing import Any
 
 from llamamm.errors import MissingDependencyError, TokenizerError
 from llamamm.text.added_tokens import AddedToken
+from llamamm.text.merges import as_merged
 from llamamm.text.tokenizer_settings import FLAGS, REMEDY, begin_with, first_token, parse_json, read_folder_settings
 
 # How text is cut into words before any merge. GPT-2's rule; Llama 3's (digits in threes, words with one leading
@@ -78,6 +79,7 @@ class TokenizerFile:
     tokens: dict[int, bytes]
     added: tuple[AddedToken, ...]
     ranks: dict[bytes, int]
+    words: dict[bytes, int] = field(default_factory=dict)  # bytes that only as a whole word are a token
     merges: list[tuple[bytes, bytes]] | None = None
     ignore_merges: bool = False  # a word that is a token needs no merges
     unk_id: int | None = None  # what stands for a byte that the vocabulary lacks; None: nothing does
@@ -227,22 +229,20 @@ def _from_vocab(path: Path, split: str, vocab: Mapping[str, int], added: tuple[A
             or (tokens.keys() & added_tokens.keys()) - both):
         raise TokenizerError(f"{path}: two tokens share an id; {REMEDY}")
 
-    byte_merges, made, last = [], set(), -1
+    byte_merges, last = [], -1
     for number, pair in enumerate(merges):
         token_id = regular.get("".join(pair), -1)
         if len(pair) != 2 or token_id < 0 or not all(part in regular for part in pair):
             raise TokenizerError(f"{path}, merge {number}: {' '.join(pair)!r} makes or uses a token that the "
                                  f"vocabulary lacks; {REMEDY}")
         if token_id < last:  # tiktoken has one number for both
-            raise TokenizerError(f"{path}, merge {number}: makes id {token_id} after id {last}; merges must be in the "
-                                 f"order of ids")
+            raise TokenizerError(f"{path}, merge {number}: makes id {token_id} after id {last}; ids must rise")
         last = token_id
-        made.add(token_id)
         byte_merges.append((tokens[regular[pair[0]]], tokens[regular[pair[1]]]))
-    ranks = {t: i for i, t in tokens.items() if ignore_merges or len(t) == 1 or i in made}
-    if not ranks:
+    if not tokens:
         raise TokenizerError(f"{path} has no tokens; {REMEDY}")
-    return TokenizerFile(path, split, tokens | added_tokens, added, ranks, byte_merges, ignore_merges)
+    return TokenizerFile(path, split, tokens | added_tokens, added, *as_merged(tokens, byte_merges, ignore_merges),
+                         byte_merges, ignore_merges)
 
 
 # ---- llama.cpp: metadata of a .gguf ----

@@ -68,7 +68,7 @@ class GGUFFile:
         """The model's shape, from the metadata. Raises CheckpointError for another model, naming what differs."""
         architecture, kind = self.metadata("general.architecture"), self.metadata("general.type", "model")
         if architecture != "llama" or kind != "model":
-            raise CheckpointError(f"{self.path} holds a {kind} of architecture {architecture!r}; "
+            raise CheckpointError(f"{self.path} has the architecture {architecture!r} and is of type {kind!r}; "
                                   f"this package builds 'llama' models")
         if self.metadata("split.count", 1) > 1:
             raise CheckpointError(f"{self.path} is one of {self.metadata('split.count')} parts; join them with "

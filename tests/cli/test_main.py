@@ -33,7 +33,7 @@ FRANCE = "What is the capital of France?"
 
 
 def run(*arguments, **options):
-    """In this process, as typer runs it; what `main` makes of an error is tested with `shell`."""
+    """In this process, as typer runs it; what becomes of an error is tested with `main`."""
     return CliRunner().invoke(app, [str(a) for a in arguments], **options)
 
 
@@ -156,16 +156,16 @@ def test_compile_is_used_only_when_asked(tiny_dir, monkeypatch):
         (["bench", "--against", "vllm"], "transformers.*vllm"),
     ],
 )
-def test_errors_are_one_line_with_exit_code_2(arguments, message):
-    code, out, err = shell(*arguments)
+def test_errors_are_one_line_with_exit_code_2(main, arguments, message):
+    code, out, err = main(*arguments)
     assert (code, out) == (2, "")
     lines = err.strip().splitlines()
     assert len(lines) == 1
     assert re.match(rf"error: .*{message}", lines[0]), err
 
 
-def test_wrong_use_explains_itself():
-    code, _, err = shell("generate")
+def test_wrong_use_explains_itself(main):
+    code, _, err = main("generate")
     assert code == 2 and "Missing argument" in err and "prompt" in err
 
 
@@ -182,8 +182,8 @@ def test_help_explains_each_flag(command):
 # ---- chat ----
 
 
-def test_chat_keeps_history_and_obeys_commands():
-    code, out, err = shell(
+def test_chat_keeps_history_and_obeys_commands(main):
+    code, out, err = main(
         "chat", "--temperature", "0", "--dtype", "float32",
         input_text=f"My name is Ada.\n/reset\n{FRANCE}\n/system Answer in one word.\n/nonsense\n/exit\n",
     )  # fmt: skip
@@ -193,12 +193,12 @@ def test_chat_keeps_history_and_obeys_commands():
     assert "/reset" in err.split("(a new")[-1]  # an unknown command gets the list of commands
 
 
-def test_chat_ends_at_the_end_of_input(tiny_dir):
-    assert shell("chat", "--model", tiny_dir)[0] == 0
+def test_chat_ends_at_the_end_of_input(main, tiny_dir):
+    assert main("chat", "--model", tiny_dir)[0] == 0
 
 
-def test_a_full_context_is_a_line_not_the_end(tiny_dir):
-    code, _, err = shell("chat", "--model", tiny_dir, "--max-new-tokens", 3, input_text="word " * 200 + "\n/reset\n")
+def test_a_full_context_is_a_line_not_the_end(main, tiny_dir):
+    code, _, err = main("chat", "--model", tiny_dir, "--max-new-tokens", 3, input_text="word " * 200 + "\n/reset\n")
     assert code == 0
     assert "the context 128: reset starts a new one (/reset)" in err
 
@@ -317,7 +317,7 @@ def test_markers_say_where_images_and_sounds_stand(seeing_dir, files):
     ("arguments", "message"),
     [
         (["<image> or <image>", "--image", "red.png"], "2 <image> markers, but 1 "),
-        (["<image>", "--image", "red.png", "--image", "blue.png"], "1 <image> markers, but 2 "),
+        (["<image>", "--image", "red.png", "--image", "blue.png"], "1 <image> marker, but 2 "),
         (["<audio><audio>", "--audio", "low.wav"], "2 <audio> markers, but 1 "),
         (["hi", "--image", "bad.png"], "bad.png"),
         (["hi", "--image", "none.png"], "none.png"),
@@ -370,8 +370,10 @@ def test_a_text_model_says_in_chat_that_it_cannot_see(main, tiny_dir, files):
 # ---- doctor, fetch, bench ----
 
 
-def test_doctor_tells_about_the_machine_and_never_shows_the_token():
-    code, out, _ = shell("doctor", HF_TOKEN="hf_averysecretword", HF_HUB_OFFLINE="1")
+def test_doctor_tells_about_the_machine_and_never_shows_the_token(main, monkeypatch):
+    for name, value in {"HF_TOKEN": "hf_averysecretword", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}.items():
+        monkeypatch.setenv(name, value)
+    code, out, _ = main("doctor")
     assert code == 0
     for word in (torch.__version__.split("+")[0], "16-bit matrix units", "memory", "asset cache", "present", "offline"):
         assert word in out
@@ -389,8 +391,8 @@ def test_doctor_finds_damaged_numbers(tmp_path):
     assert result.exit_code == 0 and "every number is finite" in result.stdout and "3 parameters" in result.stdout
 
 
-def test_doctor_refuses_a_truncated_file(tmp_path):
-    code, _, err = shell("doctor", write_raw(tmp_path / "w.safetensors", {"w": ENTRY}, b"123"))
+def test_doctor_refuses_a_truncated_file(main, tmp_path):
+    code, _, err = main("doctor", write_raw(tmp_path / "w.safetensors", {"w": ENTRY}, b"123"))
     assert code == 2 and "download it again" in err
 
 
@@ -434,8 +436,8 @@ def test_bench_prints_both_sides(tiny_dir):
     ("generate", "--audio", "s3://a/b", "hi"), ("doctor", "https://a.b/c"), ("merge", "https://a/b", "c"),
     ("train", "https://a.b/c.yaml"),
 ])  # fmt: skip
-def test_an_address_where_a_file_is_meant_is_refused_whole(arguments):
-    code, _, err = shell(*arguments)
+def test_an_address_where_a_file_is_meant_is_refused_whole(main, arguments):
+    code, _, err = main(*arguments)
     address = next(a for a in arguments if "://" in a)
     assert code == 2 and f"{address} is an address" in err
 

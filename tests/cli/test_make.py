@@ -8,7 +8,7 @@ import torch
 from llamamm import apply_lora, from_pretrained, load_adapter, merge_lora, save_adapter
 from llamamm.lora.lora import lora_modules
 from llamamm.train.config import TrainConfig
-from tests.cli.test_main import run, shell, tiny_dir  # noqa: F401 (a fixture)
+from tests.cli.test_main import main, run, tiny_dir  # noqa: F401 (fixtures)
 from tests.training_data import write_texts
 
 
@@ -73,8 +73,8 @@ def test_the_adapter_reaches_the_model(tmp_path, tiny_dir):  # noqa: F811
         (["--set", "device=abacus"], "no device 'abacus'"),
     ],
 )
-def test_what_cannot_be_trained_is_one_line(config, arguments, message):
-    code, _, stderr = shell("train", config, *arguments)
+def test_what_cannot_be_trained_is_one_line(main, config, arguments, message):  # noqa: F811
+    code, _, stderr = main("train", config, *arguments)
     assert code == 2 and message in stderr and len(stderr.strip().splitlines()) == 1, stderr
 
 
@@ -83,6 +83,6 @@ def test_every_key_stands_in_the_help():
     assert [key for key in TrainConfig.model_fields if f"{key} (" not in shown] == []
 
 
-def test_no_adapter_there():
-    code, _, stderr = shell("generate", "hi", "--adapter", "nowhere")
+def test_no_adapter_there(main):  # noqa: F811
+    code, _, stderr = main("generate", "hi", "--adapter", "nowhere")
     assert code == 2 and "nowhere has no adapter_config.json" in stderr

@@ -8,6 +8,7 @@ import re
 import stat
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import torch.distributed as dist
 import llamamm
 from llamamm.cli import main as cli_main
 from tests.cli.test_main import files, main, seeing_dir, shell, tiny_dir  # noqa: F401 (fixtures)
-from tests.processes import finish
+from tests.processes import each_apart, finish
 from tests.training_data import write_texts
 
 HEAVY = {"torch", "torchvision", "matplotlib", "numpy", "transformers", "huggingface_hub", "datasets"}
@@ -29,18 +30,13 @@ main()
 """
 
 
+@cache
 def imported(*arguments, code=None):
     """Exit code, and the top modules that are imported when `llamamm` with these arguments ends."""
     done = finish([sys.executable, "-c", code or SPY, *map(str, arguments)], stdin=subprocess.DEVNULL)
     names = re.search(r"IMPORTED (.*)", done.stderr)
     assert names, done.stderr
     return done.returncode, {name.split(".")[0] for name in names[1].split()}
-
-
-def bytes_of(*arguments, data=b"", **env):
-    """The program with bytes in and out: (exit code, stdout, stderr)."""
-    done = finish([sys.executable, "-m", "llamamm", *map(str, arguments)], input=data, env={**os.environ, **env})
-    return done.returncode, done.stdout, done.stderr
 
 
 # ---- a second to start ----
@@ -184,10 +180,11 @@ def test_a_missing_folder_is_called_so(main, command, monkeypatch):  # noqa: F81
      ("https://huggingface.co/x", "owner/name"), ("hf://owner/name", "owner/name")],
 )  # fmt: skip
 def test_an_address_is_refused_with_both_its_slashes(main, address, name):  # noqa: F811
-    for command in (["generate", "hi", "--model", address], ["eval", "multimodal", address]):
+    commands = {name: ["generate", "hi", "--model", address], "download": ["eval", "multimodal", address]}
+    for hint, command in commands.items():
         code, out, err = main(*command)
         assert (code, out) == (2, "") and err.count("\n") == 1
-        assert address in err and name in err
+        assert address in err and hint in err
 
 
 # ---- gradients ----
@@ -210,12 +207,14 @@ def test_commands_leave_gradients_alone(main, tiny_dir, monkeypatch):  # noqa: F
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "ascii:strict", "latin-1"])
 def test_what_an_encoding_lacks_is_replaced(encoding, tiny_dir):  # noqa: F811
-    answer = ["--max-new-tokens", 40, "--temperature", 3, "--top-p", 1, "--seed", 5]
-    for command in (["fetch", "--list"], ["generate", "été 中", "--model", tiny_dir, *answer], ["doctor", "中"],
-                    ["--help"], ["generate", "hi", "--model", "中/文"]):  # fmt: skip
-        code, out, err = bytes_of(*command, PYTHONIOENCODING=encoding)
+    answer = ["--model", tiny_dir, "--max-new-tokens", 40, "--temperature", 3, "--top-p", 1, "--seed", 5]
+    commands = [["chat", *answer], ["fetch", "--list"], ["generate", "été 中", *answer], ["doctor", "中"], ["--help"],
+                ["generate", "hi", "--model", "中/文"]]  # fmt: skip
+    done = each_apart(commands, data=[b"h\xff\xfei\n"], PYTHONIOENCODING=encoding)
+    for command, (code, out, err) in zip(commands, done, strict=True):
         assert code in (0, 2) and b"Traceback" not in err and b"Error: '" not in err, (command, err)
         assert out or err
+    assert done[0][0] == 0
 
 
 def test_a_model_that_writes_another_script(monkeypatch, tiny_dir):  # noqa: F811
@@ -230,29 +229,25 @@ def test_a_model_that_writes_another_script(monkeypatch, tiny_dir):  # noqa: F81
     assert written.getvalue().decode("cp1252").splitlines() == ["déjà ?? vu"]
 
 
-def test_bad_bytes_from_standard_input_are_replaced(tiny_dir):  # noqa: F811
+def test_bad_bytes_from_standard_input_are_replaced(main, tiny_dir):  # noqa: F811
     options = ["--model", tiny_dir, "--max-new-tokens", 3, "--temperature", 0]
-    code, out, err = bytes_of("generate", "-", *options, data=b"h\xff\xfei", PYTHONIOENCODING="utf-8")
+    ((code, out, err),) = each_apart([["generate", "-", *options]], data=[b"h\xff\xfei"], PYTHONIOENCODING="utf-8")
     assert code == 0 and b"Traceback" not in err
-    assert out == bytes_of("generate", "h\ufffd\ufffdi", *options, PYTHONIOENCODING="utf-8")[1]
-    code, _, err = bytes_of("chat", *options, data=b"h\xff\xfei\n", PYTHONIOENCODING="ascii")
-    assert code == 0 and b"Traceback" not in err
+    assert out.decode() == main("generate", "h\ufffd\ufffdi", *options)[1]
 
 
 # ---- pipes and closed files ----
 
 
-@pytest.mark.parametrize("command", [["fetch", "--list"], ["--help"], ["generate", "--help"], ["--version"], ["doctor"],
-                                     ["generate", "hi", "--max-new-tokens", "100"], ["fetch", "smollm2"]])  # fmt: skip
-def test_a_closed_pipe_ends_quietly(command, tiny_dir):  # noqa: F811
-    if command[:2] == ["generate", "hi"]:
-        command = [*command, "--model", str(tiny_dir)]
+def test_a_closed_pipe_ends_quietly(tiny_dir):  # noqa: F811
+    commands = [["fetch", "--list"], ["--help"], ["generate", "--help"], ["--version"], ["doctor"],
+                ["generate", "hi", "--max-new-tokens", "100", "--model", tiny_dir], ["fetch", "smollm2"]]  # fmt: skip
     reader, writer = os.pipe()
     os.close(reader)
-    done = finish([sys.executable, "-m", "llamamm", *command], stdout=writer, stdin=subprocess.DEVNULL)
+    done = each_apart(commands, stdout=writer)
     os.close(writer)
-    assert done.returncode == 1
-    assert done.stderr in ("", "(stopped: the model's context is full)\n")
+    for command, (code, _, err) in zip(commands, done, strict=True):
+        assert code == 1 and err in (b"", b"(stopped: the model's context is full)\n"), (command, code, err)
 
 
 def test_a_disk_that_is_full_is_one_line():
@@ -339,12 +334,12 @@ def config(tmp_path, tiny_dir):  # noqa: F811
     return path
 
 
-def test_train_ends_with_the_path_of_what_it_made(config, tmp_path):
+def test_train_ends_with_the_path_of_what_it_made(main, config, tmp_path):  # noqa: F811
     code, out, err = shell("train", config, "--set", "steps=2", MPLCONFIGDIR=str(tmp_path / "fresh"))
     assert code == 0, err
     assert out == f"{tmp_path / 'run' / 'last'}\n"
     assert "\x1b" not in err and "\r" not in err and "font" not in err
-    assert shell("generate", "hi", "--adapter", out.strip(), "--max-new-tokens", 2)[0] == 0
+    assert main("generate", "hi", "--adapter", out.strip(), "--max-new-tokens", 2)[0] == 0
 
 
 def test_train_names_the_best_where_there_is_one(main, config, tmp_path):  # noqa: F811
@@ -418,20 +413,23 @@ def test_torchrun_shows_a_mistake_in_the_settings_once(config, tmp_path):
 # ---- no home ----
 
 
-def test_a_home_that_cannot_be_written_is_nobodys_concern(tmp_path, tiny_dir, config):  # noqa: F811
+def test_a_home_that_cannot_be_written_is_nobodys_concern(main, tmp_path, tiny_dir, config, monkeypatch):  # noqa: F811
     home = tmp_path / "home"
     home.mkdir()
     home.chmod(stat.S_IREAD | stat.S_IEXEC)
     answer = ["generate", "hi", "--model", tiny_dir, "--max-new-tokens", 2, "--temperature", 0]
     # root may write anywhere: a file in place of a folder is a home that nobody can write
     (tmp_path / "no-folder").write_text("")
+    commands, homes = [], []
     for where in (home, tmp_path / "no-folder"):
         env = {"HOME": str(where), "XDG_CONFIG_HOME": f"{where}/c", "XDG_CACHE_HOME": f"{where}/k", "MPLCONFIGDIR": ""}
         training = ["train", config, "--set", f"output={tmp_path / where.name}-run"]
-        for command in (["--version"], answer, training):
-            code, _, err = shell(*command, **env)
-            assert code == 0, err
-            for noise in ("matplotlib", "Matplotlib", "font", "Warning", "Traceback"):
-                assert noise not in err
-    code, out, err = shell("fetch", "smollm2", LLAMAMM_CACHE=f"{tmp_path}/no-folder/below")
+        commands += [["--version"], answer, training]
+        homes += [env] * 3
+    for command, (code, _, err) in zip(commands, each_apart(commands, apart=homes, **homes[-1]), strict=True):
+        assert code == 0, (command, err)
+        for noise in ("matplotlib", "Matplotlib", "font", "Warning", "Traceback"):
+            assert noise not in err.decode()
+    monkeypatch.setenv("LLAMAMM_CACHE", f"{tmp_path}/no-folder/below")
+    code, out, err = main("fetch", "smollm2")
     assert (code, out) == (2, "") and err.count("\n") == 1 and err.startswith("error: ")

@@ -1,15 +1,14 @@
-"""course.env and plots: what the set-up cell does on Colab and elsewhere."""
+"""course.env: what the set-up cell does on Colab and elsewhere."""
 
 import importlib.util
 import subprocess
 import sys
 import types
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from llamamm.course import env, plots
+from llamamm.course import env
 from llamamm.errors import MissingDependencyError
 
 
@@ -48,10 +47,12 @@ def test_nothing_that_colab_owns_is_ever_installed():
     assert not {"torch", "numpy", "torchvision"} & set(env.LESSON_PACKAGES)
 
 
-def test_a_picture_carries_its_alternative_text(monkeypatch):
-    shown = []
-    monkeypatch.setattr(plots, "display", lambda figure, metadata: shown.append((figure, metadata)))
-    figure, _ = plt.subplots()
-    plots.show(figure, "a line that rises")
-    assert shown == [(figure, {"image/png": {"alt": "a line that rises"}})]
-    assert not plt.fignum_exists(figure.number)
+def test_blanks_are_set_up_in_a_notebook_alone(monkeypatch, capsys):
+    installed = []
+    monkeypatch.setattr(env, "install", installed.append)
+    env.setup()
+    assert installed == []
+    monkeypatch.setattr("IPython.get_ipython", lambda: "the shell")
+    env.setup()
+    assert installed == ["the shell"]
+    capsys.readouterr()

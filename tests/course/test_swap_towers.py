@@ -71,7 +71,7 @@ def small_eye(monkeypatch):
     """A random eye and two pictures: as good for what goes wrong, and faster than the real one."""
     tower, pixels = VisionTower(VisionConfig.tiny()).eval(), torch.rand(2, 3, 32, 32)
     look = torch.no_grad()(lambda: tower.pooled(pixels))
-    monkeypatch.setattr(swap_towers, "_pictures", lambda: (look(), ["a", "b"], ["a", "b"], look(), look))
+    monkeypatch.setattr(swap_towers, "real_pictures", lambda: (look(), ["a", "b"], ["a", "b"], look(), look))
 
 
 @pytest.mark.usefixtures("small_eye")

@@ -103,7 +103,7 @@ def test_markers_without_media_are_words():
 
 @pytest.mark.parametrize(("text", "media", "message"), [
     ("<image> <image>", {"images": [A]}, "2 <image> markers, but 1 "),
-    ("<image>", {"images": [A, B]}, "1 <image> markers, but 2 "),
+    ("<image>", {"images": [A, B]}, "1 <image> marker, but 2 "),
     ("<image> <audio> <audio>", {"images": [A], "sounds": [X]}, "2 <audio> markers, but 1 "),
 ])  # fmt: skip
 def test_markers_and_media_that_do_not_match(text, media, message):  # fault 22

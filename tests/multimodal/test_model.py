@@ -428,11 +428,11 @@ FITTING: dict[str, MultimodalLlama] = {}
 
 @modes
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda ids, media, n: (ids, None), "hold {n} places for image features, but 0 w(as|ere) given"),  # noqa: ARG005
+    (lambda ids, media, n: (ids, None), "hold {n} places? for image features, but 0 w(as|ere) given"),  # noqa: ARG005
     (lambda ids, media, n: (ids.clamp(max=500), media), "hold 0 places for image features, but {n} w(as|ere)"),  # noqa: ARG005
-    (lambda ids, media, _: (torch.cat([ids, ids[:, 2:3]], dim=1), media), "hold {more} places for image .* {n} w"),
-    (lambda ids, media, n: (ids, join_media([media, media])), "hold {n} places for image .* {twice} w(as|ere)"),  # noqa: ARG005
-    (lambda ids, media, n: (ids[:, : 1 + n], media), "hold {less} places for image .* {n} w(as|ere) .* cut"),
+    (lambda ids, media, _: (torch.cat([ids, ids[:, 2:3]], dim=1), media), "hold {more} places? for image .* {n} w"),
+    (lambda ids, media, n: (ids, join_media([media, media])), "hold {n} places? for image .* {twice} w(as|ere)"),  # noqa: ARG005
+    (lambda ids, media, n: (ids[:, : 1 + n], media), "hold {less} places? for image .* {n} w(as|ere) .* cut"),
     (lambda ids, media, n: (ids + 2, media), "token id 514 is outside the vocabulary of 512"),  # noqa: ARG005
     (lambda ids, media, n: (ids - 600, media), "token id -5"),  # noqa: ARG005
     (lambda ids, media, n: (ids[0], media), r"shape \(B, T\)"),  # noqa: ARG005

@@ -16,6 +16,7 @@ from llama_models.llama3.tokenizer import Tokenizer as MetaTokenizer
 from llamamm.errors import MissingDependencyError, TokenizerError
 from llamamm.text import tokenizer as tokenizer_module
 from llamamm.text import tokenizer_files
+from llamamm.text.merges import as_merged
 from llamamm.text.tokenizer import Tokenizer
 
 CORPUS = [
@@ -391,6 +392,116 @@ def test_without_ignore_merges_an_unmerged_token_is_never_made(tmp_path):
         path = write_json(tmp_path / "tokenizer.json", bend)
         theirs = tokenizers.Tokenizer.from_file(str(path))
         assert Tokenizer(path).encode(" hello") == reference_ids(theirs, " hello") == expected
+
+
+# ---- merges: as `tokenizers` merges (fault 47) ----
+
+
+def merging_json(path, vocab, merges, *, ignore_merges=False):
+    """vocab: tokens of more than one letter, with ids from 256 on."""
+
+    def bend(data):
+        ids = {char: b for b, char in tokenizer_files.BYTE_TO_CHAR.items()} | {t: 256 + n for n, t in enumerate(vocab)}
+        data.update(added_tokens=[])
+        data["model"].update(vocab=ids, merges=merges, ignore_merges=ignore_merges)
+
+    return write_json(path, bend)
+
+
+@st.composite
+def vocabularies(draw):
+    """Pairs of what is there already, in any order; some tokens that no merge makes; some files with every pair."""
+    letters = draw(st.sampled_from(["ab", "abc"]))
+    vocab, merges = [], []
+    for _ in range(draw(st.integers(1, 12))):
+        pair = tuple(draw(st.sampled_from([*letters, *vocab])) for _ in range(2))
+        token = "".join(pair)
+        if len(token) <= 8:
+            merges += [pair] * (pair not in merges)
+            vocab += [token] * (token not in vocab)
+    for token in draw(st.lists(st.text(letters, min_size=2, max_size=6), max_size=3)):
+        vocab += [token] * (token not in vocab)
+    vocab = draw(st.permutations(vocab) | st.just(vocab))
+    known = {*letters, *vocab}
+    if draw(st.booleans()):
+        merges = [(t[:n], t[n:]) for t in vocab for n in range(1, len(t)) if {t[:n], t[n:]} <= known]
+        merges = [pair for pair in merges if draw(st.integers(0, 9))]
+    merges.sort(key=lambda pair: vocab.index("".join(pair)))
+    texts = draw(st.lists(st.text(letters, max_size=14), min_size=5, max_size=30))
+    return vocab, [" ".join(pair) for pair in merges], draw(st.booleans()), texts
+
+
+@settings(max_examples=300, deadline=None)
+@given(vocabulary=vocabularies())
+def test_any_merges_give_the_ids_of_tokenizers(vocabulary, tmp_path_factory):
+    vocab, merges, ignore_merges, texts = vocabulary
+    path = tmp_path_factory.mktemp("merges") / "tokenizer.json"
+    merging_json(path, vocab, merges, ignore_merges=ignore_merges)
+    theirs = tokenizers.Tokenizer.from_file(str(path))
+    ours = Tokenizer(path)
+    for text in [*vocab, *texts]:
+        assert ours.encode(text) == reference_ids(theirs, text), text
+    for token in vocab:  # those that merging never makes are tokens all the same
+        assert ours.token_bytes(theirs.token_to_id(token)) == token.encode()
+
+
+@pytest.mark.parametrize(("vocab", "merges", "text"), [
+    (["bc", "ab", "abc"], ["b c", "a b", "ab c"], "abc"),  # a, bc: a pair that no merge names, though abc is a token
+    (["bc", "ab", "cd", "abcd"], ["b c", "a b", "c d", "ab cd"], "abcd"),  # a, bc, d: its two parts never meet
+    (["ab", "bb", "abb"], ["a b", "b b", "ab b"], "abbb"),
+    (["abc", "ab"], ["ab c", "a b"], "ab abc xabc"),  # made at once when its part is, which has a higher id
+])
+def test_a_token_is_made_by_the_merges_alone(vocab, merges, text, tmp_path):
+    path = merging_json(tmp_path / "tokenizer.json", vocab, merges)
+    ours, theirs = Tokenizer(path), tokenizers.Tokenizer.from_file(str(path))
+    assert ours.encode(text) == reference_ids(theirs, text)
+    ours.save(tmp_path / "saved")
+    assert Tokenizer(tmp_path / "saved").encode(text) == reference_ids(theirs, text)
+
+
+def test_a_token_that_no_merge_makes_is_a_whole_word_at_most(tmp_path):
+    vocab, path = ["bc", "ab", "abc"], tmp_path / "tokenizer.json"
+    for merge, expected in (("ab c", [120, 97, 256]), ("a bc", [120, 258])):  # bc is merged before ab
+        merging_json(path, vocab, ["b c", "a b", merge], ignore_merges=True)
+        ours, theirs = Tokenizer(path), tokenizers.Tokenizer.from_file(str(path))
+        assert ours.encode("xabc") == reference_ids(theirs, "xabc") == expected
+        assert ours.encode("abc") == reference_ids(theirs, "abc") == [258]
+        for text in CORPUS:
+            assert ours.encode(text) == reference_ids(theirs, text)
+
+
+def test_an_added_token_below_one_that_is_never_made_keeps_its_id(tmp_path):
+    def bend(data):
+        data["added_tokens"][0]["id"] = 256
+        data["model"].update(merges=[])
+        for n, token in enumerate(("he", "ll", "hell", "hello", "Ġhello"), 257):
+            data["model"]["vocab"][token] = n
+
+    write_json(tmp_path / "tokenizer.json", bend)
+    Tokenizer(tmp_path).save(tmp_path / "saved")
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))
+    assert [theirs.token_to_id(t) for t in ("<|endoftext|>", "he", "Ġhello")] == [256, 257, 261]
+
+
+def test_llama_3_without_ignore_merges_as_tokenizers(llama_folder, tmp_path):
+    """As its first files had it: of its tokens, 588 are no longer made, since their parts never meet."""
+    data = json.loads((llama_folder / "tokenizer.json").read_text())
+    data["model"]["ignore_merges"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    ours, theirs = Tokenizer(tmp_path), tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    texts = [text for text in token_texts(ours)[:128_000] if text not in ours.special_tokens]
+    ids = [e.ids for e in theirs.encode_batch(texts, add_special_tokens=False)]
+    assert [ours.encode(text) for text in texts] == ids
+    assert any(len(i) > 1 for i in ids)
+
+
+@pytest.mark.parametrize("name", ["smol", "llama_json"])
+def test_merges_are_checked_in_little_time(name, request):
+    file = request.getfixturevalue(name)._file
+    start = time.process_time()
+    made, words = as_merged({i: t for t, i in file.ranks.items()}, file.merges, file.ignore_merges)
+    assert time.process_time() - start < 5  # 0.3 s and 1 s on one busy core
+    assert made == file.ranks and not words
 
 
 REFUSED = {

@@ -26,8 +26,9 @@ from llamamm.train.checkpoint import (
 from llamamm.train.config import TrainConfig
 from llamamm.train.log import read_metrics
 from llamamm.train.run import run_training
+from llamamm.train.tokenizer import train_tokenizer
 from tests.processes import end, finish, wait_while_it_gets_on
-from tests.training_data import byte_model, byte_trainer, write_texts
+from tests.training_data import TEXTS, byte_model, byte_trainer, write_texts
 
 
 def make(folder, *, lora=False, resume=False, **changes):
@@ -169,6 +170,7 @@ import llamamm.train.loop as loop
 import llamamm.files as files
 from llamamm.train.config import TrainConfig
 from llamamm.train.run import run_training
+from llamamm.train.tokenizer import train_tokenizer
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -223,7 +225,8 @@ run_training(TrainConfig.from_yaml(config), quiet=True)
 def run_config(folder: Path, data: Path, **changes) -> TrainConfig:
     return TrainConfig.make({
         "output": folder, "data": str(data), "eval_data": str(data), "shape": {"hidden_size": 16, "n_layers": 1,
-        "intermediate_size": 32, "n_heads": 2, "n_kv_heads": 1}, "tokenizer": "smollm2", "method": "full", "steps": 6,
+        "intermediate_size": 32, "n_heads": 2, "n_kv_heads": 1}, "tokenizer": str(data.parent / "words"),
+        "method": "full", "steps": 24,  # of 10 ms: enough that a kill comes before the last
         "batch_size": 2, "length": 32, "eval_every": 3, "eval_batches": 1, "save_every": 2, "learning_rate": 1e-2,
         "device": "cpu", "precision": "fp32", **changes,
     })  # fmt: skip
@@ -234,6 +237,8 @@ def whole_run(tmp_path_factory):
     """A run that nothing interrupted: its data, its weights and its metrics."""
     folder = tmp_path_factory.mktemp("whole")
     data = write_texts(folder)
+    (folder / "words").mkdir()
+    train_tokenizer(TEXTS, folder / "words", vocab_size=300)
     cfg = run_config(folder / "run", data)
     trainer = run_training(cfg, quiet=True)
     return data, everything(trainer), [r for r in trainer.log.records if "learning_rate" in r]

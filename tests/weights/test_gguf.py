@@ -157,7 +157,7 @@ REFUSED = {
     "of logits": ({"llama.logit_scale": 8.0}, "logit_scale=8.0"),
     "capped logits": ({"llama.attn_logit_softcapping": 50.0}, "softcapping=50.0"),
     "what is to come": ({"llama.new_trick": "on"}, "llama.new_trick='on'"),
-    "an adapter": ({"general.type": "adapter"}, "'llama' adapter"),
+    "an adapter": ({"general.type": "adapter"}, "type 'adapter'"),
     "a part": ({"split.count": 3}, "one of 3 parts"),
     "blocks that differ": ({"llama.attention.head_count_kv": [2, 4]}, r"head_count_kv=\[2, 4\]"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Makes what is committed: runs the lessons, keeps quotes in step, writes exercises and the README's table.
+"""Makes what is committed: runs the lessons, keeps quotes in step, writes workbooks and the README's table.
 
-Read in this order: run, sync, exercises, lessons.
+Read in this order: run, sync, workbooks, lint with not_yet, lessons.
 """

@@ -30,6 +30,18 @@ BUILDS = {
     "15": "tiles, the vision tower of Llama 3.2, its mask",
 }  # fmt: skip
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+WORKBOOKS = "workbooks"  # the folder in which learners write
+
+
+def badge(name: str) -> str:
+    """The badge that opens the workbook of a lesson, "04_rope.ipynb", on Colab."""
+    return f"[![Open in Colab]({BADGE})]({colab_url(f'{WORKBOOKS}/{name}')})"
+
+
+def opening_line(name: str, *, workbook: bool = False) -> str:
+    """The first line of a lesson or of its workbook: the badge, and the way to the other of the two."""
+    other = f"[Read it: the lesson, solved](../{name})" if workbook else f"[Do it: the workbook]({WORKBOOKS}/{name})"
+    return f"{badge(name)} {other}"
 
 
 def record_run_time(notebook: Path, seconds: float) -> None:
@@ -49,14 +61,14 @@ def minutes(folder: Path) -> dict[str, int]:
 def table(folder: Path) -> str:
     """The table in Markdown, a row for each notebook in `folder`."""
     taken = minutes(folder)
-    rows = ["| | lesson | you build | minutes, 2-core CPU | |", "|---|---|---|---|---|"]
+    rows = ["| | lesson | you build | do | read | minutes, 2-core CPU |", "|---|---|---|---|---|---|"]
     for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
         number = path.stem[:2]
         first = nbformat.read(path, as_version=4).cells[0].source
         title = re.search(r"^# \d\d · (.*)$", first, re.M)[1]
-        badge = f"[![Open in Colab]({BADGE})]({colab_url(path.name)})"
-        lesson = f"[{title}](notebooks/{path.name})"
-        rows.append(f"| {number} | {lesson} | {BUILDS[number]} | {taken[path.name]} | {badge} |")
+        do = f"[workbook](notebooks/{WORKBOOKS}/{path.name}) {badge(path.name)}"
+        read = f"[lesson](notebooks/{path.name})"
+        rows.append(f"| {number} | {title} | {BUILDS[number]} | {do} | {read} | {taken[path.name]} |")
     return "\n".join(rows)
 
 

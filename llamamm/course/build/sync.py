@@ -2,7 +2,8 @@
 
 A code cell whose first line is `# package: llamamm.text.rope` quotes definitions of that module. Each must equal the
 package's, compared as syntax trees without docstrings; `--check` fails where one has drifted. A quote without
-docstrings stays without. Imports in such a cell are its own.
+docstrings stays without. Imports in such a cell are its own. The line with the badge, above the title, is kept in step
+with the package's version, too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from llamamm.course.build.lessons import opening_line
 from llamamm.errors import LlamammError
 from llamamm.files import write_file
 
@@ -55,6 +57,11 @@ def sync_notebook(path: Path, *, check: bool = False) -> bool:
         if new != old:
             drifted = True
             cell["source"] = new.splitlines(keepends=True)
+    first = notebook["cells"][0]
+    lines = "".join(first["source"]).splitlines(keepends=True)
+    if first["cell_type"] == "markdown" and lines[0].startswith("[![") and lines[0] != f"{opening_line(path.name)}\n":
+        drifted = True
+        first["source"] = [f"{opening_line(path.name)}\n", *lines[1:]]
     if drifted and not check:
         write_file(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
     return drifted

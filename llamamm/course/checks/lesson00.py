@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamamm.course.checks.core import Exercise, Mistake
+from llamamm.course.checks.core import Exercise, Mistake, Property
 
 # ---- 00.1 ----
 
@@ -63,24 +63,56 @@ def _greedy(
     return new
 
 
-def _greedy_cases(g: torch.Generator) -> list[tuple]:
-    prompts = [torch.randint(0, 10, (n,), generator=g).tolist() for n in (5, 3, 1, 2, 4, 5)]
-    cases = []
-    for seed, prompt in enumerate(prompts):
-        model = ToyModel(seed)
-        answer = _greedy(model, prompt, (), 8)
-        late = [i for i in answer if i not in answer[:3]]  # an id that comes fourth at the earliest
-        cases.append((model, prompt, frozenset(late[:1]), 8))
-    model, prompt = ToyModel(7), [1, 2, 3]
-    first = _greedy(model, prompt, (), 1)
-    return [*cases, (model, prompt, frozenset(), 3), (model, prompt, frozenset(first), 5), (model, prompt, set(), 0)]
+class Script:
+    """`next_logits` that names one id after the other, whatever it is given to read: so only the loop shows."""
+
+    def __init__(self, *ids: int) -> None:
+        self.ids, self.n = ids, 0
+
+    def __call__(self, ids: list[int]) -> Tensor:  # noqa: ARG002 (it does not read)
+        scores = torch.zeros(10)
+        scores[self.ids[min(self.n, len(self.ids) - 1)]] = 1.0
+        self.n += 1
+        return scores
 
 
-def _run_greedy(answer: Callable, case: tuple) -> Any:
-    model, prompt, stop_ids, max_new = case
-    given = list(prompt)
-    new = answer(model, given, stop_ids, max_new)
-    return new if given == prompt else (new, "your function changed the list `ids`")
+_SCRIPT = (3, 1, 4, 1, 5, 9, 2, 6, 5, 3)
+
+
+def _new_alone(new: Any, prompt: list[int]) -> Any:
+    """Without the prompt, where the answer begins with it."""
+    return new[len(prompt) :] if isinstance(new, list) and new[: len(prompt)] == prompt else new
+
+
+def _first_new(n: int) -> Callable[[Any, tuple], Any]:
+    """Runs an answer and gives its first n new ids."""
+
+    def run(answer: Any, case: tuple) -> Any:
+        new = _new_alone(answer(case[0], list(case[1]), *case[2:]), case[1])
+        return new[:n] if isinstance(new, list) else new
+
+    return run
+
+
+def _how_many(answer: Any, case: tuple) -> Any:
+    new = _new_alone(answer(case[0], list(case[1]), *case[2:]), case[1])
+    return len(new) if isinstance(new, list) else new
+
+
+def _returned(answer: Any, case: tuple) -> Any:
+    new = answer(case[0], list(case[1]), *case[2:])
+    return new if not isinstance(new, list) else ["the prompt", "the new ids"][new[: len(case[1])] != case[1] :]
+
+
+def _left_alone(answer: Any, case: tuple) -> Any:
+    given = list(case[1])
+    answer(case[0], given, *case[2:])
+    return given
+
+
+def _nothing_stops(lengths: Collection[int], max_new: Collection[int]) -> Callable[[torch.Generator], list[tuple]]:
+    return lambda _: [(Script(*_SCRIPT), [8, 7, 8, 7, 8][:n], frozenset(), m)
+                      for n, m in zip(lengths, max_new, strict=True)]  # fmt: skip
 
 
 def _greedy_with_stop(next_logits, ids, stop_ids, max_new):
@@ -90,10 +122,8 @@ def _greedy_with_stop(next_logits, ids, stop_ids, max_new):
     return new
 
 
-def _greedy_in_place(next_logits, ids, stop_ids, max_new):
-    new = _greedy(next_logits, list(ids), stop_ids, max_new)
-    ids += new
-    return new
+def _same_list(given: list[int], case: tuple) -> str | None:
+    return None if given == case[1] else "you changed the caller's list `ids`: work on a copy, list(ids)"
 
 
 # ---- 00.4 ----
@@ -238,44 +268,74 @@ EXERCISES: tuple[Exercise, ...] = (
         minutes=10,
         level="core",
         reference=_greedy,
-        cases=_greedy_cases,
-        run=_run_greedy,
-        mistakes=(
-            Mistake(
-                _greedy_with_stop,
-                "the stop id is among your new ids: it means 'end of turn' and is no part of the answer",
+        properties=(
+            Property(
+                "each new id is read the next time",
+                lambda g: [(ToyModel(seed), torch.randint(0, 10, (1,), generator=g).tolist(), frozenset(), 6)
+                           for seed in range(4)],
+                (
+                    Mistake(
+                        lambda f, ids, stop, n: _greedy(lambda _: f(ids), ids, stop, n),
+                        "you ask about the same prompt in every round: the new id has to be read with the rest the "
+                        "next time",
+                    ),
+                    Mistake(
+                        lambda f, ids, stop, n: _greedy(lambda text: f(text[-1:]), ids, stop, n),
+                        "you let the model read only the newest id: it keeps no memory here, so give it the whole text",
+                    ),
+                ),
+                run=_first_new(4),
             ),
-            Mistake(
-                lambda f, ids, stop, n: ids + _greedy(f, ids, stop, n),
-                "you gave the prompt back together with the answer: give only the new ids",
+            Property(
+                "a stop id ends the answer",
+                lambda _: [(Script(*_SCRIPT), [8], frozenset(stop), 8) for stop in ([3], [4, 7], [9])],
+                (
+                    Mistake(
+                        _greedy_with_stop,
+                        "the stop id is among your new ids: it means 'end of turn' and is no part of the answer",
+                    ),
+                    Mistake(
+                        lambda f, ids, _, n: _greedy(f, ids, (), n),
+                        "you went on after a stop id: end the loop where the best id is in stop_ids",
+                    ),
+                    Mistake(
+                        lambda f, ids, stop, n: [i for i in _greedy(f, ids, (), n) if i not in stop],
+                        "you left the stop id out and went on: it has to end the loop",
+                    ),
+                ),
+                run=_first_new(7),
             ),
-            Mistake(
-                lambda f, ids, stop, n: _greedy(lambda _: f(ids), ids, stop, n),
-                "you ask about the same prompt in every round: the new id has to be read with the rest the next time",
+            Property(
+                "at most max_new ids",
+                _nothing_stops((1, 3, 2, 5), (3, 4, 0, 7)),
+                (
+                    Mistake(
+                        lambda f, ids, stop, n: _greedy(f, ids, stop, max(n - len(ids), 0)),
+                        "you stop too early: max_new counts the new ids alone, without those of the prompt",
+                    ),
+                    Mistake(
+                        lambda f, ids, stop, n: _greedy(f, ids, stop, n + 1),
+                        "you gave one id more than max_new allows: compare before you ask for the next one",
+                    ),
+                ),
+                run=_how_many,
             ),
-            Mistake(
-                lambda f, ids, stop, n: _greedy(lambda text: f(text[-1:]), ids, stop, n),
-                "you let the model read only the newest id: it keeps no memory here, so give it the whole text",
+            Property(
+                "only the new ids come back",
+                _nothing_stops((1, 3), (5, 6)),
+                (
+                    Mistake(
+                        lambda f, ids, stop, n: ids + _greedy(f, ids, stop, n),
+                        "you gave the prompt back together with the answer: give only the new ids",
+                    ),
+                ),
+                run=_returned,
             ),
-            Mistake(
-                _greedy_in_place,
-                "the answer is right, but you changed the caller's list `ids`: work on a copy, list(ids)",
-            ),
-            Mistake(
-                lambda f, ids, stop, n: _greedy(f, ids, stop, max(n - len(ids), 0)),
-                "you stop too early: max_new counts the new ids alone, without those of the prompt",
-            ),
-            Mistake(
-                lambda f, ids, stop, n: _greedy(f, ids, stop, n + 1),
-                "you gave one id more than max_new allows: compare before you ask for the next one",
-            ),
-            Mistake(
-                lambda f, ids, _, n: _greedy(f, ids, (), n),
-                "you went on after a stop id: end the loop where the best id is in stop_ids",
-            ),
-            Mistake(
-                lambda f, ids, stop, n: [i for i in _greedy(f, ids, (), n) if i not in stop],
-                "you left the stop id out and went on: it has to end the loop",
+            Property(
+                "the list ids stays as it is",
+                _nothing_stops((1, 3), (5, 6)),
+                run=_left_alone,
+                accept=_same_list,
             ),
         ),
     ),

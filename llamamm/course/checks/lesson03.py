@@ -1,129 +1,256 @@
-"""Exercises of lesson 03: attention weights, masks, grouped-query attention."""
+"""Exercises of lesson 03: softmax and its gradient, masks, grouped-query attention, a model without a mask."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llamamm.course.checks.core import Exercise, Mistake
+from llamamm.course.checks.core import Exercise, Mistake, Property
+from llamamm.course.checks.lesson03_masks import MASK_PROPERTIES, PADDING_PROPERTIES
 from llamamm.text.attention import readable_attention
 from llamamm.text.config import TextConfig
 from llamamm.text.masks import build_mask, causal_mask
 from llamamm.text.model import Llama3Model
 
-# ---- 03.1: the weights of one query ----
+INF = math.inf
 
 
-def _weights_cases(rng: torch.Generator) -> list[tuple]:
-    sizes = [(2, 2), (4, 3), (64, 7), (3, 16), (8, 1)]  # D, S
-    by_hand = torch.tensor([2.0, 0.0]), torch.eye(2)
-    return [by_hand, *((torch.randn(D, generator=rng), torch.randn(S, D, generator=rng)) for D, S in sizes)]
+def _with_others(faulty: Callable, faults: dict[str, str], others: Sequence[str] = ()) -> tuple[Mistake, ...]:
+    """Each of `faults` alone and together with any of `others`, so that two at once are recognised, too."""
+    groups = [group for n in range(len(others) + 1) for group in itertools.combinations(others, n)]
+    return tuple(
+        Mistake(lambda *case, f=(fault, *group): faulty(*case, f), message)
+        for group in groups for fault, message in faults.items()
+    )  # fmt: skip
 
 
-def _weights(q: Tensor, keys: Tensor) -> Tensor:
-    return torch.softmax(keys @ q / math.sqrt(len(q)), dim=-1)
+# ---- 03.1: softmax ----
 
 
-# ---- 03.2: a causal mask behind a cache ----
+def _softmax(scores: Tensor) -> Tensor:
+    return torch.softmax(scores, dim=-1).nan_to_num(0.0)
 
 
-def _mask_cases(_: torch.Generator) -> list[tuple]:
-    return [(1, 0), (3, 0), (2, 3), (1, 4), (4, 1), (3, 3)]
+def _shares(scores: Tensor, shift: Tensor | float = 0.0, dim: int | tuple | None = -1) -> Tensor:
+    """e to the power of scores minus shift, as shares of its sum over `dim`."""
+    powers = (scores - shift).exp()
+    return powers / (powers.sum() if dim is None else powers.sum(dim, keepdim=True))
 
 
-def _strict(n_queries: int, start: int) -> Tensor:
-    return torch.arange(start + n_queries)[None, :] < torch.arange(start, start + n_queries)[:, None]
+def _finite(scores: Tensor) -> Tensor:
+    return scores.clamp(min=torch.finfo(scores.dtype).min)
+
+
+OVERFLOW = "e^100 is more than fp32 can hold: subtract the row's largest score before e to the power"
+ONE_SHIFT = ("you subtract one number from the whole table, which leaves nothing of a row whose scores are all much "
+             "lower: each row needs its own largest (dim=-1, keepdim=True)")  # fmt: skip
+EMPTY = ("the largest score of such a row is minus infinity, and -inf minus -inf is NaN, as is 0 / 0: subtract 0 "
+         "there, and divide the row by 1")  # fmt: skip
+WHOLE = "you divided by the sum of the whole table: each row, the last axis, sums to 1 by itself (dim=-1, keepdim=True)"
+MEAN = "you subtract the mean, and what is far above it still overflows: subtract the largest score"
+SIZE = "you subtract the largest size, and nothing is left of large negative scores: subtract the largest score itself"
+
+
+def _overflows() -> tuple[Mistake, ...]:
+    """Ways to write e to the power, over the sum, without a shift that helps."""
+    return (
+        Mistake(_shares, OVERFLOW), Mistake(lambda s: _shares(s).nan_to_num(0.0), OVERFLOW),
+        Mistake(lambda s: s.exp() / (s.exp().sum(-1, keepdim=True) + 1e-9), OVERFLOW),
+        Mistake(lambda s: (s.exp() / (s.exp().sum(-1, keepdim=True) + 1e-9)).nan_to_num(0.0), OVERFLOW),
+        Mistake(lambda s: _shares(s, s.mean(-1, keepdim=True)), MEAN),
+        Mistake(lambda s: _shares(s, s.mean(-1, keepdim=True)).nan_to_num(0.0), MEAN),
+        Mistake(lambda s: _shares(s, s.abs().amax(-1, keepdim=True)), SIZE),
+    )  # fmt: skip
+
+
+SOFTMAX = (
+    Property("one row", lambda g: [(torch.tensor([0.0, 0.0]),), (torch.tensor([1.0, 0.0]),),
+                                   (torch.randn(5, generator=g),), (torch.tensor([3.0]),)],
+             (Mistake(torch.exp, "these are the powers: divide them by their sum, so that they sum to 1"),
+              Mistake(lambda s: s / s.sum(), "you divided the scores themselves by their sum: take e to the power "
+                      "first, since a score may be negative"),
+              Mistake(lambda s: torch.log_softmax(s, -1), "this is the logarithm of the weights"),
+              Mistake(torch.sigmoid, "a sigmoid looks at one score alone: divide each power by the sum of all"),
+              Mistake(lambda s: _shares(s * math.log(2)), "you took powers of 2: softmax takes powers of e"))),
+    Property("each row by itself", lambda g: [(torch.zeros(2, 2),), (torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 2.0]]),),
+                                              (torch.randn(2, 3, 4, 5, generator=g),)],
+             (Mistake(lambda s: _shares(s, dim=None), WHOLE),
+              *(Mistake(lambda s, d=d: _shares(s, dim=d), "your sum goes down the columns: it is each row, the last "
+                        "axis, that sums to 1 (dim=-1)") for d in (0, 1, -2)))),
+    Property("scores of 100", lambda _: [(torch.tensor([100.0, 0.0, -5.0]),), (torch.tensor([1000.0, 999.0]),),
+                                         (torch.tensor([1000.0, 0.0, 0.0]),), (torch.tensor([-1000.0, -1001.0]),)],
+             (*_overflows(),
+              *(Mistake(lambda s, top=top: _shares(s.clamp(max=top)), "you cut large scores off, so 1000 and 999 get "
+                        "the same weight: subtract the row's largest score from all of them")
+                for top in (50.0, 80.0, 88.0)))),
+    Property("rows of different height", lambda _: [(torch.tensor([[0.0, 0.0], [1000.0, 0.0]]),),
+                                                    (torch.tensor([[[-900.0, -901.0]], [[0.0, 1.0]]]),)],
+             (Mistake(lambda s: _shares(s, s.max()), ONE_SHIFT),
+              Mistake(lambda s: _shares(s, s.max()).nan_to_num(0.0), ONE_SHIFT),
+              Mistake(lambda s: _shares(s, s.amax(-1, keepdim=True), None), WHOLE), *_overflows())),
+    Property("a row that sees nothing", lambda _: [(torch.full((1, 2), -INF),),
+                                                   (torch.tensor([[0.0, -INF], [-INF, -INF]]),)],
+             (Mistake(lambda s: _shares(s, s.amax(-1, keepdim=True)), EMPTY),
+              Mistake(lambda s: _shares(_finite(s), _finite(s).amax(-1, keepdim=True)),
+                      "such a row should give zeros; you share the weight among keys that it must not see"),
+              Mistake(lambda s: _shares(s, s.amax(-1, keepdim=True)).nan_to_num(1.0),
+                      "such a row should give zeros, not ones"))),
+)  # fmt: skip
 
 
 # ---- 03.3: grouped-query attention ----
 
 
-def _attention_cases(rng: torch.Generator) -> list[tuple]:
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, faults: Sequence[str] = ()) -> Tensor:
+    shared = torch.arange(q.shape[1]) // (q.shape[1] // k.shape[1])
+    turns = torch.arange(q.shape[1]) % k.shape[1]
+    k = k[:, turns if {"in turns", "keys in turns"} & {*faults} else shared]
+    v = v[:, turns if {"in turns", "values in turns"} & {*faults} else shared]
+    D = q.shape[-1]
+    divisor = 1.0 if {"no scale", "late scale"} & {*faults} else D if "scale D" in faults else D**0.5
+    scores = q @ k.mT / (k.shape[2] ** 0.5 if "scale S" in faults else divisor)
+    axis = -2 if "queries" in faults else -1
+    if "late mask" in faults:
+        return (scores.softmax(dim=axis) * mask) @ v
+    if "no mask" not in faults:
+        scores = scores.masked_fill(mask if "inverted" in faults else ~mask, 0.0 if "zero scores" in faults else -INF)
+    weights = scores.softmax(dim=axis)
+    return (weights / math.sqrt(D) if "late scale" in faults else weights) @ v
+
+
+def _equal_scores(rng: torch.Generator) -> list[tuple]:
+    """No scale matters where all scores are 0."""
+    return [
+        (torch.zeros(1, 1, T, D), torch.ones(1, 1, S, D), torch.randn(1, 1, S, D, generator=rng), torch.ones(T, S) == 1)
+        for T, S, D in ((1, 2, 2), (2, 3, 2), (3, 4, 8))
+    ]
+
+
+def _one_head(rng: torch.Generator) -> list[tuple]:
+    """Query n fits key n, so that the table of scores is symmetric, and either axis gives the same weights."""
+    q_k_v = [(2 * torch.eye(n, D)[None, None], torch.eye(n, D)[None, None], torch.randn(1, 1, n, D, generator=rng))
+             for n, D in ((2, 4), (3, 16))]  # fmt: skip
+    by_hand = 2 * torch.eye(2)[None, None], torch.eye(2)[None, None], torch.eye(2)[None, None]
+    return [(q, k, v, torch.ones(k.shape[2], k.shape[2]) == 1) for q, k, v in [by_hand, *q_k_v]]
+
+
+def _groups(_: torch.Generator) -> list[tuple]:
+    """Weights that neither scale nor axis changes: one key alone, or all on key t + n for query t and key head n."""
     cases = []
-    for B, H, K, T, S, D in ((1, 2, 2, 4, 4, 8), (2, 4, 2, 5, 5, 6), (1, 9, 3, 2, 6, 4), (2, 4, 1, 1, 3, 8)):
-        q = torch.randn(B, H, T, D, generator=rng)
-        k, v = torch.randn(2, B, K, S, D, generator=rng)
-        mask = causal_mask(T, start=S - T)
-        if B == 2 and T > 1:
-            padding = torch.ones(B, S, dtype=torch.bool)
-            padding[0, :2] = False
-            mask = build_mask(T, start=S - T, padding=padding)
-        cases.append((q, k, v, mask))
+    for B, H, K in ((1, 4, 2), (2, 9, 3)):
+        values = torch.arange(1.0, K + 1).view(1, K, 1, 1).repeat(B, 1, 1, 2)
+        cases.append((torch.zeros(B, H, 1, 2), torch.ones(B, K, 1, 2), values, torch.ones(1, 1) == 1))
+        keys = torch.stack([torch.eye(K).roll(n, 0) for n in range(K)]).repeat(B, 1, 1, 1)
+        same = torch.eye(K).repeat(B, K, 1, 1)
+        cases.append((900 * torch.eye(K).repeat(B, H, 1, 1), keys, same, torch.ones(K, K) == 1))
     return cases
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, fault: str = "") -> Tensor:
-    group = q.shape[1] // k.shape[1]
-    if fault == "in turns":
-        k, v = k.repeat(1, group, 1, 1), v.repeat(1, group, 1, 1)
+def _hidden(_: torch.Generator) -> list[tuple]:
+    """Equal scores, so that no scale matters, and symmetric masks, so that no axis does."""
+    alone, pairs = torch.eye(2).bool(), torch.block_diag(torch.ones(2, 2), torch.ones(2, 2)).bool()
+    cases = []
+    for mask, score in ((alone, 0.0), (alone, -40.0), (torch.stack([torch.eye(4).bool(), pairs])[:, None], 0.0)):
+        B, S = (len(mask) if mask.dim() == 4 else 1), mask.shape[-1]
+        cases.append((torch.ones(B, 1, S, 2), torch.full((B, 1, S, 2), score), torch.eye(S).repeat(B, 1, 1, 1), mask))
+    return cases
+
+
+def _whole(rng: torch.Generator) -> list[tuple]:
+    return [
+        (*(torch.randn(B, n, m, D, generator=rng) for n, m in ((H, T), (K, S), (K, S))), causal_mask(T, start=S - T))
+        for B, H, K, T, S, D in ((1, 2, 1, 2, 3, 2), (1, 9, 3, 4, 6, 8), (2, 4, 2, 5, 5, 6))
+    ]
+
+
+SCALES = {
+    "no scale": "you forgot to divide the scores by √D",
+    "scale D": "you divided by D: the scores' spread is √D",
+    "scale S": "you divided by √S, the number of keys: it is D, the length of a query, that makes scores large",
+}
+TURNS = dict.fromkeys(
+    ("in turns", "keys in turns", "values in turns"),
+    "the key heads are in turns (0 1 2 0 1 2 ...), but neighbouring query heads share one (0 0 0 1 1 1 ...): "
+    "repeat_interleave does that, repeat does not")  # fmt: skip
+HIDDEN = {
+    "no mask": "you took the mask and did not use it: every query sees the future",
+    "late mask": "you masked after the softmax, so the rows no longer sum to 1: put -inf into the scores before it",
+    "zero scores": "you set hidden scores to 0, but e to the power 0 is 1, a weight like others: use minus infinity",
+}
+EVERYWHERE = {
+    "inverted": "the mask is the wrong way round: True means may look, so fill where it is False (~mask)",
+    "late scale": "you divided by √D after the softmax: divide the scores, or the weights no longer sum to 1",
+}
+QUERIES = {"queries": "your softmax goes over the queries: it is the keys, the last axis, whose weights sum to 1"}
+
+
+def _faults(told: dict[str, str]) -> tuple[Mistake, ...]:
+    return _with_others(_attention, told | EVERYWHERE)
+
+
+ATTENTION = (
+    Property("hidden keys", _hidden, _faults(HIDDEN)),
+    Property("the weights sum to 1 over the keys", _equal_scores, _faults(QUERIES)),
+    Property("the size of the scores", _one_head, _faults(SCALES)),
+    Property("shared key heads", _groups, _faults(TURNS)),
+    Property("all of it, on random numbers", _whole, _faults({})),
+)  # fmt: skip
+
+
+# ---- 03.5: the gradient of softmax ----
+
+
+def _backward(weights: Tensor, grad: Tensor, faults: Sequence[str] = ()) -> Tensor:
+    if "alone" in faults:
+        return weights * (1 - weights) * grad
+    product = grad if "no weights inside" in faults else grad * weights
+    if "whole table" in faults:
+        inner = product.sum()
+    elif "no keepdim" in faults:
+        inner = product.sum(-1)
+    elif "columns" in faults:
+        inner = product.sum(-2, keepdim=True)
     else:
-        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    scale = {"no scale": 1.0, "scale D": q.shape[-1]}.get(fault, math.sqrt(q.shape[-1]))
-    scores = q @ k.transpose(2, 3) / scale
-    if fault == "late mask":
-        return (scores.softmax(dim=-1) * mask) @ v
-    if fault == "zero scores":
-        return scores.masked_fill(~mask, 0.0).softmax(dim=-1) @ v
-    if fault == "inverted":
-        mask = ~mask
-    if fault != "no mask":
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(dim=-2 if fault == "queries" else -1) @ v
+        inner = (product.mean if "mean" in faults else product.sum)(-1, keepdim=True)
+    result = grad - (0 if "no sum" in faults else inner)
+    result = result if "no weights outside" in faults else weights * result
+    return -result if "sign" in faults else result
 
 
-def _attention_mistake(fault: str, message: str) -> Mistake:
-    return Mistake(lambda q, k, v, mask: _attention(q, k, v, mask, fault=fault), message)
+def _rows_of_weights(rng: torch.Generator, *shape: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(shape, generator=rng).softmax(-1), torch.randn(shape, generator=rng)
 
 
-# ---- 03.4: a mask with padding ----
+ROW = {
+    "no sum": "the sum is missing: raising one score lowers all other weights of the row, so subtract Σ g·w",
+    "alone": "w·(1 - w)·g is each weight's own share alone: raising one score also lowers all the others",
+    "no weights outside": "multiply the difference by the weight: a weight near 0 hardly moves",
+    "no weights inside": "weight the gradients inside the sum: it is Σ g·w, the average of g that the row takes",
+    "mean": "take the sum of g·w and not its mean: the weights already make an average of it",
+    "sign": "your sign is turned round: it is g minus the sum, so that a score with a large g rises",
+}
+TABLE = {
+    "whole table": "you summed over the whole table: each row is a softmax by itself (dim=-1)",
+    "no keepdim": "you summed each row and then subtracted the sums from the columns: keep the axis (keepdim=True)",
+    "columns": "you summed down the columns: a row, the last axis, is what one softmax made",
+}
+BACKWARD = (
+    Property("one row", lambda g: [(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])),
+                                   (torch.tensor([0.8, 0.2]), torch.tensor([1.0, 0.0])), _rows_of_weights(g, 5)],
+             _with_others(_backward, ROW)),
+    Property("several rows", lambda g: [_rows_of_weights(g, 2, 2), _rows_of_weights(g, 4, 4),
+                                        _rows_of_weights(g, 2, 3, 4, 4)],
+             _with_others(_backward, TABLE, [fault for fault in ROW if fault not in ("no sum", "alone")])),
+)  # fmt: skip
 
 
-def _padding_cases(_: torch.Generator) -> list[tuple]:
-    plain = torch.tensor([[False, True, True], [True, True, True]])
-    three = torch.tensor([[False] * 3 + [True] * 2, [False, True, True, True, True], [True] * 5])
-    return [(plain, 0), (three, 0), (three, 2), (three, 4), (torch.tensor([[True]]), 0), (torch.ones(2, 4).bool(), 1)]
-
-
-def _padded(padding: Tensor, start: int) -> Tensor:
-    return build_mask(padding.shape[1] - start, start=start, padding=padding)
-
-
-def _empty_rows(padding: Tensor, start: int) -> Tensor:
-    return (causal_mask(padding.shape[1] - start, start=start) & padding[:, None])[:, None]
-
-
-def _see_all(padding: Tensor, start: int) -> Tensor:
-    mask = _empty_rows(padding, start)
-    return mask | ~mask.any(dim=-1, keepdim=True)
-
-
-def _hidden_rows(padding: Tensor, start: int) -> Tensor:
-    n_queries = padding.shape[1] - start
-    return (causal_mask(n_queries, start=start) & padding[:, start:, None])[:, None]
-
-
-def _not_causal(padding: Tensor, start: int) -> Tensor:
-    itself = torch.eye(padding.shape[1], dtype=torch.bool)[start:]
-    return (padding[:, None] | itself)[:, None]
-
-
-def _no_offset(padding: Tensor, start: int) -> Tensor:
-    B, S = padding.shape
-    triangle = torch.ones(S - start, S).tril().bool()
-    return (triangle & padding[:, None] | torch.eye(S, dtype=torch.bool)[: S - start])[:, None]
-
-
-def _no_offset_cured(padding: Tensor, start: int) -> Tensor:
-    S = padding.shape[1]
-    triangle = torch.ones(S - start, S).tril().bool()
-    return (triangle & padding[:, None] | torch.eye(S, dtype=torch.bool)[start:])[:, None]
-
-
-# ---- 03.5: inputs that give a model without a mask away ----
+# ---- 03.6: inputs that give a model without a mask away ----
 
 
 @cache
@@ -136,7 +263,7 @@ def _two_models(vocab_size: int) -> tuple[Llama3Model, Llama3Model]:
     for parameter in healthy.parameters():
         if parameter.dim() == 2:
             parameter.data.mul_(20)  # fresh weights hardly attend at all
-    dropped = Llama3Model(cfg, attend=lambda q, k, v, _mask: _attention(q, k, v, None, fault="no mask")).eval()
+    dropped = Llama3Model(cfg, attend=lambda q, k, v, mask: _attention(q, k, v, mask, ("no mask",))).eval()
     dropped.load_state_dict(healthy.state_dict())
     return healthy, dropped
 
@@ -186,85 +313,28 @@ def _inputs(a: list[int], b: list[int], t: int) -> Any:
 
 EXERCISES: tuple[Exercise, ...] = (
     Exercise(
-        id="03.1", name="attention_weights", minutes=5, level="warm-up",
-        reference=_weights, cases=_weights_cases,
-        mistakes=(
-            Mistake(lambda q, keys: keys @ q / math.sqrt(len(q)),
-                    "these are the scores: softmax is missing, so they are not positive and do not sum to 1"),
-            Mistake(lambda q, keys: keys @ q, "these are the dot products: divide by √D, then softmax"),
-            Mistake(lambda q, keys: torch.softmax(keys @ q, dim=-1), "you forgot to divide the scores by √D"),
-            Mistake(lambda q, keys: torch.softmax(keys @ q / len(q), dim=-1),
-                    "you divided by D: the spread of a sum of D products is √D"),
-            Mistake(lambda q, keys: torch.softmax(keys @ q / math.sqrt(len(keys)), dim=-1),
-                    "you divided by √S, the number of keys: it is the length D of the query that makes scores large"),
-            Mistake(lambda q, keys: torch.softmax(keys @ q, dim=-1) / math.sqrt(len(q)),
-                    "you divided by √D after the softmax: divide the scores, or the weights no longer sum to 1"),
-            Mistake(lambda q, keys: (keys @ q) / (keys @ q).sum(),
-                    "you divided by the sum without e to the power: such weights can be negative; use softmax"),
-        ),
+        id="03.1", name="softmax", minutes=8, level="core", importance=3, reference=_softmax, properties=SOFTMAX,
+        forbids=("softmax", "log_softmax", "logsumexp", "special_softmax", "special_log_softmax", "special_logsumexp"),
     ),
     Exercise(
-        id="03.2", name="my_causal_mask", minutes=10, level="core",
-        reference=lambda n_queries, start: causal_mask(n_queries, start=start), cases=_mask_cases,
-        mistakes=(
-            Mistake(lambda n, start: torch.ones(n, start + n).tril().bool(),
-                    "you forgot the offset: query i stands at position start + i, not at i, so the first row sees "
-                    "the cached tokens and itself"),
-            Mistake(_strict, "a token should see itself: its own key counts (<= and not <)"),
-            Mistake(lambda n, start: ~causal_mask(n, start=start),
-                    "True and False are the wrong way round: True means that a query may look"),
-            Mistake(lambda n, start: causal_mask(n),  # noqa: ARG005
-                    "you have columns for the new tokens only: the cached keys come first, S = start + n_queries"),
-            Mistake(lambda n, start: ~_strict(n, start),
-                    "you show the future and hide the past: compare the other way round"),
-            Mistake(lambda n, start: causal_mask(n, start=start).T,
-                    "rows and columns are exchanged: a row is a query, a column is a key"),
-            Mistake(lambda n, start: causal_mask(n, start=start).float(),
-                    "the pattern is right, but the mask should be bool: add .bool()"),
-            Mistake(lambda n, start: torch.zeros(n, start + n).masked_fill(~causal_mask(n, start=start), -math.inf),
-                    "this is a mask to be added to the scores (0 and -inf): here it should be bool"),
-        ),
+        id="03.2", name="causal_mask", minutes=6, level="core", importance=3,
+        reference=lambda n_queries, start: causal_mask(n_queries, start=start), properties=MASK_PROPERTIES,
     ),
     Exercise(
-        id="03.3", name="grouped_attention", minutes=15, level="core",
-        reference=readable_attention, cases=_attention_cases,
-        mistakes=(
-            _attention_mistake("in turns", "the groups are in turns (0 1 2 0 1 2 ...): neighbouring query heads share "
-                               "a key head (0 0 0 1 1 1 ...); repeat_interleave does that, repeat does not"),
-            _attention_mistake("no mask", "you took the mask and did not use it: every query sees the future"),
-            _attention_mistake("inverted", "the mask is the wrong way round: True means may look, so fill where it is "
-                               "False (~mask)"),
-            _attention_mistake("no scale", "you forgot to divide the scores by √D"),
-            _attention_mistake("scale D", "you divided by D: the scores' spread is √D"),
-            _attention_mistake("queries", "your softmax goes over the queries: it is the keys, the last axis, whose "
-                               "weights sum to 1"),
-            _attention_mistake("late mask", "you masked after the softmax, so the rows no longer sum to 1: put -inf "
-                               "into the scores before it"),
-            _attention_mistake("zero scores", "you set hidden scores to 0, but e to the power 0 is 1, a weight like "
-                               "others: use minus infinity"),
-        ),
+        id="03.3", name="grouped_attention", minutes=10, level="core", importance=3, reference=readable_attention,
+        properties=ATTENTION, forbids=("scaled_dot_product_attention",),
     ),
     Exercise(
-        id="03.4", name="my_build_mask", minutes=20, level="hard",
-        reference=_padded, cases=_padding_cases,
-        mistakes=(
-            Mistake(_empty_rows, "a padding query sees nothing: a softmax over nothing is NaN; let it see itself"),
-            Mistake(_see_all, "your padding queries see everything, the future too: no NaN, but let them see only "
-                    "themselves"),
-            Mistake(_hidden_rows, "you hid the rows of padding and not the columns: real tokens still look at padding"),
-            Mistake(_not_causal, "padding is hidden, but every token sees the future: the causal mask is missing"),
-            Mistake(_no_offset, "you forgot the offset: new token i stands at position start + i"),
-            Mistake(_no_offset_cured, "your causal part forgets the offset: new token i stands at position start + i"),
-            Mistake(lambda padding, start: _padded(padding, start)[:, 0],
-                    "the mask has no axis for the heads: (B, 1, T, S), with a 1 in second place"),
-            Mistake(lambda padding, start: _padded(~padding, start),
-                    "you took True for padding: in `padding`, True means a real token"),
-            Mistake(lambda padding, start: causal_mask(padding.shape[1] - start, start=start)
-                    .repeat(len(padding), 1, 1)[:, None], "the mask is causal, but padding is visible to real tokens"),
-        ),
+        id="03.4", name="build_mask", minutes=15, level="hard", importance=2,
+        reference=lambda padding, start: build_mask(padding.shape[1] - start, start=start, padding=padding),
+        properties=PADDING_PROPERTIES,
     ),
     Exercise(
-        id="03.5", name="give_away", minutes=10, level="break it",
+        id="03.5", name="softmax_backward", minutes=6, level="hard", importance=2, reference=_backward,
+        properties=BACKWARD, forbids=("softmax", "special_softmax", "backward", "grad"),
+    ),
+    Exercise(
+        id="03.6", name="give_away", minutes=5, level="break it", importance=2,
         reference=_inputs([0, 1, 2], [0, 1, 3], 1), cases=lambda _: [(16,), (512,)],
         run=_try_inputs, accept=_judge_inputs,
         mistakes=(

@@ -1,329 +1,341 @@
-"""Checks of lesson 04: turning pairs, turning whole heads, Llama 3's rule, dynamic scaling, a blind choice."""
+"""Checks of lesson 04: one pair, the frequencies, whole heads and their gradient, Llama 3's rule, a blind choice."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Collection
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llamamm.course.checks.core import Exercise, Mistake
+from llamamm.course.checks.core import Exercise, Mistake, Property
+from llamamm.course.checks.faults import fault_exercise
 from llamamm.text.config import RopeScaling
 from llamamm.text.rope import apply_rope, rope_frequencies
 
 # ---- 04.1: one pair ----
 
 
-def _matrix(first: float, second: float, third: float, fourth: float, pair: Tensor) -> Tensor:
-    return torch.tensor([[first, second], [third, fourth]], dtype=pair.dtype) @ pair
-
-
-def _turned_pair(pair: Tensor, angle: float) -> Tensor:
-    c, s = math.cos(angle), math.sin(angle)
-    return _matrix(c, -s, s, c, pair)
-
-
-def _overwritten_pair(pair: Tensor, angle: float) -> Tensor:
-    x, y = pair.tolist()
-    x = x * math.cos(angle) - y * math.sin(angle)
-    return torch.tensor([x, x * math.sin(angle) + y * math.cos(angle)], dtype=pair.dtype)
+def _pair(pair: Tensor, angle: float, faults: Collection[str]) -> Tensor:
+    x, y = pair.double().tolist()
+    angle = math.radians(angle) if "degrees" in faults else angle
+    c, s = math.cos(-angle if "clockwise" in faults else angle), math.sin(-angle if "clockwise" in faults else angle)
+    if "swapped" in faults:
+        c, s = s, c
+    first = x * c - y * s
+    if "no minus" in faults:
+        first = x * c + y * s
+    if "overwritten" in faults:
+        x = first
+    turned = [x * c, y * s] if "scaled" in faults else [first, x * s + y * c]
+    return torch.tensor(turned, dtype=torch.float64).to(pair.dtype)
 
 
 def _pair_cases(generator: torch.Generator) -> list[tuple]:
     random = torch.randn(2, generator=generator)
-    return [
-        (torch.tensor([1.0, 0.0]), 0.5), (torch.tensor([0.0, 2.0]), 0.5), (random, 1.5), (random, 0.0), (random, -2.0),
-        (random.double(), 100.0),
-    ]  # fmt: skip
+    return [(torch.tensor([1.0, 2.0]), 0.5), (torch.tensor([3.0, -1.0]), 1.2), (random, 2.0), (random.double(), 100.0)]
 
 
-PAIR = Exercise(
-    id="04.1", name="rotate_pair", minutes=3, level="warm-up", reference=_turned_pair, cases=_pair_cases,
-    mistakes=(
-        Mistake(lambda pair, angle: _turned_pair(pair, -angle),
-                "you turned clockwise: counter-clockwise, the minus stands before y · sin in the first number"),
-        Mistake(_overwritten_pair,
-                "you overwrote x before you used it for the second number: both formulas need the old x and y"),
-        Mistake(lambda pair, angle: _turned_pair(pair, math.radians(angle)),
-                "you treated the angle as degrees: it is in radians already"),
-        Mistake(lambda pair, angle: _matrix(math.cos(angle), math.sin(angle), math.sin(angle), math.cos(angle), pair),
-                "the minus is missing: one of the two sines is subtracted, or the arrow changes its length"),
-        Mistake(lambda pair, angle: _matrix(math.cos(angle), 0, 0, math.sin(angle), pair),
-                "you scaled x by the cosine and y by the sine: each new number is a mixture of both old ones"),
-        Mistake(lambda pair, angle: _matrix(math.sin(angle), -math.cos(angle), math.cos(angle), math.sin(angle), pair),
-                "you took the sine where the cosine belongs and the other way round: an angle of 0 changes nothing"),
-    ),
+PAIR = fault_exercise(
+    _pair,
+    {
+        "clockwise": "You turned clockwise: counter-clockwise, the minus stands before y · sin in the first number",
+        "overwritten": "You overwrote x before you used it for the second number: both formulas need the old x, y",
+        "degrees": "You took the angle for degrees: it is in radians already",
+        "no minus": "The minus is missing: one of the two sines is subtracted, or the arrow changes its length",
+        "swapped": "You took the sine where the cosine belongs: an angle of 0 must change nothing",
+        "scaled": "You multiplied x by the cosine and y by the sine: each new number is a mixture of both old ones",
+    },
+    {
+        "which way it turns": (_pair_cases, ("clockwise",)),
+        "how far it turns": (_pair_cases, ("degrees", "swapped")),
+        "its length": (_pair_cases, ("overwritten", "no minus", "scaled")),
+    },
+    _pair_cases,
+    id="04.1", name="rotate_pair", minutes=3, level="warm-up", importance=2,
 )  # fmt: skip
 
-# ---- 04.2: (B, H, T, D) at given positions ----
+# ---- 04.2: frequencies ----
 
 
-def _rope_at(x: Tensor, positions: Tensor, freqs: Tensor) -> Tensor:
-    cos, sin = _tables(positions, freqs)
-    return apply_rope(x.float(), cos, sin).to(x.dtype)
+def _frequencies(head_dim: int, theta: float, faults: Collection[str]) -> Tensor:
+    i = torch.arange(head_dim // 2, dtype=torch.float64) + ("from one" in faults)
+    width = head_dim - 2 if "last" in faults else head_dim
+    exponent = i * (1 if "half" in faults else 4 if "double" in faults else 2) / width
+    base = 10_000.0 if "base 10,000" in faults else 500_000.0 if "base 500,000" in faults else theta
+    freqs = base ** (exponent if "plus" in faults else -exponent)
+    freqs = freqs.flip(0) if "reversed" in faults else freqs
+    return (2 * math.pi / freqs if "wavelength" in faults else freqs).float()
 
 
-def _tables(positions: Tensor, freqs: Tensor) -> tuple[Tensor, Tensor]:
-    angles = torch.outer(positions.float(), freqs).repeat(1, 2)
+def _one_for_each_pair(got: Tensor, expected: Tensor) -> Tensor | None:
+    """D frequencies, each twice -> D/2."""
+    if got.shape != (2 * len(expected),):
+        return None
+    return got[: len(expected)] if torch.equal(*got.chunk(2)) else got[::2]
+
+
+def _frequency_cases(_: torch.Generator) -> list[tuple]:
+    return [(6, 50.0), (8, 1234.0), (64, 100_000.0)]
+
+
+TWICE = "There is one frequency for each pair, so half as many as numbers: the table is doubled later"
+FREQUENCIES = fault_exercise(
+    _frequencies,
+    {
+        "plus": "The minus in the exponent is missing: each pair is slower than the one before it",
+        "half": "The exponents run over half their range: they are 0, 2, 4, ... divided by head_dim",
+        "double": "The exponents run twice too far: pair i has 2i / head_dim, and arange(0, head_dim, 2) is 2i",
+        "from one": "The first exponent is 0, so pair 0 turns by 1 radian a token",
+        "last": "You divided by head_dim − 2: the last exponent stops one step short of 1",
+        "base 10,000": "You wrote 10,000 where `theta` belongs",
+        "base 500,000": "You wrote 500,000 where `theta` belongs",
+        "wavelength": "These are wavelengths, tokens per turn: the frequency is in radians per token",
+        "reversed": "The fastest pair comes first: yours are in the opposite order",
+    },
+    {
+        "the first pair": (_frequency_cases, ("from one", "reversed", "wavelength")),
+        "faster or slower": (_frequency_cases, ("plus",)),
+        "the step from pair to pair": (_frequency_cases, ("half", "double", "last")),
+        "the base": (_frequency_cases, ("base 10,000", "base 500,000")),
+    },
+    _frequency_cases,
+    relative=True, repair=_one_for_each_pair, form=TWICE,
+    id="04.2", name="rope_frequencies", minutes=4, level="core", importance=3,
+    reference=lambda head_dim, theta: rope_frequencies(head_dim, theta=theta),
+)  # fmt: skip
+
+# ---- 04.3 and 04.4: (B, H, T, D), forth and back ----
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, faults: Collection[str], *, forth: bool) -> Tensor:
+    """All heads turned; `forth` is the way of the right answer, `turn` that of this one."""
+    half = x.shape[-1] // 2
+    every = 2 if "table" in faults else 1  # which columns hold the angles of the pairs: 0, 1, 2 ... or 0, 2, 4 ...
+    c, s = (t[..., ::every][..., :half] for t in (cos, sin))
+    if "heads" in faults and x.shape[1] == x.shape[2]:
+        c, s = c[:, None], s[:, None]
+    if "swapped" in faults:
+        c, s = s, c
+    neighbours = "neighbours" in faults
+    a, b = (x[..., ::2], x[..., 1::2]) if neighbours else (x[..., :half], x[..., half:])
+    first, second = (-1, 1) if forth != ("other way" in faults) else (1, -1)
+    if "no minus" in faults:
+        first = second = 1
+    if "one road" in faults:
+        first = second = 0
+    new_a = a * c + first * b * s
+    new_b = b * c + second * (new_a if "overwritten" in faults else a) * s
+    return torch.stack((new_a, new_b), -1).flatten(-2) if neighbours else torch.cat((new_a, new_b), -1)
+
+
+def _tables(positions: list[int], freqs: Tensor) -> tuple[Tensor, Tensor]:
+    angles = torch.outer(torch.tensor(positions).float(), freqs).repeat(1, 2)
     return angles.cos(), angles.sin()
 
 
-def _interleaved(x: Tensor, positions: Tensor, freqs: Tensor) -> Tensor:
-    angles = torch.outer(positions.float(), freqs)
-    c, s = angles.cos(), angles.sin()
-    a, b = x.float()[..., 0::2], x.float()[..., 1::2]
-    return torch.stack((a * c - b * s, b * c + a * s), dim=-1).flatten(-2).to(x.dtype)
+def _one_pair(_: torch.Generator) -> list[tuple]:
+    return [(torch.tensor([[[[1.0, 2.0]]]]), *_tables([1], torch.tensor([0.6])))]
 
 
-def _table_interleaved(x: Tensor, positions: Tensor, freqs: Tensor) -> Tensor:
-    angles = torch.outer(positions.float(), freqs).repeat_interleave(2, dim=-1)
-    return apply_rope(x.float(), angles.cos(), angles.sin()).to(x.dtype)
+def _two_pairs(_: torch.Generator) -> list[tuple]:
+    x = torch.tensor([[[[1.0, 2.0, 3.0, 5.0]]]])
+    return [(x, *_tables([1], torch.tensor([0.6, 0.25]))), (x, *_tables([3], torch.tensor([0.5, 0.1])))]
 
 
-def _swapped_without_minus(x: Tensor, positions: Tensor, freqs: Tensor) -> Tensor:
-    cos, sin = _tables(positions, freqs)
-    a, b = x.float().chunk(2, dim=-1)
-    return (x.float() * cos + torch.cat((b, a), dim=-1) * sin).to(x.dtype)
+def _heads(generator: torch.Generator) -> list[tuple]:
+    def case(positions: list[int], *shape: int) -> tuple:
+        freqs = rope_frequencies(shape[-1], theta=100.0)
+        return torch.randn(*shape, generator=generator), *_tables(positions, freqs)
+
+    low = case([300, 301], 1, 2, 2, 8)
+    return [case([1, 2], 1, 2, 2, 4), case([7, 8, 20], 2, 3, 3, 8), case([5], 1, 9, 1, 64),
+            tuple(t.bfloat16() for t in low)]  # fmt: skip
 
 
-def _in_low_precision(x: Tensor, positions: Tensor, freqs: Tensor) -> Tensor:
-    angles = torch.outer(positions.to(x.dtype), freqs.to(x.dtype)).repeat(1, 2)
-    return apply_rope(x, angles.cos(), angles.sin())
-
-
-def _along_heads(x: Tensor, positions: Tensor, freqs: Tensor) -> Tensor:
-    return _rope_at(x.transpose(1, 2), positions, freqs).transpose(1, 2)
-
-
-def _head_cases(generator: torch.Generator) -> list[tuple]:
-    def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    freqs = rope_frequencies(8, theta=10_000.0)
-    return [
-        (random(1, 1, 1, 2), torch.tensor([3]), torch.tensor([0.3])),
-        (random(2, 3, 3, 8), torch.tensor([0, 1, 2]), freqs),  # as many heads as tokens
-        (random(1, 3, 3, 8), torch.tensor([7, 8, 20]), freqs),  # behind a cache, with a gap
-        ((random(1, 3, 3, 64) / 4).bfloat16(), torch.tensor([300, 301, 2003]), rope_frequencies(64)),
-    ]
-
-
-HEADS = Exercise(
-    id="04.2", name="rope_at", minutes=10, level="core", reference=_rope_at, cases=_head_cases,
-    tolerance=0.01,  # bf16 numbers under 1 are 0.004 apart
-    mistakes=(
-        Mistake(_interleaved,
-                "you paired neighbours, (0, 1), (2, 3), ...: half-split pairs are i and i + D/2"),
-        Mistake(_table_interleaved,
-                "your angles stand at 0 0 1 1 2 2 ..., your pairs at i and i + D/2: put the angles 0 1 2 ... 0 1 2 ... "
-                "(repeat or cat, not repeat_interleave)"),
-        Mistake(lambda x, positions, freqs: _rope_at(x, -positions, freqs),
-                "you turned clockwise: the first half is a·cos − b·sin, the second b·cos + a·sin"),
-        Mistake(_swapped_without_minus,
-                "the minus is missing: the first half is a·cos − b·sin"),
-        Mistake(lambda x, _, freqs: _rope_at(x, torch.arange(x.shape[2]), freqs),
-                "you counted the tokens from 0: they stand at `positions`, which begin later when there is a cache"),
-        Mistake(lambda x, positions, freqs: _rope_at(x, positions + 1, freqs),
-                "you turned by one position too much: position 0 is not turned at all"),
-        Mistake(_in_low_precision,
-                "you computed the angles in x's dtype: bf16 cannot hold position 301; use fp32, round at the end"),
-        Mistake(lambda x, positions, freqs: _rope_at(x.float(), positions, freqs),
-                "the numbers are right, but the result must have x's dtype: end with .to(x.dtype)"),
-        Mistake(_along_heads,
-                "you turned head number h by position h: tokens are the third axis of (B, H, T, D)"),
-    ),
+PLACES = {
+    "neighbours": "You paired neighbours, (0, 1), (2, 3), ...: half-split pairs are i and i + D/2",
+    "table": "Your pairs take the angles of columns 0, 2, 4, ...: pair i has its angle in columns i and i + D/2",
+    "heads": "You turned head h by the angle of token h: tokens are the third axis of (B, H, T, D)",
+    "swapped": "You took the sine where the cosine belongs: at position 0 nothing may change",
+    "overwritten": "You overwrote the first half before you used it for the second: both need the old halves",
+}
+TURN = fault_exercise(
+    lambda x, cos, sin, faults: _turned(x, cos, sin, faults, forth=True),
+    {
+        "other way": "You turned clockwise: the first half is a·cos − b·sin, the second b·cos + a·sin",
+        "no minus": "The minus is missing: the first half is a·cos − b·sin",
+        "one road": "You only multiplied by the cosine: each new number is a mixture of both numbers of its pair",
+        **PLACES,
+    },
+    {
+        "which way a pair turns": (_one_pair, ("other way", "no minus", "one road", "swapped", "overwritten")),
+        "which numbers are a pair": (_two_pairs, ("neighbours", "table")),
+        "as many heads as tokens": (_heads, ("heads",)),
+    },
+    _heads,
+    id="04.3", name="apply_rope", minutes=7, level="core", importance=3, reference=apply_rope,
+)  # fmt: skip
+BACK = fault_exercise(
+    lambda grad, cos, sin, faults: _turned(grad, cos, sin, faults, forth=False),
+    {
+        "other way": "You turned the gradient as the numbers were turned: it has to be turned back, by minus the "
+                     "angle",
+        "no minus": "The minus is missing: the gradient of b is b's own times cos, minus a's times sin",
+        "one road": "You only multiplied by the cosine: each number also went into its partner, times the sine",
+        **PLACES,
+    },
+    {
+        "which way a pair turns": (_one_pair, ("other way", "no minus", "one road", "swapped", "overwritten")),
+        "which numbers are a pair": (_two_pairs, ("neighbours", "table")),
+        "as many heads as tokens": (_heads, ("heads",)),
+    },
+    _heads,
+    id="04.4", name="apply_rope_backward", minutes=5, level="hard", importance=2,
+    reference=lambda grad, cos, sin: apply_rope(grad, cos, -sin), forbids=("grad", "backward", "vjp", "jacobian"),
 )  # fmt: skip
 
-# ---- 04.3 and 04.4: frequencies ----
+# ---- 04.5: the rule "llama3" ----
 
 
-def _share_of_plain(answer: Callable[..., Any], case: tuple) -> Any:
-    """Frequencies span six powers of ten, so they are compared as shares of the unscaled ones."""
-    got = answer(*case)
-    plain = rope_frequencies(case[0], theta=case[1])
-    if not isinstance(got, Tensor) or got.shape != plain.shape:
-        return {"frequency / unscaled frequency": got}
-    return {"frequency / unscaled frequency": got / plain}
-
-
-def _llama3(
-    head_dim: int, theta: float, factor: float, original: int, *, low: float = 1.0, high: float = 4.0
-) -> Tensor:
-    scaling = RopeScaling(
-        factor=factor, low_freq_factor=low, high_freq_factor=high, original_context_length=original
-    )  # fmt: skip
-    return rope_frequencies(head_dim, theta=theta, scaling=scaling)
-
-
-def _blend(plain: Tensor, keep: Tensor, factor: float) -> Tensor:
-    return keep * plain + (1 - keep) * plain / factor
-
-
-def _keep(plain: Tensor, original: int) -> Tensor:
-    return (original * plain / (2 * math.pi) - 1) / 3
-
-
-def _from_keep(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """The rule with another share to keep."""
-
-    def answer(head_dim: int, theta: float, factor: float, original: int) -> Tensor:
-        plain = rope_frequencies(head_dim, theta=theta)
-        return _blend(plain, change(_keep(plain, original)), factor)
-
-    return answer
-
-
-def _blend_by_wavelength(head_dim: int, theta: float, factor: float, original: int) -> Tensor:
-    plain = rope_frequencies(head_dim, theta=theta)
-    wavelength = 2 * math.pi / plain
-    keep = (original - wavelength) / (original - original / 4)
-    return _blend(plain, keep.clamp(0, 1), factor)
-
-
-def _llama3_without_two_pi(head_dim: int, theta: float, factor: float, original: int) -> Tensor:
-    plain = rope_frequencies(head_dim, theta=theta)
-    return _blend(plain, ((original * plain - 1) / 3).clamp(0, 1), factor)
+def _llama3(head_dim: int, theta: float, factor: float, original: int, faults: Collection[str]) -> Tensor:
+    plain = _frequencies(head_dim, theta, faults).double()
+    factor = 8.0 if "factor 8" in faults else 32.0 if "factor 32" in faults else factor
+    original = 8192 if "original" in faults else original
+    turns = original * plain / (1 if "no 2π" in faults else 2 * math.pi)
+    keep = (turns - 1) / 3
+    if "by wavelength" in faults:
+        keep = (original - original / turns) / (original - original / 4)
+    keep = keep if "no clamp" in faults else keep.clamp(0, 1)
+    keep = (keep > 0).double() if "steps down" in faults else (keep >= 1).double() if "steps up" in faults else keep
+    keep = 1 - keep if "upside down" in faults else keep
+    if "all" in faults or "none" in faults:
+        keep = torch.full_like(keep, float("none" in faults))
+    return (keep * plain + (1 - keep) * plain / factor).float()
 
 
 def _llama3_cases(_: torch.Generator) -> list[tuple]:
-    return [(64, 500_000.0, 32.0, 8192), (128, 500_000.0, 8.0, 8192), (16, 10_000.0, 4.0, 512), (2, 10_000.0, 4.0, 64)]
+    return [(64, 1_000_000.0, 4.0, 512)]
 
 
-LLAMA3 = Exercise(
-    id="04.3", name="llama3_frequencies", minutes=15, level="core", reference=_llama3, cases=_llama3_cases,
-    run=_share_of_plain, tolerance=1e-3,
-    mistakes=(
-        Mistake(lambda d, theta, _factor, _original: rope_frequencies(d, theta=theta),
-                "nothing is scaled: these are the plain frequencies"),
-        Mistake(lambda d, theta, factor, _original: rope_frequencies(d, theta=theta) / factor,
-                "you slowed all pairs down: those with 4 turns or more within the original context are kept"),
-        Mistake(_from_keep(lambda keep: 1 - keep.clamp(0, 1)),
-                "the rule is upside down: keep the fast pairs, slow the slow ones down"),
-        Mistake(_from_keep(lambda keep: keep),
-                "the share to keep must be clamped between 0 and 1: yours goes beyond at both ends"),
-        Mistake(_from_keep(lambda keep: (keep > 0).float()),
-                "between 1 and 4 turns the two are blended: yours keeps all that makes more than one turn"),
-        Mistake(_from_keep(lambda keep: (keep >= 1).float()),
-                "between 1 and 4 turns the two are blended: yours slows down all that makes fewer than 4 turns"),
-        Mistake(_blend_by_wavelength,
-                "you blended in proportion to the wavelength: it goes by turns, original / wavelength"),
-        Mistake(_llama3_without_two_pi,
-                "2π is missing: a turn is 2π radians, so the turns are original · frequency / 2π"),
-        Mistake(lambda d, theta, _factor, original: _llama3(d, theta, 8.0, original),
-                "you wrote 8 in the place of `factor`: the small Llama 3.2 models use 32"),
-        Mistake(lambda d, theta, _factor, original: _llama3(d, theta, 32.0, original),
-                "you wrote 32 in the place of `factor`: Llama 3.1 uses 8"),
-        Mistake(lambda d, theta, factor, _original: _llama3(d, theta, factor, 8192),
-                "you wrote 8192 in the place of `original`: it is an argument"),
-        Mistake(lambda d, theta, factor, original: _llama3(d, theta**0.5, factor, original),
-                "the exponents run over half their range: they are 0, 2, 4, ... divided by head_dim, "
-                "not 0, 1, 2, ..."),
-    ),
+def _llama3_real_cases(generator: torch.Generator) -> list[tuple]:
+    return [*_llama3_cases(generator), (64, 500_000.0, 32.0, 8192), (128, 500_000.0, 8.0, 8192), (2, 10_000.0, 4.0, 64),
+            (64, 100_000.0, 16.0, 2048)]  # fmt: skip
+
+
+LLAMA3 = fault_exercise(
+    _llama3,
+    {
+        "none": "Nothing is scaled: these are the plain frequencies",
+        "all": "You slowed all pairs down: those that make 4 turns or more are kept",
+        "upside down": "The rule is upside down: keep the fast pairs, slow the slow ones down",
+        "no clamp": "The share to keep must be clamped between 0 and 1: yours goes beyond at both ends",
+        "steps down": "Between 1 and 4 turns the two are blended: yours keeps all that makes more than one turn",
+        "steps up": "Between 1 and 4 turns the two are blended: yours slows all that makes fewer than 4 turns",
+        "by wavelength": "You blended in proportion to the wavelength: it goes by turns, original / wavelength",
+        "no 2π": "2π is missing: a turn is 2π radians, so the turns are original · frequency / 2π",
+        "factor 8": "You wrote 8 where `factor` belongs: the small Llama 3.2 models use 32",
+        "factor 32": "You wrote 32 where `factor` belongs: Llama 3.1 uses 8",
+        "original": "You wrote 8192 where `original` belongs: it is an argument",
+        "half": "The exponents run over half their range: they are 0, 2, 4, ... divided by head_dim",
+    },
+    {
+        "which pairs are slowed down": (_llama3_cases, ("none", "all", "upside down")),
+        "between 1 and 4 turns": (_llama3_cases, ("no clamp", "steps down", "steps up", "by wavelength")),
+        "the number of turns": (_llama3_cases, ("no 2π", "original", "half")),
+        "the factor": (_llama3_cases, ("factor 8", "factor 32")),
+    },
+    _llama3_real_cases,
+    relative=True, repair=_one_for_each_pair, form=TWICE,
+    id="04.5", name="llama3_frequencies", minutes=8, level="core", importance=2,
+    reference=lambda head_dim, theta, factor, original: rope_frequencies(
+        head_dim, theta=theta, scaling=RopeScaling(factor=factor, original_context_length=original)),
 )  # fmt: skip
 
-
-def _dynamic(head_dim: int, theta: float, length: int, original: int) -> Tensor:
-    stretch = max(1.0, length / original)
-    return rope_frequencies(head_dim, theta=theta * stretch ** (head_dim / (head_dim - 2)))
+# ---- 04.6: break it ----
 
 
-def _dynamic_without_floor(head_dim: int, theta: float, length: int, original: int) -> Tensor:
-    return rope_frequencies(head_dim, theta=theta * (length / original) ** (head_dim / (head_dim - 2)))
+def _blind(head_dim: int, distance: int, faults: Collection[str] = ()) -> Tensor:
+    turns = torch.arange(1, head_dim // 2 + 1).double()
+    turns = torch.ones_like(turns) if "same" in faults else turns
+    if "every token" in faults:
+        turns = turns * distance
+    if "wavelengths" in faults:
+        return (distance / turns).float()
+    turns = 1 / turns if "longer" in faults else turns
+    return ((math.pi if "half turns" in faults else 1 if "no 2π" in faults else 2 * math.pi) * turns / distance).float()
 
 
-def _with_base(change: Callable[[float, int], float]) -> Callable[..., Tensor]:
-    """Dynamic scaling with the base multiplied by something else. change(stretch, head_dim) -> multiple."""
-
-    def answer(head_dim: int, theta: float, length: int, original: int) -> Tensor:
-        return rope_frequencies(head_dim, theta=theta * change(max(1.0, length / original), head_dim))
-
-    return answer
-
-
-def _dynamic_cases(_: torch.Generator) -> list[tuple]:
-    return [(64, 10_000.0, 8192, 2048), (8, 10_000.0, 3000, 2048), (4, 500_000.0, 4096, 2048),
-            (64, 10_000.0, 2048, 2048), (64, 10_000.0, 100, 2048)]  # fmt: skip
+LOOKS_ALIKE = {
+    "half turns": "You used π for a full turn: after `distance` tokens your first pair points the opposite way",
+    "wavelengths": "These are wavelengths, in tokens per turn: the frequency is 2π divided by the wavelength",
+    "longer": "You multiplied the wavelengths, so only the first pair comes round: multiply the turns",
+    "no 2π": "2π is missing: you count turns, but frequencies are in radians per token",
+    "same": "1, 2, 3, ... turns within the distance are different",
+    "every token": "Your pairs make whole turns with every single token: then no two places can be told apart",
+}
 
 
-DYNAMIC = Exercise(
-    id="04.4", name="dynamic_frequencies", minutes=20, level="hard", reference=_dynamic, cases=_dynamic_cases,
-    run=_share_of_plain, tolerance=1e-3,
-    mistakes=(
-        Mistake(lambda d, theta, _length, _original: rope_frequencies(d, theta=theta),
-                "nothing is scaled: beyond `original` tokens the base must grow"),
-        Mistake(_dynamic_without_floor,
-                "a text shorter than the original length must have the plain frequencies: yours are faster there"),
-        Mistake(_with_base(lambda s, _: s),
-                "you multiplied the base by length / original: the slowest pair is then slowed by less; "
-                "the exponent D/(D−2) is missing"),
-        Mistake(_with_base(lambda s, d: s ** ((d - 2) / d)),
-                "the exponent is upside down: it is D/(D−2), a little over 1"),
-        Mistake(_with_base(lambda s, d: float(int(s)) ** (d / (d - 2))),
-                "you divided length by original without the fraction: use /, not //"),
-        Mistake(lambda d, theta, length, original: rope_frequencies(d, theta=theta) / max(1.0, length / original),
-                "you slowed all pairs down alike: only the slowest is slowed by length / original, pair 0 not at all"),
-        Mistake(_with_base(lambda s, d: 1 / s ** (d / (d - 2))),
-                "the base must grow with the length: yours shrinks, so the hands get faster"),
-    ),
-)  # fmt: skip
-
-# ---- 04.5: break it ----
+def _why(freqs: Tensor, case: tuple, own: Collection[str]) -> str:
+    for n in (1, 2):
+        for faults in combinations(LOOKS_ALIKE, n):
+            if bool((freqs / _blind(*case, faults) - 1).abs().max() < 1e-4):
+                return "".join(f". {LOOKS_ALIKE[fault]}" for fault in faults if fault in own)
+    return ""
 
 
-def _blind(head_dim: int, distance: int) -> Tensor:
-    return 2 * math.pi * torch.arange(1, head_dim // 2 + 1).float() / distance
+def _turns(freqs: Any, case: tuple) -> Tensor | None:
+    """Turns of each pair within the distance; None for what is no tensor of this length, or not finite."""
+    fits = isinstance(freqs, Tensor) and freqs.shape == (case[0] // 2,) and bool(torch.isfinite(freqs).all())
+    return freqs.double() * case[1] / (2 * math.pi) if fits else None
 
 
-def _what_still_sees(freqs: Any, case: tuple) -> str | None:
-    head_dim, distance = case
-    if not isinstance(freqs, Tensor) or freqs.shape != (head_dim // 2,):
+def _whole(freqs: Any, case: tuple) -> str | None:
+    turns = _turns(freqs, case)
+    if turns is None or float((turns - turns.round()).abs().max()) <= 1e-3:
+        return None
+    pair = int((turns - turns.round()).abs().argmax())
+    why = _why(freqs, case, ("half turns", "wavelengths", "longer", "no 2π"))
+    return f"pair {pair} has made {float(turns[pair]):.4g} turns after {case[1]} tokens: make it a whole number{why}"
+
+
+def _all_turn(freqs: Any, case: tuple) -> str | None:
+    if _turns(freqs, case) is None:
         got = f"shape {tuple(freqs.shape)}" if isinstance(freqs, Tensor) else type(freqs).__name__
-        return f"for head_dim {head_dim}, return a tensor of shape ({head_dim // 2},); got {got}"
-    if not bool(torch.isfinite(freqs).all()) or not bool((freqs > 0).all()):
-        return "all frequencies must be positive numbers: a hand that stands still is too easy"
-    turns = freqs.double() * distance / (2 * math.pi)
-    off = (turns - turns.round()).abs()
-    if float(off.max()) > 1e-3:
-        pair = int(off.argmax())
-        return (
-            f"with distance {distance}, pair {pair} has made {float(turns[pair]):.4g} turns after {distance} tokens: "
-            f"it must be a whole number"
-        )
-    whole = turns.round()
-    if len(whole.unique()) < len(whole):
-        return "two of the frequencies are equal: all pairs must turn at different speeds"
-    for nearer in range(1, distance):
-        if bool(((whole * nearer) % distance == 0).all()):
-            return f"places {nearer} apart already look alike, though only {distance} apart should"
+        return f"the result should be {case[0] // 2} finite numbers, one for each pair, in a tensor; got {got}"
+    if not bool((freqs > 0).all()):
+        return "all frequencies must be positive numbers: a pair that stands still is too easy"
+    if float((freqs.sort().values.diff() / freqs.min()).min() if len(freqs) > 1 else 1) < 1e-4:
+        return f"two frequencies are equal: all pairs must turn at different speeds{_why(freqs, case, ('same',))}"
+    return None
+
+
+def _nearer(freqs: Any, case: tuple) -> str | None:
+    turns = _turns(freqs, case)
+    if turns is None or not bool((freqs > 0).all()) or _whole(freqs, case):
+        return None
+    for nearer in range(1, case[1]):
+        if bool(((turns.round() * nearer) % case[1] == 0).all()):
+            why = _why(freqs, case, ("every token",))
+            return f"places {nearer} apart already look alike, and only those {case[1]} apart should{why}"
     return None
 
 
 def _blind_cases(_: torch.Generator) -> list[tuple]:
-    return [(8, 100), (64, 101), (2, 12), (6, 2)]
+    return [(4, 12), (8, 100), (64, 101), (2, 12), (6, 2)]
 
 
 BLIND = Exercise(
-    id="04.5", name="blind_frequencies", minutes=10, level="break it", reference=_blind, cases=_blind_cases,
-    accept=_what_still_sees,
-    mistakes=(
-        Mistake(lambda d, _: torch.zeros(d // 2),
-                "hands that stand still see nothing at all: frequencies must be positive, and nearer places distinct"),
-        Mistake(lambda d, distance: _blind(d, distance) / 2,
-                "you used π for a full turn: after `distance` tokens your first pair points the opposite way"),
-        Mistake(lambda d, distance: distance / torch.arange(1, d // 2 + 1).float(),
-                "these are wavelengths, in tokens per turn: the frequency is 2π divided by the wavelength"),
-        Mistake(lambda d, distance: 2 * math.pi / (distance * torch.arange(1, d // 2 + 1).float()),
-                "you multiplied the wavelengths: then only the first pair comes round after `distance` tokens; "
-                "multiply the turns"),
-        Mistake(lambda d, distance: torch.full((d // 2,), 2 * math.pi / distance),
-                "all pairs turn alike: the frequencies must be different, as 1, 2, 3, ... turns are"),
-        Mistake(lambda d, _: 2 * math.pi * torch.arange(1, d // 2 + 1).float(),
-                "these hands make whole turns with every single token: then no two places can be told apart"),
-        Mistake(lambda d, distance: torch.arange(1, d // 2 + 1).float() / distance,
-                "2π is missing: you count turns, but frequencies are in radians per token"),
+    id="04.6", name="blind_frequencies", minutes=5, level="break it", importance=1, reference=_blind,
+    properties=(
+        Property("after `distance` tokens", _blind_cases, accept=_whole),
+        Property("all turn, each at its own speed", _blind_cases, accept=_all_turn),
+        Property("nearer places", _blind_cases, accept=_nearer),
     ),
+    mistakes=tuple(Mistake(partial(_blind, faults=(fault,)), told) for fault, told in LOOKS_ALIKE.items()),
 )  # fmt: skip
 
-EXERCISES: tuple[Exercise, ...] = (PAIR, HEADS, LLAMA3, DYNAMIC, BLIND)
+EXERCISES: tuple[Exercise, ...] = (PAIR, FREQUENCIES, TURN, BACK, LLAMA3, BLIND)

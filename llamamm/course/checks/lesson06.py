@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llamamm.course.checks.core import Exercise, Mistake
+from llamamm.course.checks.core import Exercise, Mistake, Property
 from llamamm.text.attention import readable_attention
 from llamamm.text.config import LLAMA32_3B_CONFIG, SMOLLM2_CONFIG, RopeScaling, TextConfig
 from llamamm.text.layers import RMSNorm
@@ -82,17 +82,8 @@ def _block_cases(generator: torch.Generator) -> list[tuple]:
 
 
 def _run_block(answer: Callable[..., Any], case: tuple) -> Any:
-    """The result, and x as it is afterwards."""
-    block, x, cos, sin = case
     with torch.no_grad():
-        return answer(block, x, cos, sin), x
-
-
-def _normed(block: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    n = block.input_layernorm(x)
-    x = n + block.self_attn(n, cos, sin)
-    n = block.post_attention_layernorm(x)
-    return n + block.mlp(n)
+        return answer(*case)
 
 
 def _post_norm(block: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -100,54 +91,193 @@ def _post_norm(block: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return block.post_attention_layernorm(x + block.mlp(x))
 
 
-def _wrong_block(*, first: str = "input_layernorm", second: str = "post_attention_layernorm",
-                 keep: tuple[int, int] = (1, 1), parallel: bool = False) -> Callable[..., Tensor]:  # fmt: skip
+def _block_forward(*, first: str = "input_layernorm", second: str = "post_attention_layernorm",
+                   keep: tuple[int, int] = (1, 1), copies: tuple[bool, bool] = (False, False), parallel: bool = False,
+                   alone: bool = False) -> Callable[..., Tensor]:  # fmt: skip
+    """The right block, and with one of the arguments a wrong one."""
     def forward(block: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         def norm(name: str, x: Tensor) -> Tensor:
             return getattr(block, name)(x) if name else x
 
-        after = keep[0] * x + block.self_attn(norm(first, x), cos, sin)
-        return keep[1] * after + block.mlp(norm(second, x if parallel else after))
+        n = norm(first, x)
+        added = block.self_attn(n, cos, sin)
+        after = keep[0] * (n if copies[0] else x) + added
+        n = norm(second, x if parallel else after)
+        return keep[1] * (n if copies[1] else added if alone else after) + block.mlp(n)
 
     return forward
 
 
-def _in_place(block: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    x += block.self_attn(block.input_layernorm(x), cos, sin)
-    x += block.mlp(block.post_attention_layernorm(x))
+_IN_PLACE = "you changed the caller's x: write x = x + ..., not x += ..."
+
+# Stand-ins for the parts, which show one thing each: a vector of two numbers goes in one direction or in another.
+
+
+class _Times(nn.Module):
+    """A norm that only scales, or with `whole` one that first brings x to length 1."""
+
+    def __init__(self, factor: float, *, whole: bool = False) -> None:
+        super().__init__()
+        self.factor, self.whole, self.seen = factor, whole, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = x.clone() if self.seen is None else self.seen
+        return self.factor * (F.normalize(x, dim=-1) if self.whole else x)
+
+
+class _Gives(nn.Module):
+    """A layer that gives the same vector whatever it reads, and remembers what it read first."""
+
+    def __init__(self, *numbers: float) -> None:
+        super().__init__()
+        self.numbers, self.seen = torch.tensor(numbers).float(), []
+
+    def forward(self, x: Tensor, *angles: Tensor, **named: Tensor) -> Tensor:
+        if not self.seen:
+            self.seen = [x.clone(), *angles, *(named[name] for name in ("cos", "sin") if name in named)]
+        return self.numbers.expand(x.shape)
+
+
+def _parts(x: Sequence[float], *, norms: tuple[_Times, _Times], attention: _Gives, mlp: _Gives) -> tuple:
+    """A case: a block of stand-ins, one token x, angles."""
+    block = nn.Module()
+    block.input_layernorm, block.post_attention_layernorm = norms
+    block.self_attn, block.mlp = attention, mlp
+    return block, torch.tensor([[list(x)]]).float(), torch.ones(1, 2), torch.zeros(1, 2)
+
+
+def _read_first(block: nn.Module, name: str) -> list[Tensor]:
+    seen = getattr(block, name).seen
+    if not seen:
+        raise ValueError(f"block.{name} is never called")
+    return seen
+
+
+def _read_by_attention(answer: Callable[..., Any], case: tuple) -> Any:
+    """What attention read, and whether the first norm had read x."""
+    block, x, cos, sin = case
+    answer(block, x.clone(), cos, sin)
+    read = block.input_layernorm.seen
+    return _read_first(block, "self_attn"), None if read is None else torch.equal(read, x)
+
+
+def _stream_after_attention(answer: Callable[..., Any], case: tuple) -> Any:
+    """Seen in what the feed-forward layer reads, whatever its length."""
+    answer(*case)
+    read = _read_first(case[0], "mlp")[0]
+    return read / read.abs().max().clamp(min=1e-9)
+
+
+def _norm_before_mlp(answer: Callable[..., Any], case: tuple) -> Any:
+    """Seen in the length of what the feed-forward layer reads."""
+    answer(*case)
+    length = round(float(_read_first(case[0], "mlp")[0].norm()))
+    return {3: "input_layernorm", 5: "post_attention_layernorm"}.get(length, "no norm")
+
+
+def _result(answer: Callable[..., Any], case: tuple) -> Any:
+    return answer(*case)
+
+
+def _x_afterwards(answer: Callable[..., Any], case: tuple) -> Any:
+    x = case[1].clone()
+    answer(case[0], x, *case[2:])
     return x
 
 
-def _first_in_place(block: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    x += block.self_attn(block.input_layernorm(x), cos, sin)
-    return x + block.mlp(block.post_attention_layernorm(x))
+def _same_x(result: Tensor, case: tuple) -> str | None:
+    return None if torch.equal(result, case[1]) else _IN_PLACE
 
 
-_IN_PLACE = "the result is right, but you changed the caller's x: write x = x + ..., not x += ..."
+_POST_NORM = "this is post-norm: Llama normalises what goes into a layer, not the sum that comes after it"
+_NO_NORM = "layer gets x without its norm, "
+_COPY = "you add to the normalised copy: the norm is for what goes into a layer, the sum uses x itself"
 
 BLOCK = Exercise(
     id="06.2", name="block_forward", minutes=10, level="core",
-    reference=lambda block, x, cos, sin: block(x, cos, sin),
-    cases=_block_cases, run=_run_block,
-    mistakes=(
-        Mistake(_wrong_block(keep=(0, 0)), "nothing is added to the stream: both layers need x + ..."),
-        Mistake(_wrong_block(keep=(1, 0)),
-                "after the feed-forward layer the residual is missing: add what came out of the attention step"),
-        Mistake(_wrong_block(keep=(0, 1)), "after the attention layer the residual is missing: x + self_attn(...)"),
-        Mistake(_normed,
-                "you add to the normalised copy: the norm is for what goes into a layer, the sum uses x itself"),
-        Mistake(_post_norm,
-                "this is post-norm: Llama normalises what goes into a layer, not the sum that comes after it"),
-        Mistake(_wrong_block(first="post_attention_layernorm", second="input_layernorm"),
-                "the two norms are exchanged: input_layernorm stands before the attention"),
-        Mistake(_wrong_block(second="input_layernorm"), "input_layernorm is used twice: the feed-forward layer has "
-                "its own, post_attention_layernorm"),
-        Mistake(_wrong_block(first="", second=""), "the norms are missing: each layer gets a normalised copy"),
-        Mistake(_wrong_block(second=""), "the feed-forward layer gets x without its norm, post_attention_layernorm"),
-        Mistake(_wrong_block(first=""), "the attention layer gets x without its norm, input_layernorm"),
-        Mistake(_wrong_block(parallel=True), "the feed-forward layer reads the x from before the attention: it should "
-                "read the sum"),
-        *(Mistake(answer, _IN_PLACE) for answer in (_in_place, _first_in_place)),
+    reference=_block_forward(),
+    properties=(
+        Property(
+            "what the attention layer reads",
+            lambda _: [_parts((1, 2), norms=(_Times(2), _Times(3)), attention=_Gives(0, 1), mlp=_Gives(1, 1))],
+            (
+                Mistake(_block_forward(first=""), f"the attention {_NO_NORM}input_layernorm"),
+                Mistake(_block_forward(first="post_attention_layernorm"),
+                        "it is normalised by post_attention_layernorm: input_layernorm stands before the attention"),
+                Mistake(_block_forward(first="post_attention_layernorm", second="input_layernorm"),
+                        "the two norms are exchanged: input_layernorm stands before the attention"),
+                Mistake(_post_norm, _POST_NORM),
+                Mistake(lambda block, x, cos, sin: _block_forward()(block, x, sin, cos), "sin and cos are exchanged"),
+            ),
+            run=_read_by_attention,
+        ),
+        Property(
+            "the stream after attention",
+            lambda _: [_parts((1, 0), norms=(_Times(2), _Times(2)), attention=_Gives(0, 1), mlp=_Gives(1, 1))],
+            (
+                Mistake(_block_forward(keep=(0, 1)),
+                        "after the attention layer the residual is missing: x + self_attn(...)"),
+                Mistake(_block_forward(copies=(True, False)), _COPY),
+                Mistake(_block_forward(parallel=True),
+                        "the feed-forward layer reads the x from before the attention: it should read the sum"),
+            ),
+            run=_stream_after_attention,
+        ),
+        Property(
+            "the norm before the feed-forward layer",
+            lambda _: [_parts((2, 1), norms=(_Times(3, whole=True), _Times(5, whole=True)), attention=_Gives(4, 2),
+                              mlp=_Gives(1, 1))],
+            (
+                Mistake(_block_forward(second=""), f"the feed-forward {_NO_NORM}post_attention_layernorm"),
+                Mistake(_block_forward(second="input_layernorm"), "it is normalised by input_layernorm: the "
+                        "feed-forward layer has its own norm, post_attention_layernorm"),
+            ),
+            run=_norm_before_mlp,
+        ),
+        Property(
+            "the stream after the feed-forward layer",
+            lambda _: [_parts((0, 0), norms=(_Times(2), _Times(2)), attention=_Gives(3, 1), mlp=_Gives(10, 20))],
+            (
+                Mistake(_block_forward(keep=(1, 0)),
+                        "after the feed-forward layer the residual is missing: add to the stream, which holds what "
+                        "attention has added, and not to the x from before it"),
+                Mistake(_block_forward(copies=(False, True)), _COPY),
+                Mistake(_post_norm, _POST_NORM),
+            ),
+            run=_result,
+        ),
+        Property(
+            "x stays as it is",
+            lambda _: [_parts((1, 2), norms=(_Times(2), _Times(3)), attention=_Gives(0, 1), mlp=_Gives(1, 1))],
+            run=_x_afterwards, accept=_same_x,
+        ),
+        Property(
+            "a real block",
+            _block_cases,
+            (
+                Mistake(_block_forward(keep=(0, 0)), "nothing is added to the stream: both layers need x + ..."),
+                Mistake(_block_forward(keep=(1, 0)),
+                        "after the feed-forward layer the residual is missing: add the stream after attention"),
+                Mistake(_block_forward(keep=(0, 1)),
+                        "after the attention layer the residual is missing: x + self_attn(...)"),
+                *(Mistake(_block_forward(copies=copies), _COPY)
+                  for copies in ((True, True), (True, False), (False, True))),
+                Mistake(_block_forward(alone=True), "the feed-forward's result is added to what attention gave alone: "
+                        "the stream is x + self_attn(...)"),
+                Mistake(_post_norm, _POST_NORM),
+                Mistake(_block_forward(first="post_attention_layernorm", second="input_layernorm"),
+                        "the two norms are exchanged: input_layernorm stands before the attention"),
+                Mistake(_block_forward(second="input_layernorm"), "input_layernorm is used twice: the feed-forward "
+                        "layer has its own, post_attention_layernorm"),
+                Mistake(_block_forward(first="", second=""),
+                        "the norms are missing: each layer gets a normalised copy"),
+                Mistake(_block_forward(second=""), f"the feed-forward {_NO_NORM}post_attention_layernorm"),
+                Mistake(_block_forward(first=""), f"the attention {_NO_NORM}input_layernorm"),
+                Mistake(_block_forward(parallel=True),
+                        "the feed-forward layer reads the x from before the attention: it should read the sum"),
+            ),
+            run=_run_block, tolerance=1e-4,
+        ),
     ),
 )  # fmt: skip
 

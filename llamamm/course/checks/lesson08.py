@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llamamm.course.checks.core import Exercise, Mistake
+from llamamm.course.checks.core import Exercise, Mistake, Property
 from llamamm.generation.generate import _possible_stop
 from llamamm.generation.sampling import keep_min_p, keep_top_p
 
@@ -111,30 +112,81 @@ def _until_stop(
         yield held
 
 
-def _stream_cases(g: torch.Generator) -> list[tuple]:  # noqa: ARG001 (nothing to draw)
-    return [
-        ([" Rome", ".", "\n", "\n", "Q", ":", " What"], ["\nQ:"]),
-        (["Paris", "\n", "Quick", " fox", "\nQ"], ["\nQ:"]),  # twice only the beginning of it
-        (["one\nQ: two", " three"], ["\nQ:"]),  # whole, in the middle of a piece
-        (["a", "b", "END", "c"], ["###", "END"]),
-        (["x ST", "OP y STOP"], ["STOP"]),
-        (["a END b ### c"], ["###", "END"]),  # the second of the list comes first in the text
-        (["no", " stop", " at", " all"], ["\nQ:"]),
-        (["x", "aa", "baac"], ["aabaac"]),  # a beginning within a beginning
-        (["aab", "aabaac"], ["aabaac"]),
-        ([], ["\nQ:"]),
-    ]
+def _texts(*cases: tuple) -> Callable[[torch.Generator], list[tuple]]:
+    return lambda _: list(cases)
 
 
-def _run_stream(answer: Callable, case: tuple) -> list[str]:
+def _whole(answer: Callable, case: tuple) -> str:
+    """All that is given out, wherever it is cut."""
     pieces, stop = case
-    return list(answer(iter(pieces), stop))
+    return "".join(answer(iter(pieces), stop))
+
+
+def _before_stop(answer: Callable, case: tuple) -> str:
+    """The same, without a stop string at its end."""
+    text = _whole(answer, case)
+    return next((text.removesuffix(s) for s in case[1] if text.endswith(s)), text)
+
+
+def _as_they_come(answer: Callable, case: tuple) -> list[int]:
+    """How many letters are out when each next piece is asked for, of those that could be."""
+    return [min(pair) for pair in zip(_progress(answer, case), _progress(_until_stop, case), strict=False)]
+
+
+def _progress(answer: Callable, case: tuple) -> list[int]:
+    pieces, stop = case
+    out: list[str] = []
+    log: list[int] = []
+
+    def asked() -> Iterator[str]:
+        for piece in pieces:
+            log.append(sum(map(len, out)))
+            yield piece
+
+    given = answer(asked(), stop)
+    if isinstance(given, list | tuple):  # all at once: its pieces show what a generator would have given
+        sure = _progress(_until_stop, case)
+        ends = [0, *accumulate(map(len, given))]
+        return [max(end for end in ends if end <= most) for most in sure]
+    for text in given:
+        out.append(text)
+    return [*log, sum(map(len, out))]
+
+
+def _read(answer: Callable, case: tuple) -> int:
+    """How many pieces the answer asks for."""
+    pieces, stop = case
+    asked: list[str] = []
+    list(answer((asked.append(piece) or piece for piece in pieces), stop))
+    return len(asked)
 
 
 def _whole_text(pieces, stop):
     text = "".join(_until_stop(pieces, stop))
     if text:
         yield text
+
+
+def _one_late(pieces, stop):
+    last = None
+    for text in _until_stop(pieces, stop):
+        if last is not None:
+            yield last
+        last = text
+    if last is not None:
+        yield last
+
+
+def _reads_on(pieces, stop):
+    return _until_stop(list(pieces), stop)
+
+
+def _reads_one_more(pieces, stop):
+    pieces = iter(pieces)
+    held = [next(pieces, ""), next(pieces, "")]
+    while not any(s in "".join(held[:-1]) for s in stop) and (piece := next(pieces, "")):
+        held.append(piece)
+    return _until_stop(held, stop)
 
 
 def _nothing_held(pieces, stop):
@@ -296,44 +348,98 @@ EXERCISES: tuple[Exercise, ...] = (
         minutes=25,
         level="hard",
         reference=_until_stop,
-        cases=_stream_cases,
-        run=_run_stream,
-        mistakes=(
-            Mistake(
-                partial(_until_stop, hold=lambda *_: 0),
-                "you looked for the stop string in each piece alone: it may be spread over several pieces",
+        properties=(
+            Property(
+                "a stop string inside a piece",
+                _texts((["a END b"], ["END"]), (["one\nQ: two", " three"], ["\nQ:"]),
+                       (["a END b ### c"], ["###", "END"]), (["a", " b", " c END"], ["END"])),
+                (
+                    Mistake(partial(_until_stop, show_stop=True), "you gave out the stop string itself: end before it"),
+                    Mistake(
+                        partial(_until_stop, show_before=False),
+                        "you lost the text in front of the stop string: give out what stands before it, then end",
+                    ),
+                    Mistake(
+                        partial(_until_stop, which=lambda found: found[0]),
+                        "with two stop strings in the text, the one that comes first in the text counts, not in the "
+                        "list",
+                    ),
+                ),
+                run=_whole,
             ),
-            Mistake(
-                _nothing_held,
-                "you end at the right place, but had shown the beginning of the stop string: hold back an end that may "
-                "become one",
+            Property(
+                "a stop string over several pieces",
+                _texts((["Rome", "EN", "D", "x"], ["END"]), ([" Rome", ".", "\n", "Q", ":", " What"], ["\nQ:"]),
+                       (["Paris", "\n", "Quick", " fox", "\nQ", ":"], ["\nQ:"]), (["x", "STOP y"], ["STOP"]),
+                       (["x", "aa", "baac", "y"], ["aabaac"]), (["aab", "aabaac"], ["aabaac"])),
+                (
+                    Mistake(
+                        partial(_until_stop, hold=lambda *_: 0),
+                        "you looked for the stop string in each piece alone: it may be spread over several pieces",
+                    ),
+                    Mistake(
+                        _nothing_held,
+                        "you end at the right place, but had shown the beginning of the stop string: hold back an end "
+                        "that may become one",
+                    ),
+                    Mistake(
+                        partial(_until_stop, hold=_shortest_end),
+                        "you hold back the shortest end that begins a stop string, and a longer one may begin it too: "
+                        "try the longest first",
+                    ),
+                ),
+                run=_before_stop,
             ),
-            Mistake(
-                _whole_text, "the text is right, but it came in one piece at the end: give out what is safe at once"
+            Property(
+                "a text without a stop string",
+                _texts((["Yes", "\n"], ["\nQ:"]), ([], ["\nQ:"]), (["no", " E", "N"], ["END", "###"])),
+                (
+                    Mistake(
+                        partial(_until_stop, show_rest=False),
+                        "what you still held when the pieces ended is lost: it became no stop string, so give it out "
+                        "then",
+                    ),
+                ),
+                run=_whole,
             ),
-            Mistake(
-                partial(_until_stop, hold=lambda _, stop: max(map(len, stop)) - 1),
-                "the text is right but late: you always hold back as much as a stop string may need. Hold back only an "
-                "end that is the beginning of one",
+            Property(
+                "what is sure comes at once",
+                _texts((["no", " stop", " at", " all"], ["\nQ:"]), (["Paris", "\n", "Quick", " fox"], ["\nQ:"])),
+                (
+                    Mistake(
+                        _whole_text,
+                        "the text is right, but it came in one piece at the end: give out what is safe at once",
+                    ),
+                    Mistake(
+                        partial(_until_stop, hold=lambda _, stop: max(map(len, stop)) - 1),
+                        "the text is right but late: you always hold back as much as a stop string may need. Hold back "
+                        "only an end that is the beginning of one",
+                    ),
+                    Mistake(
+                        _one_late,
+                        "the text is right but late: each piece waits for the next one. Give out what is safe before "
+                        "you ask for more",
+                    ),
+                ),
+                run=_as_they_come,
             ),
-            Mistake(
-                partial(_until_stop, hold=_shortest_end),
-                "you hold back the shortest end that begins a stop string, and a longer one may begin it too: try the "
-                "longest first",
+            Property(
+                "nothing is read after a stop string",
+                _texts((["a END", " b", " c"], ["END"]), (["a", " b END", " c", " d", " e"], ["###", "END"])),
+                (
+                    Mistake(
+                        _reads_on,
+                        "the text is right, but you go on reading after the stop string, and the model goes on "
+                        "working: return as soon as it is found",
+                    ),
+                    Mistake(
+                        _reads_one_more,
+                        "you ask for one more piece before you stop, and the model makes it for nothing: look for the "
+                        "stop string as soon as a piece is there",
+                    ),
+                ),
+                run=_read,
             ),
-            Mistake(
-                partial(_until_stop, show_rest=False),
-                "what you still held when the pieces ended is lost: it became no stop string, so give it out then",
-            ),
-            Mistake(
-                partial(_until_stop, show_before=False),
-                "you lost the text in front of the stop string: give out what stands before it, then end",
-            ),
-            Mistake(
-                partial(_until_stop, which=lambda found: found[0]),
-                "with two stop strings in the text, the one that comes first in the text counts, not in the list",
-            ),
-            Mistake(partial(_until_stop, show_stop=True), "you gave out the stop string itself: end before it"),
         ),
     ),
     Exercise(

@@ -29,7 +29,7 @@ def find_notebook(lesson: str, folder: Path) -> Path:
         if not Path(lesson).is_file():
             raise InputError(f"{lesson} does not exist; give a lesson, such as 03, or the path of a notebook")
         return Path(lesson)
-    places = [folder / "notebooks" / "exercises", folder / "exercises", folder]
+    places = [folder / "notebooks" / "workbooks", folder / "workbooks", folder]
     for place in places:
         found = sorted(place.glob(f"{lesson:0>2}_*.ipynb"))
         if len(found) > 1:

@@ -11,12 +11,10 @@ from torch import Tensor
 
 from llamamm.course.plots import BLUE, GREY, ORANGE, RED, show
 
-DPI = 150
-
 
 def stream_growth(sizes: Tensor) -> None:
     """RMS of each token's vector going into block 0 and coming out of each block. (blocks + 1, T)."""
-    figure, ax = plt.subplots(figsize=(7.4, 3.5), dpi=DPI)
+    figure, ax = plt.subplots(figsize=(7.4, 3.5))
     passed = range(len(sizes))
     ax.semilogy(passed, sizes[:, 2:], color=GREY, linewidth=0.7)
     ax.semilogy(passed, sizes[:, 1], color=GREY, linewidth=0.7, label="each other token")
@@ -34,7 +32,7 @@ def stream_growth(sizes: Tensor) -> None:
 
 def norms_in_space(points: Tensor, by_layer_norm: Tensor, by_rms_norm: Tensor) -> None:
     """Points of three numbers before and after two norms. Each (N, 3)."""
-    figure = plt.figure(figsize=(8.4, 4.3), dpi=DPI)
+    figure = plt.figure(figsize=(8.4, 4.3))
     for place, after, title in ((121, by_layer_norm, "LayerNorm: onto a circle"),
                                 (122, by_rms_norm, "RMSNorm: onto the sphere")):  # fmt: skip
         ax = figure.add_subplot(place, projection="3d")
@@ -52,8 +50,8 @@ def norms_in_space(points: Tensor, by_layer_norm: Tensor, by_rms_norm: Tensor) -
         ax.set_box_aspect((1, 1, 1), zoom=1.1)
         ax.view_init(elev=20, azim=-20)
     figure.axes[1].legend(loc="upper right", bbox_to_anchor=(1.12, 0.98))
-    show(figure, alt=f"Two views of a sphere. Left, LayerNorm moves {len(points)} points onto one circle in the "
-         "plane at right angles to (1, 1, 1). Right, RMSNorm moves each along its own ray onto the sphere.")  # fmt: skip
+    show(figure, alt=f"Two views of a sphere. Left, LayerNorm moves {len(points)} points onto one circle, in the plane "
+         "at right angles to (1, 1, 1). Right, RMSNorm moves each along its own ray onto the sphere.")  # fmt: skip
 
 
 def _sphere(ax) -> None:
@@ -72,7 +70,7 @@ def _ring(ax, color: str) -> None:
 
 def silu_and_gates(gates: Tensor) -> None:
     """SiLU beside ReLU, and a histogram of the real model's gates, any shape."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4), dpi=DPI)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4))
     g = torch.linspace(-6, 4, 301)
     left.plot(g, torch.relu(g), color=GREY, linestyle="--", label="ReLU")
     left.plot(g, F.silu(g), color=BLUE, linewidth=2, label="SiLU")
@@ -91,7 +89,7 @@ def silu_and_gates(gates: Tensor) -> None:
 
 def unit_on_words(pieces: Sequence[str], opening: Tensor, is_chosen: Tensor, *, title: str) -> None:
     """How far one hidden unit opens for each token of a text. opening, is_chosen (T,)."""
-    figure, ax = plt.subplots(figsize=(8.4, 3.2), dpi=DPI)
+    figure, ax = plt.subplots(figsize=(8.4, 3.2))
     ax.bar(range(len(pieces)), opening, color=[ORANGE if chosen else GREY for chosen in is_chosen])
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set_xticks(range(len(pieces)), [p.strip() for p in pieces], rotation=60, ha="right", rotation_mode="anchor")

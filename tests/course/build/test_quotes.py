@@ -40,6 +40,7 @@ USED = "used in the lesson, not built"
 TYPE_NAME = "a type's name, for checkers"
 RECORD = "a plain record of fields"
 NOT_QUOTED: dict[str, dict[str, str]] = {
+    "text.layers": dict.fromkeys(("Linear", "few_rows_linear"), "speed: lesson 19"),
     "text.tokenizer": {
         **dict.fromkeys(("META_MAX_CHARS", "META_MAX_RUN", "MAX_WHITESPACE_RUN", "MAX_ID", "ADDED_KEYS"), CONSTANT),
         "Tokenizer": TOO_LONG,
@@ -54,9 +55,14 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "AnyChat": TYPE_NAME,
         "TemplateChat": IN_WORDS,
     },
+    "text.rope": {"compute_rope_params": "the lesson's own tables, all positions"},
     "text.config": {
         **dict.fromkeys(("OUTLINE_NAMES", "LLAMA32_CONFIG", "LLAMA32_3B_CONFIG", "SMOLLM2_CONFIG"), CONSTANT),
         "TextConfig": TOO_LONG,
+    },
+    "text.masks": {
+        "causal_mask": "what exercise 03.2 builds",
+        "build_mask": "exercise 03.4, with checks of its arguments",
     },
     "text.model": {
         "Llama3Model": TOO_LONG,
@@ -137,7 +143,6 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("resolve_precision", "checkpoint_activations", "seed_everything"), PIECE),
     },
     "train.log": {
-        **dict.fromkeys(("BLUE", "ORANGE", "GREY"), "a colour of a picture"),
         **dict.fromkeys(("RunLog", "read_metrics", "smooth"), "used in lesson 10: writing down"),
         **dict.fromkeys(("EVERY", "duration"), "lines of progress"),
         "plot_run": "a picture of a run",

@@ -254,3 +254,94 @@ def test_a_loop_without_end_is_stopped():
             pass
 
     assert "still running" in check("00.3", endless, seconds=0.3).message
+
+
+# ---- 00.3, in different spellings, and several mistakes at once ----
+
+
+def all_in_one_list(next_logits, ids, stop_ids, max_new):
+    """Three beginner's errors: the stop id stays, the prompt comes back, the caller's list grows."""
+    for _ in range(max_new):
+        ids.append(int(next_logits(ids).argmax()))
+        if ids[-1] in stop_ids:
+            break
+    return ids
+
+
+def greedy_by_tensors(next_logits, ids, stop_ids, max_new):
+    new = torch.tensor([], dtype=torch.int64)
+    while len(new) < max_new:
+        best = next_logits(ids + new.tolist()).topk(1).indices
+        if best.item() in stop_ids:
+            return new.tolist()
+        new = torch.cat((new, best))
+    return new.tolist()
+
+
+def greedy_of(*, fed="ids + new", stop="before", limit="len(new) < max_new", back="new", own=True):
+    """The solution with one place or several changed, as a learner would have typed it."""
+
+    def greedy(next_logits, ids, stop_ids, max_new):
+        new = []
+        names = {"len": len, "list": list}
+        while eval(limit, names, {"ids": ids, "new": new, "max_new": max_new}):
+            best = int(next_logits(eval(fed, names, {"ids": ids, "new": new})).argmax())
+            if stop == "before" and best in stop_ids:
+                break
+            new.append(best)
+            if stop == "after" and best in stop_ids:
+                break
+        if not own:
+            ids += new
+        return eval(back, names, {"ids": ids, "new": new})
+
+    return greedy
+
+
+SPELLINGS = {
+    "the stop id is among": (stop_kept, greedy_of(stop="after")),
+    "you went on after a stop id": (deaf_to_stop, greedy_of(stop="never")),
+    "same prompt in every round": (never_fed_back, greedy_of(fed="ids")),
+    "only the newest id": (newest_only, greedy_of(fed="(ids + new)[-1:]"),
+                           greedy_of(fed="[new[-1] if new else ids[-1]]")),
+    "without those of the prompt": (whole_length, greedy_of(limit="len(ids + new) < max_new"),
+                                    greedy_of(limit="len(new) + len(ids) <= max_new - 1")),
+    "one id more": (one_too_many, greedy_of(limit="len(new) <= max_new"), greedy_of(limit="len(new) - 1 < max_new")),
+    "the prompt back": (prompt_kept, greedy_of(back="ids + new"), greedy_of(back="[*ids, *new]")),
+    "changed the caller's list": (appends_to_the_callers, greedy_of(own=False)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "answer"), [(m, a) for m, answers in SPELLINGS.items() for a in answers])
+def test_a_mistake_of_the_loop_is_named_in_each_spelling_and_alone(message, answer):
+    result = check("00.3", answer)
+    assert not result and message in result.message and "4 of 5 properties hold" in result.message, result.message
+
+
+@pytest.mark.parametrize("answer", [greedy, greedy_by_tensors, greedy_of(), greedy_of(fed="[*ids, *new]")])
+def test_a_right_loop_passes_in_each_spelling(answer):
+    assert check("00.3", answer), check("00.3", answer).message
+
+
+PAIRS = [
+    ({"stop": "after", "back": "ids + new"}, ("the stop id is among", "the prompt back")),
+    ({"stop": "never", "limit": "len(new) <= max_new"}, ("you went on after a stop id", "one id more")),
+    ({"stop": "never", "fed": "ids"}, ("you went on after a stop id", "same prompt in every round")),
+    ({"fed": "(ids + new)[-1:]", "back": "ids + new"}, ("only the newest id", "the prompt back")),
+    ({"stop": "after", "limit": "len(ids + new) < max_new"}, ("the stop id is among", "without those of the prompt")),
+    ({"fed": "ids", "own": False}, ("same prompt in every round", "changed the caller's list")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "messages"), PAIRS)
+def test_two_mistakes_of_the_loop_are_both_named(changes, messages):
+    result = check("00.3", greedy_of(**changes))
+    assert not result and "3 of 5 properties hold" in result.message, result.message
+    assert all(message in result.message for message in messages), result.message
+
+
+def test_three_mistakes_at_once_are_three_sentences():
+    message = check("00.3", all_in_one_list).message
+    for words in ("the stop id is among", "the prompt back", "changed the caller's list"):
+        assert words in message, message
+    assert "(tuple)" not in message and "2 of 5 properties hold" in message

@@ -246,3 +246,13 @@ def test_wrong_answers_hear_what_is_wrong(exercise, answer, message):
     result = check(exercise, answer)
     assert not result
     assert message in result.message, result
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [([(1,)], "at [0]: the result should have 2 parts, got 1"), ([("a", "b")], "at [0][0]: the result should be a num"),
+     ([(98, 99), (1, 2)], "at [1][0]: the result should be")],
+)  # fmt: skip
+def test_a_place_in_a_result_is_told_once(pairs, message):
+    said = check("01.3", lambda words, n: (pairs * n)[: len(bpe_right(words, n))]).message
+    assert message in said and said.count("at [") == 1, said

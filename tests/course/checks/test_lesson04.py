@@ -1,361 +1,428 @@
-"""course.checks.lesson04: right answers pass, and each usual mistake is called by its name."""
+"""course.checks.lesson04: right answers pass, and each usual mistake is called by its name, alone and in pairs.
+
+Each exercise is written in three ways that have little in common, and each way can have any of the faults in it.
+"""
 
 import math
 import re
+from itertools import combinations
 
 import pytest
 import torch
+from torch import Tensor
 
-from llamamm.course.checks import check
+from llamamm.course.checks import check, exercises_of, find_exercise
 
 PI = math.pi
 
-
-def rotate_pair(pair, angle):
-    turned = torch.view_as_real(torch.view_as_complex(pair) * complex(math.cos(angle), math.sin(angle)))
-    return turned.to(pair.dtype)
+# ---- 04.1 in three ways: a formula, in place, a matrix ----
 
 
-def rope_at(x, positions, freqs):
-    half = x.shape[-1] // 2
-    angles = positions[:, None].float() * freqs[None, :]
-    a, b = x[..., :half].float(), x[..., half:].float()
-    out = torch.empty(x.shape)
-    out[..., :half] = a * torch.cos(angles) - b * torch.sin(angles)
-    out[..., half:] = a * torch.sin(angles) + b * torch.cos(angles)
-    return out.to(x.dtype)
-
-
-def with_rounded_tables(x, positions, freqs):
-    """As the model does it: angles in fp32, their cosines and sines in x's dtype."""
-    angles = torch.outer(positions.float(), freqs)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-
-
-def plain(head_dim, theta):
-    return torch.tensor([theta ** (-2 * i / head_dim) for i in range(head_dim // 2)])
-
-
-def llama3_frequencies(head_dim, theta, factor, original):
-    out = []
-    for f in plain(head_dim, theta).tolist():
-        turns = original * f / (2 * PI)
-        if turns >= 4:
-            out.append(f)
-        elif turns <= 1:
-            out.append(f / factor)
-        else:
-            keep = (turns - 1) / 3
-            out.append(keep * f + (1 - keep) * f / factor)
-    return torch.tensor(out)
-
-
-def dynamic_frequencies(head_dim, theta, length, original):
-    """Pair i is slowed by s^(i / (D/2 - 1)): from not at all to the whole stretch."""
-    freqs = plain(head_dim, theta)
-    if length <= original:
-        return freqs
-    last = head_dim // 2 - 1
-    return freqs * torch.tensor([(original / length) ** (i / last) for i in range(last + 1)])
-
-
-def blind_frequencies(head_dim, distance):
-    turns = torch.arange(head_dim // 2, 0, -1) * 1.0  # fastest first
-    return turns * (2 * PI / distance)
-
-
-def also_blind(head_dim, distance):
-    """Another right choice: one turn more than multiples of the distance, so that all move alike."""
-    return 2 * PI * (1 + distance * torch.arange(head_dim // 2)) / distance
-
-
-RIGHT = [("04.1", rotate_pair), ("04.2", rope_at), ("04.2", with_rounded_tables), ("04.3", llama3_frequencies),
-         ("04.4", dynamic_frequencies), ("04.5", blind_frequencies), ("04.5", also_blind)]  # fmt: skip
-
-
-@pytest.mark.parametrize(("exercise", "answer"), RIGHT)
-def test_the_right_answer_passes(exercise, answer):
-    assert check(exercise, answer), check(exercise, answer).message
-
-
-# ---- wrong answers: one pair ----
-
-
-def clockwise(pair, angle):
+def pair_by_formula(pair, angle, has):
+    angle = angle * PI / 180 if "degrees" in has else angle
+    angle = -angle if "clockwise" in has else angle
+    cos, sin = (math.sin, math.cos) if "swapped" in has else (math.cos, math.sin)
     x, y = pair
-    return torch.stack((x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)))
+    if "scaled" in has:
+        return torch.stack((x * cos(angle), y * sin(angle)))
+    new_x = x * cos(angle) + y * sin(angle) * (1 if "no minus" in has else -1)
+    return torch.stack((new_x, (new_x if "overwritten" in has else x) * sin(angle) + y * cos(angle)))
 
 
-def overwritten(pair, angle):
-    pair[0] = pair[0] * math.cos(angle) - pair[1] * math.sin(angle)
-    pair[1] = pair[0] * math.sin(angle) + pair[1] * math.cos(angle)
+def pair_in_place(pair, angle, has):
+    a = torch.tensor(angle, dtype=torch.float64)
+    a = torch.deg2rad(a) if "degrees" in has else a
+    c, s = a.cos(), a.sin()
+    if "clockwise" in has:
+        s.neg_()
+    if "swapped" in has:
+        c, s = s, c
+    old = pair.clone()
+    pair[0] *= c
+    pair[1] *= s if "scaled" in has else c
+    if "scaled" not in has:
+        pair[0] += old[1] * s if "no minus" in has else -old[1] * s
+        pair[1] += (pair[0] if "overwritten" in has else old[0]) * s
     return pair
 
 
-def in_degrees(pair, angle):
-    return rotate_pair(pair, angle * PI / 180)
+def pair_by_matrix(pair, angle, has):
+    if "degrees" in has:
+        angle = math.radians(angle)
+    c, s = math.cos(angle), math.sin(angle) * (-1) ** ("clockwise" in has)
+    if "swapped" in has:
+        c, s = s, c
+    minus = s if "no minus" in has else -s
+    rows = [[c, minus], [s, c]]
+    if "overwritten" in has:
+        rows[1] = [c * s, c + minus * s]
+    if "scaled" in has:
+        rows = [[c, 0], [0, s]]
+    return (torch.tensor(rows, dtype=torch.float64) @ pair.double()).to(pair.dtype)
 
 
-def no_minus(pair, angle):
-    x, y = pair
-    c, s = math.cos(angle), math.sin(angle)
-    return torch.stack((x * c + y * s, x * s + y * c))
+# ---- 04.2 in three ways: tensors, a loop, logarithms ----
 
 
-def scaled(pair, angle):
-    return pair * torch.tensor([math.cos(angle), math.sin(angle)], dtype=pair.dtype)
+def frequencies_of_tensors(head_dim, theta, has):
+    theta = 1e4 if "base 10,000" in has else 5e5 if "base 500,000" in has else theta
+    i = torch.arange(head_dim // 2).double().add("from one" in has)
+    exponent = i.mul(1 if "half" in has else 4 if "double" in has else 2) / (head_dim - 2 * ("last" in has))
+    freqs = theta**exponent
+    freqs = freqs if "plus" in has else 1 / freqs
+    freqs = torch.flip(freqs, (0,)) if "reversed" in has else freqs
+    return (2 * PI / freqs if "wavelength" in has else freqs).float()
 
 
-def sine_for_cosine(pair, angle):
-    x, y = pair
-    c, s = math.sin(angle), math.cos(angle)
-    return torch.stack((x * c - y * s, x * s + y * c))
+def frequencies_in_a_loop(head_dim, theta, has):
+    for fault, base in (("base 500,000", 500_000.0), ("base 10,000", 10_000.0)):
+        theta = base if fault in has else theta
+    pairs = [*range(1, head_dim // 2 + 1)] if "from one" in has else [*range(head_dim // 2)]
+    if "reversed" in has:
+        pairs.reverse()
+    out = []
+    for pair in pairs:
+        share = pair / (head_dim / 2)
+        share = pair / (head_dim / 2 - 1) if "last" in has else share
+        share = share / 2 if "half" in has else share * 2 if "double" in has else share
+        speed = math.pow(theta, share if "plus" in has else -share)
+        out.append(math.tau / speed if "wavelength" in has else speed)
+    return torch.tensor(out)
 
 
-def a_list(pair, angle):
-    return rotate_pair(pair, angle).tolist()
+def frequencies_by_logarithm(head_dim, theta, has):
+    log = math.log(10_000 if "base 10,000" in has else 500_000 if "base 500,000" in has else theta)
+    step = 2 * log / (head_dim - 2 if "last" in has else head_dim)
+    step *= {"half": 0.5, "double": 2}.get(next(iter({"half", "double"} & set(has)), ""), 1)
+    exponent = torch.cumsum(torch.full((head_dim // 2,), step, dtype=torch.float64), 0)
+    exponent = exponent if "from one" in has else exponent - step
+    exponent = exponent if "plus" in has else exponent.neg()
+    exponent = exponent[list(range(head_dim // 2))[::-1]] if "reversed" in has else exponent
+    return (exponent.neg().exp() * 2 * PI if "wavelength" in has else exponent.exp()).float()
 
 
-# ---- (B, H, T, D) ----
+# ---- 04.3 and 04.4 in three ways: halves, slices, a matrix for each token ----
 
 
-def tables(positions, freqs):
-    angles = torch.outer(positions.float(), freqs)
-    return angles.cos(), angles.sin()
-
-
-def neighbours(x, positions, freqs):
-    cos, sin = tables(positions, freqs)
-    out = torch.empty_like(x)
-    out[..., ::2] = x[..., ::2] * cos - x[..., 1::2] * sin
-    out[..., 1::2] = x[..., ::2] * sin + x[..., 1::2] * cos
-    return out
-
-
-def half(x):
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((-b, a), dim=-1)
-
-
-def doubled_side_by_side(x, positions, freqs):
-    cos, sin = (t.repeat_interleave(2, dim=-1) for t in tables(positions, freqs))
-    return (x * cos + half(x) * sin).to(x.dtype)
-
-
-def turned_back(x, positions, freqs):
-    cos, sin = (torch.cat((t, t), dim=-1) for t in tables(positions, freqs))
-    return (x * cos - half(x) * sin).to(x.dtype)
-
-
-def forgot_the_minus(x, positions, freqs):
-    cos, sin = tables(positions, freqs)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos + b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
-
-
-def own_positions(x, positions, freqs):
-    return rope_at(x, torch.arange(len(positions)), freqs)
-
-
-def from_one(x, positions, freqs):
-    return rope_at(x, positions + 1, freqs)
-
-
-def bf16_angles(x, positions, freqs):
-    angles = positions[:, None].to(x.dtype) * freqs.to(x.dtype)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()), dim=-1)
-
-
-def stays_fp32(x, positions, freqs):
-    cos, sin = (torch.cat((t, t), dim=-1) for t in tables(positions, freqs))
-    return x * cos + half(x) * sin
-
-
-def by_head(x, positions, freqs):
-    cos, sin = (t[:, None] for t in tables(positions, freqs))
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
-
-
-# ---- the rule "llama3" ----
-
-
-def unscaled(head_dim, theta, _factor, _original):
-    return plain(head_dim, theta)
-
-
-def all_slower(head_dim, theta, factor, _original):
-    return plain(head_dim, theta) / factor
-
-
-def with_keep(change):
-    def answer(head_dim, theta, factor, original):
-        freqs = plain(head_dim, theta)
-        keep = change((original * freqs / (2 * PI) - 1) / 3)
-        return keep * freqs + (1 - keep) * freqs / factor
+def halves(sign):
+    def answer(x, cos, sin, has):
+        s = -sign if "other way" in has else sign
+        first, second = (abs(s), abs(s)) if "no minus" in has else (-s, s)
+        if "one road" in has:
+            first = second = 0
+        n = x.shape[-1] // 2
+        if "table" in has:
+            cos, sin = cos[..., ::2].repeat(1, 2), sin[..., ::2].repeat(1, 2)
+        cos, sin = (sin, cos) if "swapped" in has else (cos, sin)
+        cos, sin = cos[..., :n], sin[..., :n]
+        if "heads" in has and x.shape[1] == x.shape[2]:
+            x = x.transpose(1, 2)
+        if "neighbours" in has:
+            x = torch.cat((x[..., ::2], x[..., 1::2]), -1)
+        a, b = x.chunk(2, -1)
+        new = a * cos + first * b * sin
+        out = torch.cat((new, b * cos + second * (new if "overwritten" in has else a) * sin), -1)
+        if "neighbours" in has:
+            out = out.unflatten(-1, (2, n)).transpose(-1, -2).flatten(-2)
+        return out.transpose(1, 2) if "heads" in has and x.shape[1] == x.shape[2] else out
 
     return answer
 
 
-def by_wavelength(head_dim, theta, factor, original):
-    freqs = plain(head_dim, theta)
-    low, high = original, original / 4
-    keep = ((low - 2 * PI / freqs) / (low - high)).clamp(0, 1)
-    return keep * freqs + (1 - keep) * freqs / factor
-
-
-def radians_for_turns(head_dim, theta, factor, original):
-    freqs = plain(head_dim, theta)
-    keep = ((original * freqs - 1) / 3).clamp(0, 1)
-    return keep * freqs + (1 - keep) * freqs / factor
-
-
-def always_8(head_dim, theta, _factor, original):
-    return llama3_frequencies(head_dim, theta, 8, original)
-
-
-def always_32(head_dim, theta, _factor, original):
-    return llama3_frequencies(head_dim, theta, 32, original)
-
-
-def always_8192(head_dim, theta, factor, _original):
-    return llama3_frequencies(head_dim, theta, factor, 8192)
-
-
-def half_exponents(head_dim, theta, factor, original):
-    freqs = theta ** (-torch.arange(head_dim // 2) / head_dim)
-    keep = ((original * freqs / (2 * PI) - 1) / 3).clamp(0, 1)
-    return keep * freqs + (1 - keep) * freqs / factor
-
-
-def both_halves(head_dim, theta, factor, original):
-    return llama3_frequencies(head_dim, theta, factor, original).repeat(2)
-
-
-# ---- dynamic scaling ----
-
-
-def with_base(change):
-    def answer(head_dim, theta, length, original):
-        stretch = length / original if length > original else 1.0
-        return plain(head_dim, theta * change(stretch, head_dim))
+def slices(sign):
+    def answer(x, cos, sin, has):
+        n = x.shape[-1] // 2
+        one = slice(0, None, 2) if "neighbours" in has else slice(0, n)
+        two = slice(1, None, 2) if "neighbours" in has else slice(n, None)
+        columns = torch.arange(0, 2 * n, 2) if "table" in has else torch.arange(n)
+        c, s = cos[:, columns], sin[:, columns]
+        if "swapped" in has:
+            c, s = s, c
+        if "heads" in has and x.shape[1] == x.shape[2]:
+            c, s = c.unsqueeze(1), s.unsqueeze(1)
+        turn = sign if "other way" not in has else -sign
+        out = torch.zeros_like(x)
+        out[..., one] = x[..., one] * c
+        out[..., two] = x[..., two] * c
+        if "one road" not in has:
+            out[..., one] += (1 if "no minus" in has else -turn) * x[..., two] * s
+            source = out if "overwritten" in has else x
+            out[..., two] += (1 if "no minus" in has else turn) * source[..., one] * s
+        return out
 
     return answer
 
 
-def faster_when_short(head_dim, theta, length, original):
-    return plain(head_dim, theta * (length / original) ** (head_dim / (head_dim - 2)))
+def matrices(sign):
+    def answer(x, cos, sin, has):
+        T, D = cos.shape
+        every = torch.zeros(T, D, D, dtype=torch.float64)  # [t, to, from]
+        turn = -sign if "other way" in has else sign
+        for t in range(T):
+            for i in range(D // 2):
+                a, b = (2 * i, 2 * i + 1) if "neighbours" in has else (i, i + D // 2)
+                column = 2 * i if "table" in has else i
+                c, s = float(cos[t, column]), float(sin[t, column])
+                if "swapped" in has:
+                    c, s = s, c
+                to_a, to_b = (s, s) if "no minus" in has else (-turn * s, turn * s)
+                if "one road" in has:
+                    to_a = to_b = 0.0
+                every[t, a, a], every[t, a, b], every[t, b, a], every[t, b, b] = c, to_a, to_b, c
+                if "overwritten" in has:
+                    every[t, b, a], every[t, b, b] = to_b * c, c + to_b * to_a
+        axes = "hij,bhtj->bhti" if "heads" in has and x.shape[1] == T else "tij,bhtj->bhti"
+        return torch.einsum(axes, every, x.double()).to(x.dtype)
+
+    return answer
 
 
-def whole_stretch(head_dim, theta, length, original):
-    return plain(head_dim, theta * max(1, length // original) ** (head_dim / (head_dim - 2)))
+# ---- 04.5 in three ways: one expression, a loop with ifs, torch.where ----
 
 
-def interpolated(head_dim, theta, length, original):
-    return plain(head_dim, theta) * min(1.0, original / length)
+def rule_in_one_expression(head_dim, theta, factor, original, has):
+    plain = theta ** (-torch.arange(0, head_dim, 2).double() / head_dim * (0.5 if "half" in has else 1))
+    factor, original = with_constants(factor, original, has)
+    wave = (1 if "no 2π" in has else 2 * PI) / plain
+    keep = (original / wave - 1) / 3
+    keep = (original - wave) / (0.75 * original) if "by wavelength" in has else keep
+    if "no clamp" not in has:
+        keep = keep.clamp(0, 1)
+    if "steps down" in has or "steps up" in has:
+        keep = (keep > 0 if "steps down" in has else keep >= 1).double()
+    keep = 1 - keep if "upside down" in has else keep
+    keep = keep * 0 + ("none" in has) if {"all", "none"} & set(has) else keep
+    return (plain * (keep + (1 - keep) / factor)).float()
 
 
-def never(head_dim, theta, _length, _original):
-    return plain(head_dim, theta)
+def with_constants(factor, original, has):
+    return 8 if "factor 8" in has else 32 if "factor 32" in has else factor, 8192 if "original" in has else original
 
 
-# ---- break it ----
+def rule_in_a_loop(head_dim, theta, factor, original, has):
+    factor, original = with_constants(factor, original, has)
+    out = []
+    for i in range(head_dim // 2):
+        speed = theta ** -(i / head_dim if "half" in has else 2 * i / head_dim)
+        turns = original * speed if "no 2π" in has else original * speed / math.tau
+        slow, kept = speed / factor, speed
+        if "upside down" in has:
+            slow, kept = kept, slow
+        share = (1 - 1 / turns) / (1 - 1 / 4) if "by wavelength" in has else (turns - 1) / (4 - 1)
+        if turns >= 4:
+            share = 1 if "no clamp" not in has else share
+        elif turns <= 1:
+            share = 0 if "no clamp" not in has else share
+        if "steps down" in has:
+            share = 1 if turns > 1 else 0
+        if "steps up" in has:
+            share = 0 if turns < 4 else 1
+        value = slow + share * (kept - slow)
+        out.append(speed / factor if "all" in has else speed if "none" in has else value)
+    return torch.tensor(out)
 
 
-def standing_still(head_dim, _distance):
-    return torch.zeros(head_dim // 2)
+def rule_with_where(head_dim, theta, factor, original, has):
+    factor, original = with_constants(factor, original, has)
+    exponent = torch.linspace(0, 1, head_dim // 2 + 1, dtype=torch.float64)[:-1]
+    speed = torch.exp(-math.log(theta) * (exponent / 2 if "half" in has else exponent))
+    wave = speed.reciprocal() if "no 2π" in has else 2 * PI * speed.reciprocal()
+    slow = speed / factor
+    long, short = original, original / 4
+    share = torch.where(torch.tensor("by wavelength" in has), (long - wave) / (long - short), (original / wave - 1) / 3)
+    if "steps down" in has:
+        share = torch.where(wave < long, 1.0, 0.0).double()
+    elif "steps up" in has:
+        share = torch.where(wave > short, 0.0, 1.0).double()
+    elif "no clamp" not in has:
+        share = torch.where(wave <= short, 1.0, torch.where(wave >= long, 0.0, share))
+    ends = (speed, slow) if "upside down" in has else (slow, speed)
+    out = torch.lerp(*ends, share)
+    return (slow if "all" in has else speed if "none" in has else out).float()
 
 
-def half_turns(head_dim, distance):
-    return PI * torch.arange(1, head_dim // 2 + 1) / distance
+# ---- 04.6 in three ways: arange, a list, a power ----
 
 
-def wavelengths(head_dim, distance):
-    return distance / torch.arange(1, head_dim // 2 + 1)
+def blind_by_arange(head_dim, distance, has):
+    turns = torch.arange(1, head_dim // 2 + 1) * 1.0
+    turns = torch.ones_like(turns) if "same" in has else turns
+    turns = turns * distance if "every token" in has else turns
+    turns = 1 / turns if "longer" in has else turns
+    if "wavelengths" in has:
+        return distance / turns
+    return turns * (PI if "half turns" in has else 1 if "no 2π" in has else 2 * PI) / distance
 
 
-def longer_waves(head_dim, distance):
-    return 2 * PI / (distance * torch.arange(1, head_dim // 2 + 1))
+def blind_by_list(head_dim, distance, has):
+    out = []
+    for i in range(head_dim // 2):
+        turns = (1 if "same" in has else i + 1) * (distance if "every token" in has else 1)
+        wave = distance * turns if "longer" in has else distance / turns
+        per_turn = math.tau / 2 if "half turns" in has else 1.0 if "no 2π" in has else math.tau
+        out.append(wave if "wavelengths" in has else per_turn / wave)
+    return torch.tensor(out)
 
 
-def all_the_same(head_dim, distance):
-    return torch.ones(head_dim // 2) * 2 * PI / distance
+def blind_by_power(head_dim, distance, has):
+    first = torch.full((head_dim // 2,), 2 * PI / (1 if "every token" in has else distance))
+    first = first / 2 if "half turns" in has else first / (2 * PI) if "no 2π" in has else first
+    turns = torch.cumsum(torch.ones(head_dim // 2), 0)
+    if "wavelengths" in has:
+        return distance * turns.clamp(max=1 if "same" in has else None, min=0).reciprocal() / (
+            distance if "every token" in has else 1)  # fmt: skip
+    turns = torch.ones(head_dim // 2) if "same" in has else turns
+    return first * turns.pow(-1 if "longer" in has else 1)
 
 
-def blind_everywhere(head_dim, _distance):
-    return 2 * PI * torch.arange(1, head_dim // 2 + 1)
+WAYS = {
+    "04.1": (pair_by_formula, pair_in_place, pair_by_matrix),
+    "04.2": (frequencies_of_tensors, frequencies_in_a_loop, frequencies_by_logarithm),
+    "04.3": (halves(1), slices(1), matrices(1)),
+    "04.4": (halves(-1), slices(-1), matrices(-1)),
+    "04.5": (rule_in_one_expression, rule_in_a_loop, rule_with_where),
+    "04.6": (blind_by_arange, blind_by_list, blind_by_power),
+}
+# what a message must hold, for each fault
+TOLD = {
+    "04.1": {"clockwise": "turned clockwise", "overwritten": "overwrote x", "degrees": "radians already",
+             "no minus": "minus is missing", "swapped": "sine where the cosine", "scaled": "mixture of both"},
+    "04.2": {"plus": "minus in the exponent", "half": "half their range", "double": "twice too far",
+             "from one": "first exponent is 0", "last": "head_dim − 2", "base 10,000": "wrote 10,000",
+             "base 500,000": "wrote 500,000", "wavelength": "These are wavelengths", "reversed": "opposite order"},
+    "04.3": {"other way": "turned clockwise", "no minus": "minus is missing", "one road": "only multiplied",
+             "neighbours": "paired neighbours", "table": "columns 0, 2, 4", "heads": "third axis",
+             "swapped": "sine where the cosine", "overwritten": "overwrote the first half"},
+    "04.5": {"none": "Nothing is scaled", "all": "slowed all pairs", "upside down": "upside down",
+             "no clamp": "must be clamped", "steps down": "keeps all that makes more than one turn",
+             "steps up": "fewer than 4 turns", "by wavelength": "proportion to the wave", "no 2π": "2π is missing",
+             "factor 8": "wrote 8 where", "factor 32": "wrote 32 where", "original": "wrote 8192",
+             "half": "half their range"},
+    "04.6": {"half turns": "π for a full turn", "wavelengths": "These are wavelengths", "longer": "multiplied the",
+             "no 2π": "2π is missing", "same": "speeds. 1, 2, 3", "every token": "every single token"},
+}  # fmt: skip
+TOLD["04.4"] = {**TOLD["04.3"], "other way": "has to be turned back"}
+# faults that cannot stand in one answer, or of which one hides the other
+SETS_APART = {
+    "04.1": [{"scaled", "no minus", "overwritten"}],
+    "04.2": [{"half", "double", "last"}, {"base 10,000", "base 500,000"}, {"plus", "wavelength"}],
+    "04.3": [{"other way", "no minus", "one road"}, {"one road", "overwritten"}],
+    "04.5": [{"none", "all", "upside down", "no clamp", "steps down", "steps up"}, {"none", "all", "by wavelength"},
+             {"steps down", "steps up", "by wavelength"}, {"factor 8", "factor 32", "none"},
+             {"none", "all", "no 2π"}, {"none", "all", "original"}],
+    "04.6": [{"half turns", "no 2π", "wavelengths"}, {"longer", "wavelengths"}, {"longer", "same"},
+             *({"every token", other} for other in ("longer", "half turns", "no 2π", "wavelengths"))],
+}  # fmt: skip
+SETS_APART["04.4"] = SETS_APART["04.3"]
+ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
+PAIRS = [
+    (e, pair, i % 3) for e, faults in TOLD.items() for i, pair in enumerate(combinations(faults, 2))
+    if not any(set(pair) <= apart for apart in SETS_APART[e])
+]  # fmt: skip
 
 
-def in_turns(head_dim, distance):
-    return torch.arange(1, head_dim // 2 + 1) / distance
+def answer_of(exercise, has, way):
+    return lambda *case: WAYS[exercise][way](*case, has)
 
 
-def even_turns(head_dim, distance):
-    return 4 * PI * torch.arange(1, head_dim // 2 + 1) / distance
+@pytest.mark.parametrize("way", range(3))
+@pytest.mark.parametrize("exercise", WAYS)
+def test_the_right_answer_passes_however_it_is_written(exercise, way):
+    result = check(exercise, answer_of(exercise, (), way))
+    assert result, result.message
 
 
-def llamas_own(head_dim, _distance):
-    return plain(head_dim, 500_000.0)
+def also_blind(head_dim, distance):
+    """Another right choice: one turn more than multiples of the distance, so that all pairs move alike."""
+    return 2 * PI * (1 + distance * torch.arange(head_dim // 2)) / distance
 
 
-WRONG = [
-    ("04.1", clockwise, "turned clockwise"),
-    ("04.1", overwritten, "overwrote x"),
-    ("04.1", in_degrees, "degrees"),
-    ("04.1", no_minus, "minus is missing"),
-    ("04.1", scaled, "mixture of both"),
-    ("04.1", sine_for_cosine, "sine where the cosine"),
-    ("04.1", a_list, "should be a tensor"),
-    ("04.2", neighbours, "paired neighbours"),
-    ("04.2", doubled_side_by_side, "not repeat_interleave"),
-    ("04.2", turned_back, "turned clockwise"),
-    ("04.2", forgot_the_minus, "minus is missing"),
-    ("04.2", own_positions, "counted the tokens from 0"),
-    ("04.2", from_one, "one position too much"),
-    ("04.2", bf16_angles, "bf16 cannot hold position 301"),
-    ("04.2", stays_fp32, "end with .to"),
-    ("04.2", by_head, "third axis"),
-    ("04.2", lambda x, *_: x[..., :1], "shape"),
-    ("04.3", unscaled, "nothing is scaled"),
-    ("04.3", all_slower, "slowed all pairs down"),
-    ("04.3", with_keep(lambda k: 1 - k.clamp(0, 1)), "upside down"),
-    ("04.3", with_keep(lambda k: k), "clamped"),
-    ("04.3", with_keep(lambda k: (k > 0).float()), "keeps all that makes more than one turn"),
-    ("04.3", with_keep(lambda k: (k >= 1).float()), "slows down all that makes fewer than 4"),
-    ("04.3", by_wavelength, "in proportion to the wavelength"),
-    ("04.3", radians_for_turns, "2π is missing"),
-    ("04.3", always_8, "wrote 8 in the place"),
-    ("04.3", always_32, "wrote 32 in the place"),
-    ("04.3", always_8192, "wrote 8192"),
-    ("04.3", half_exponents, "half their range"),
-    ("04.3", both_halves, "shape should be"),
-    ("04.4", never, "base must grow"),
-    ("04.4", faster_when_short, "shorter than the original"),
-    ("04.4", with_base(lambda s, _: s), "exponent D/.* is missing"),
-    ("04.4", with_base(lambda s, d: s ** ((d - 2) / d)), "exponent is upside down"),
-    ("04.4", whole_stretch, "use /, not //"),
-    ("04.4", interpolated, "all pairs down alike"),
-    ("04.4", with_base(lambda s, d: s ** (-d / (d - 2))), "yours shrinks"),
+def by_complex_numbers(x, cos, sin):
+    n = x.shape[-1] // 2
+    turned = torch.complex(*x.float().split(n, -1)) * torch.complex(cos[:, :n].float(), sin[:, :n].float())
+    return torch.cat((turned.real, turned.imag), -1).to(x.dtype)
+
+
+@pytest.mark.parametrize(("exercise", "answer"), [("04.6", also_blind), ("04.3", by_complex_numbers)])
+def test_other_right_roads_pass(exercise, answer):
+    assert check(exercise, answer), check(exercise, answer).message
+
+
+@pytest.mark.parametrize(("exercise", "faults", "way"), ALONE + PAIRS)
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
+    result = check(exercise, answer_of(exercise, faults, way))
+    assert not result
+    for fault in faults:
+        assert TOLD[exercise][fault] in result.message, result.message
+    others = [f for f, told in TOLD[exercise].items() if told in result.message and f not in faults]
+    assert others == [], result.message
+
+
+def test_a_message_names_the_property_the_smallest_input_and_both_numbers():
+    message = check("04.3", answer_of("04.3", ("no minus", "heads"), 0)).message
+    assert "which way a pair turns: for ([[[[1, 2]]]], [[0.8253, 0.8253]], [[0.5646, 0.5646]])" in message
+    assert "[0, 0, 0, 0] should be -0.303949, got 1.95462. The minus is missing" in message
+    assert "as many heads as tokens: for (1x2x2x4 numbers" in message
+    message = check("04.2", answer_of("04.2", ("half",), 0)).message
+    assert "the step from pair to pair: for (6, 50) [2] should be 0.07368, got 0.2714" in message
+
+
+OTHERWISE = [
+    ("04.1", lambda pair, _: pair.tolist(), "shape and dtype: .*should be a tensor"),
+    ("04.1", lambda pair, angle: pair_by_formula(pair, angle + 0.1, ()), "all numbers: .*should be"),
+    ("04.2", lambda d, theta: frequencies_of_tensors(d, theta, ()).repeat(2), "one frequency for each pair"),
+    ("04.2", lambda d, theta: frequencies_of_tensors(d, theta, ()).repeat_interleave(2), "one frequency for each pair"),
+    ("04.2", lambda d, theta: frequencies_of_tensors(d, theta, ()).double(), "dtype should be torch.float32"),
+    ("04.2", lambda d, theta: frequencies_of_tensors(d, theta, ("half",)).repeat(2), "half their range"),
+    ("04.2", lambda d, _: torch.linspace(1, 0.1, d // 2), "all numbers: "),
+    ("04.3", lambda x, cos, _: x[..., :1] * cos[:, :1], "shape should be"),
+    ("04.3", lambda x, cos, sin: halves(1)(x, cos, sin, ()).float(), "dtype should be torch.bfloat16"),
+    ("04.3", lambda x, cos, sin: 2 * halves(1)(x, cos, sin, ()), "all numbers: "),
     ("04.4", lambda *_: None, "should be a tensor"),
-    ("04.5", standing_still, "stand still"),
-    ("04.5", half_turns, "π for a full turn"),
-    ("04.5", wavelengths, "these are wavelengths"),
-    ("04.5", longer_waves, "multiplied the wavelengths"),
-    ("04.5", all_the_same, "turn alike"),
-    ("04.5", blind_everywhere, "with every single token"),
-    ("04.5", in_turns, "2π is missing"),
-    ("04.5", even_turns, "already look alike"),
-    ("04.5", llamas_own, "must be a whole number"),
-    ("04.5", lambda head_dim, _: torch.ones(head_dim), "shape"),
-    ("04.5", lambda *_: [1.0], "got list"),
+    ("04.5", lambda d, *_: torch.ones(d // 2), "all numbers: "),
+    ("04.6", lambda d, _: torch.zeros(d // 2), "stands still"),
+    ("04.6", lambda d, _: torch.ones(d), "got shape"),
+    ("04.6", lambda *_: [1.0], "got list"),
+    ("04.6", lambda d, distance: 4 * PI * torch.arange(1, d // 2 + 1) / distance, "already look alike"),
+    ("04.6", lambda d, _: frequencies_of_tensors(d, 5e5, ()), "make it a whole number"),
 ]
 
 
-@pytest.mark.parametrize(("exercise", "answer", "message"), WRONG)
-def test_a_usual_mistake_is_named(exercise, answer, message):
+@pytest.mark.parametrize(("exercise", "answer", "message"), OTHERWISE)
+def test_what_no_fault_explains_is_told_with_its_numbers(exercise, answer, message):
     result = check(exercise, answer)
     assert not result
     assert re.search(message, result.message), result.message
+
+
+def by_autograd(grad, cos, sin):
+    x = torch.zeros_like(grad, requires_grad=True)
+    return torch.autograd.grad(halves(1)(x, cos, sin, ()), x, grad)[0]
+
+
+def by_backward(grad, cos, sin):
+    x = torch.zeros_like(grad, requires_grad=True)
+    halves(1)(x, cos, sin, ()).backward(grad)
+    return x.grad
+
+
+@pytest.mark.parametrize("answer", [by_autograd, by_backward])
+def test_the_gradient_exercise_notices_autograd(answer):
+    assert "calls PyTorch's own" in check("04.4", answer).message
+
+
+def test_the_gradient_is_autograds():
+    generator = torch.Generator().manual_seed(1)
+    x, grad = torch.randn(2, 1, 2, 3, 8, generator=generator, dtype=torch.float64)
+    angles = torch.rand(3, 4, generator=generator, dtype=torch.float64).repeat(1, 2)
+    reference = find_exercise("04.4").reference
+    x.requires_grad_()
+    find_exercise("04.3").reference(x, angles.cos(), angles.sin()).backward(grad)
+    assert torch.allclose(reference(grad, angles.cos(), angles.sin()), x.grad)
+
+
+def test_every_fault_of_an_exercise_is_planted_here():
+    for exercise in exercises_of("04"):
+        assert len(exercise.mistakes) == len(TOLD[exercise.id])
+        case = exercise.properties[0].inputs()[0]
+        assert all(isinstance(m.answer(*case), Tensor) for m in exercise.mistakes)

@@ -236,14 +236,147 @@ def in_place(block, x, cos, sin):
         (no_norms, "the norms are missing"),
         (parallel, "from before the attention"),
         (in_place, "changed the caller's x"),
-        (lambda *_: None, "should be a tensor"),
-        (lambda block, x, cos, sin: block_right(block, x[0], cos, sin), "raised"),
+        (lambda *_: None, "block.self_attn is never called"),
+        (lambda block, x, cos, sin: block_right(block, x[0], cos, sin), "shape should be"),
     ],
     ids=lambda v: getattr(v, "__name__", None),
 )
 def test_wrong_blocks_are_named(answer, words):
     result = check("06.2", answer)
     assert not result and words in result.message
+
+
+# the same mistakes, typed in other ways
+
+
+def block_by_calls(block, x, cos, sin):
+    stream = torch.add(x, block.self_attn.forward(block.input_layernorm(x), cos=cos, sin=sin))
+    return torch.add(stream, block.mlp.forward(block.post_attention_layernorm(stream)))
+
+
+def block_by_sum(block, x, cos, sin):
+    parts = [x]
+    parts.append(block.self_attn(block.input_layernorm(sum(parts)), cos, sin))
+    parts.append(block.mlp(block.post_attention_layernorm(sum(parts))))
+    return sum(parts)
+
+
+@pytest.mark.parametrize("answer", [block_right, block_by_calls, block_by_sum])
+def test_a_right_block_passes_in_each_spelling(answer):
+    assert check("06.2", answer), check("06.2", answer).message
+
+
+def first_copy(block, x, cos, sin):
+    x = block.input_layernorm(x)
+    x = x + block.self_attn(x, cos, sin)
+    return x + block.mlp(block.post_attention_layernorm(x))
+
+
+def second_copy(block, x, cos, sin):
+    x = x + block.self_attn(block.input_layernorm(x), cos, sin)
+    x = block.post_attention_layernorm(x)
+    return x + block.mlp(x)
+
+
+def copies_by_name(block, x, cos, sin):
+    normed = block.input_layernorm(x)
+    stream = torch.add(normed, block.self_attn(normed, cos, sin))
+    normed = block.post_attention_layernorm(stream)
+    return torch.add(block.mlp(normed), normed)
+
+
+def copies_in_place(block, x, cos, sin):
+    x = block.input_layernorm(x).clone()
+    x += block.self_attn(x, cos, sin)
+    x = block.post_attention_layernorm(x).clone()
+    x += block.mlp(x)
+    return x
+
+
+def old_x(block, x, cos, sin):
+    h = x + block.self_attn(block.input_layernorm(x), cos, sin)
+    return x + block.mlp(block.post_attention_layernorm(h))
+
+
+def old_x_by_two_lines(block, x, cos, sin):
+    attention = block.self_attn(block.input_layernorm(x), cos, sin)
+    out = block.mlp(block.post_attention_layernorm(attention + x))
+    out = out + x
+    return out
+
+
+def old_x_kept(block, x, cos, sin):
+    kept = x.clone()
+    x = x + block.self_attn(block.input_layernorm(x), cos, sin)
+    return torch.add(block.mlp(block.post_attention_layernorm(x)), kept)
+
+
+def attention_alone(block, x, cos, sin):
+    a = block.self_attn(block.input_layernorm(x), cos, sin)
+    return a + block.mlp(block.post_attention_layernorm(x + a))
+
+
+def parallel_by_loop(block, x, cos, sin):
+    out = x.clone()
+    for norm, layer in ((block.input_layernorm, lambda n: block.self_attn(n, cos, sin)),
+                        (block.post_attention_layernorm, block.mlp)):  # fmt: skip
+        out = out + layer(norm(x))
+    return out
+
+
+def half_in_place(block, x, cos, sin):
+    x.add_(block.self_attn(block.input_layernorm(x), cos, sin))
+    return x + block.mlp(block.post_attention_layernorm(x))
+
+
+COPY, AFTER = "you add to the normalised copy", "holds what attention has added"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        *((a, COPY) for a in (overwritten, first_copy, second_copy, copies_by_name, copies_in_place)),
+        *((a, AFTER) for a in (second_residual_forgotten, old_x, old_x_by_two_lines, old_x_kept)),
+        (attention_alone, "what attention gave alone"),
+        (parallel_by_loop, "from before the attention"),
+        (half_in_place, "changed the caller's x"),
+        (lambda block, x, cos, sin: block_right(block, x, sin, cos), "sin and cos are exchanged"),
+    ],
+    ids=lambda v: getattr(v, "__name__", None),
+)
+def test_a_block_with_the_wrong_x_is_named_in_each_spelling(answer, words):
+    result = check("06.2", answer)
+    assert not result and words in result.message, result.message
+
+
+def two_faults(*, first="input_layernorm", second="post_attention_layernorm", r1="x", r2="after"):
+    def block_forward(block, x, cos, sin):
+        n = getattr(block, first)(x) if first else x
+        a = block.self_attn(n, cos, sin)
+        after = {"x": x + a, "none": a, "copy": n + a}[r1]
+        m = getattr(block, second)(after) if second else after
+        return {"after": after, "x": x, "none": 0, "copy": m}[r2] + block.mlp(m)
+
+    return block_forward
+
+
+NO_NORM = "layer gets x without its norm, "
+
+
+@pytest.mark.parametrize(
+    ("faults", "words"),
+    [
+        ({"r1": "copy", "r2": "none"}, (COPY, AFTER)),
+        ({"r1": "none", "r2": "copy"}, ("after the attention layer the residual is missing", COPY)),
+        ({"first": "", "r2": "x"}, (f"attention {NO_NORM}input_layernorm", AFTER)),
+        ({"second": "", "r1": "none"}, (f"feed-forward {NO_NORM}post_attention_layernorm", "attention layer the res")),
+        ({"second": "input_layernorm", "r1": "copy"}, ("it is normalised by input_layernorm", COPY)),
+        ({"first": "post_attention_layernorm", "r2": "none"}, ("input_layernorm stands before the attention", AFTER)),
+    ],
+)
+def test_two_faults_of_a_block_are_both_named(faults, words):
+    result = check("06.2", two_faults(**faults))
+    assert not result and all(w in result.message for w in words), result.message
 
 
 @pytest.mark.parametrize(

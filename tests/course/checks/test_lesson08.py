@@ -1,6 +1,7 @@
 """course.checks.lesson08: right answers pass, and each usual mistake is called by its name."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -218,7 +219,7 @@ def streamer(*, ends="range(len(held), 0, -1)", at="min(found)", upto="at", rest
             found = [held.find(s) for s in stop if s in held]
             if found:
                 place = eval(at, {"found": found, "min": min})
-                upto_ = eval(upto, {"at": place, "stop": stop, "held": held, "len": len})
+                upto_ = eval(upto, {"at": place, "stop": stop, "held": held, "len": len, "max": max})
                 if upto_ and held[:upto_]:
                     yield held[:upto_]
                 return
@@ -308,3 +309,130 @@ def test_a_mistake_is_named(exercise, answer, message):
 def test_a_stream_may_be_a_list():
     assert check("08.3", lambda pieces, stop: list(until_stop(pieces, stop)))
     assert math.isclose(float(min_p_trap().softmax(0).max()), 0.08, abs_tol=0.02)
+
+
+# ---- 08.3: pieces cut at other places, other spellings, several mistakes at once ----
+
+
+def letter_by_letter(pieces, stop):
+    """Right: each letter that is sure comes alone."""
+    for text in until_stop(pieces, stop):
+        yield from text
+
+
+def pattern(pieces, stop):
+    """Right: by regular expressions, a stop string or the beginning of one at the end."""
+    whole = re.compile("|".join(map(re.escape, stop)))
+    begun = re.compile("(?:" + "|".join(re.escape(s[:n]) for s in sorted(stop, key=len, reverse=True)
+                                        for n in range(len(s) - 1, 0, -1)) + ")$")  # fmt: skip
+    held = ""
+    for piece in pieces:
+        held += piece
+        if found := whole.search(held):
+            yield held[: found.start()]  # empty at times
+            return
+        begin = min((m.start() for i in range(len(held)) if (m := begun.match(held, i))), default=len(held))
+        yield held[:begin]
+        held = held[begin:]
+    yield held
+
+
+def collected(pieces, stop):
+    """Right: a list, filled while reading."""
+    out = []
+    for text in until_stop(pieces, stop):
+        out += [text[:1], text[1:]]
+    return out
+
+
+@pytest.mark.parametrize("answer", [until_stop, letter_by_letter, pattern, collected, streamer()])
+def test_a_right_stream_passes_wherever_it_is_cut(answer):
+    assert check("08.3", answer), check("08.3", answer).message
+
+
+def split_at_the_end(pieces, stop):
+    """Reads everything, then cuts, and gives it out letter by letter."""
+    yield from all_at_once(list(pieces), stop)[0:1]
+
+
+def to_the_end(pieces, stop):
+    """The right text at the right time, but the loop goes on."""
+    pieces = iter(pieces)
+    yield from until_stop(pieces, stop)
+    while next(pieces, None) is not None:
+        pass
+
+
+def marked_and_read_on(pieces, stop):
+    text, shown, over = "", 0, False
+    for piece in pieces:
+        if over:
+            continue
+        text += piece
+        ends = [text.find(s) for s in stop if s in text]
+        over = bool(ends)
+        safe = min(ends) if ends else next((n for n in range(shown, len(text))
+                                            if any(s.startswith(text[n:]) for s in stop)), len(text))  # fmt: skip
+        if safe > shown:
+            yield text[shown:safe]
+            shown = safe
+    if not over and text[shown:]:
+        yield text[shown:]
+
+
+def by_list(pieces, stop):
+    return until_stop([*pieces], stop)
+
+
+def one_piece_late(pieces, stop):
+    waiting = []
+    for text in until_stop(pieces, stop):
+        yield from waiting
+        waiting = [text]
+    yield from waiting
+
+
+def late_by_length(pieces, stop):
+    text, shown, most = "", 0, max(map(len, stop)) - 1
+    for piece in pieces:
+        text += piece
+        if ends := [text.index(s) for s in stop if s in text]:
+            if min(ends) > shown:
+                yield text[shown : min(ends)]
+            return
+        if len(text) - most > shown:
+            yield text[shown : len(text) - most]
+            shown = len(text) - most
+    if shown < len(text):
+        yield text[shown:]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message", "n"),
+    [
+        (by_list, "go on reading", 3), (to_the_end, "go on reading", 4), (marked_and_read_on, "go on reading", 4),
+        (split_at_the_end, "one piece at the end", 3), (late_by_length, "right but late: you always", 4),
+        (always_late, "right but late: you always", 4), (one_piece_late, "each piece waits", 4),
+        (piece_by_piece, "in each piece alone", 4), (streamer(ends="[]"), "in each piece alone", 4),
+        (streamer(upto="at + max(len(s) for s in stop if held.startswith(s, at))"), "the stop string itself", 4),
+    ],
+)  # fmt: skip
+def test_a_late_or_hasty_stream_is_named_in_each_spelling(answer, message, n):
+    result = check("08.3", answer)
+    assert not result and message in result.message, result.message
+    assert f"{n} of 5 properties hold" in result.message, result.message
+
+
+@pytest.mark.parametrize(
+    ("answer", "messages"),
+    [
+        (streamer(rest=False, at="found[0]"), ("give it out then", "not in the list")),
+        (streamer(ends="range(1, len(held) + 1)", upto="0"), ("in front of the stop string",)),
+        (lambda pieces, stop: streamer(rest=False)(list(pieces), stop), ("give it out then", "go on reading")),
+        (lambda pieces, stop: always_late(list(pieces), stop), ("go on reading",)),
+        (streamer(ends="range(1, len(held) + 1)", rest=False), ("the longest first", "give it out then")),
+    ],
+)
+def test_two_mistakes_of_a_stream_are_both_named(answer, messages):
+    result = check("08.3", answer)
+    assert not result and all(m in result.message for m in messages), result.message

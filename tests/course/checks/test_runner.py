@@ -91,7 +91,7 @@ def test_two_exercises_in_one_cell_are_two(tmp_path):
         ("00_a", "03", ["00.1", "04.1", "00.2"], "00"),
         ("00_a", "00", ["04.1"], "00"),
         ("00_a", "03", [], "it is unclear of which lesson .*: its title says 03, its name says 00"),
-        ("00_a", None, ["04.1"], "its name says 00, its marks say 03"),
+        ("00_a", None, ["04.1"], "its name says 00, its marks say 04"),
         ("mine", None, [], "holds no exercise, no cell that begins with '# exercise: '"),
         ("mine", None, ["99.1"], "lesson '99' has no exercises"),
     ],
@@ -137,19 +137,21 @@ def test_a_byte_order_mark_and_a_folder(tmp_path):
 
 
 def test_the_notebook_is_found_by_its_number(tmp_path):
-    folder = tmp_path / "notebooks" / "exercises"
+    folder = tmp_path / "notebooks" / "workbooks"
     folder.mkdir(parents=True)
     path = notebook(folder / "04_rope.ipynb")
-    assert find_notebook("03", tmp_path) == path == find_notebook("3", tmp_path)
-    assert find_notebook(str(path), tmp_path) == path
-    with pytest.raises(InputError, match="04_"):
-        find_notebook("04", tmp_path)
-    for lesson in ("x.ipynb", "*", "", "../03"):
+    lesson = notebook(tmp_path / "notebooks" / "04_rope.ipynb")
+    assert find_notebook("04", tmp_path) == path == find_notebook("4", tmp_path)
+    assert find_notebook("04", tmp_path / "notebooks") == path == find_notebook("04", folder)
+    assert find_notebook(str(lesson), tmp_path) == lesson
+    with pytest.raises(InputError, match="03_"):
+        find_notebook("03", tmp_path)
+    for name in ("x.ipynb", "*", "", "../03"):
         with pytest.raises(InputError, match="does not exist|the path of a notebook"):
-            find_notebook(lesson, tmp_path)
+            find_notebook(name, tmp_path)
     notebook(folder / "04_rope-Copy1.ipynb")
     with pytest.raises(InputError, match="04_rope-Copy1.ipynb, 04_rope.ipynb; give the path"):
-        find_notebook("03", tmp_path)
+        find_notebook("04", tmp_path)
 
 
 # ---- what cells do ----

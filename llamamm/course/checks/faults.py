@@ -1,0 +1,89 @@
+"""Properties that tell faults apart, also where several stand in one answer.
+
+A lesson writes one function, `variant(*case, faults)`: with no fault it gives the right answer, with the names of
+faults the answer with all of them in it. A wrong result is told by the fewest faults that give the same numbers. Each
+property tells its own faults, so two at once both get their sentence, however they are written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llamamm.course.checks.compare import difference
+from llamamm.course.checks.core import Exercise, Mistake, Property
+
+Cases = Callable[[torch.Generator], list[tuple]]
+AT_ONCE = 3  # so many faults are looked for in one answer
+
+
+def fault_exercise(
+    variant: Callable[..., Tensor], sentences: dict[str, str], groups: dict[str, tuple[Cases, Collection[str]]],
+    everything: Cases, *, relative: bool = False, repair: Callable[[Tensor, Tensor], Tensor | None] | None = None,
+    form: str = "", **about: Any,
+) -> Exercise:  # fmt: skip
+    """An exercise with a property for each group of faults, one for the result's form, one for all that is left.
+
+    sentences: what to say to each fault. groups: property -> its cases, the smallest first, and its faults; with
+    these inputs no two faults may look alike. everything: the cases in which form and numbers are compared.
+    relative: numbers are compared by their ratio. repair: makes the expected form of one that is nearly right.
+    form: what to say of a result that needed a repair. about: the exercise's other fields.
+    """
+
+    def differ(expected: Tensor, got: Tensor) -> str | None:
+        if relative:
+            off = (got / expected - 1).abs().nan_to_num(nan=math.inf)
+            i = int(off.argmax())
+            return f"[{i}] should be {expected[i]:.4g}, got {got[i]:.4g}" if off[i] > 1e-3 else None
+        return difference(expected, got, 1e-4 if expected.dtype.itemsize > 2 else 3e-2)
+
+    def numbers(got: Any, expected: Tensor) -> Tensor | None:
+        if not isinstance(got, Tensor):
+            return None
+        if got.shape != expected.shape:
+            got = repair(got, expected) if repair else None
+        return None if got is None or got.is_complex() else got.detach().to(expected.dtype)
+
+    def explained(got: Tensor, case: tuple) -> tuple[str, ...] | None:
+        for n in range(1, AT_ONCE + 1):
+            for faults in combinations(sentences, n):
+                if differ(variant(*case, faults), got) is None:
+                    return faults
+        return None
+
+    def tell(own: Collection[str] | None) -> Callable[[Any, tuple], str | None]:
+        """own: the faults to tell of; None: what no fault explains."""
+
+        def accept(result: Any, case: tuple) -> str | None:
+            expected = variant(*case, ())
+            got = numbers(result, expected)
+            problem = None if got is None else differ(expected, got)
+            if problem is None:
+                return None
+            faults = explained(got, case)
+            if own is None:
+                return problem if faults is None else None
+            told = " ".join(f"{sentences[fault]}." for fault in faults or () if fault in own)
+            return f"{problem}. {told}".rstrip(".") if told else None
+
+        return accept
+
+    def right_form(result: Any, case: tuple) -> str | None:
+        expected = variant(*case, ())
+        problem = difference(expected, result, math.inf)
+        wrong_shape = isinstance(result, Tensor) and result.shape != expected.shape
+        return f"{problem}. {form}" if wrong_shape and numbers(result, expected) is not None else problem
+
+    properties = (
+        *(Property(name, cases, accept=tell(own)) for name, (cases, own) in groups.items()),
+        Property("shape and dtype", everything, accept=right_form),
+        Property("all numbers", everything, accept=tell(None)),
+    )
+    mistakes = tuple(Mistake(lambda *case, f=fault: variant(*case, (f,)), told) for fault, told in sentences.items())
+    return Exercise(**{"reference": lambda *case: variant(*case, ()), "mistakes": mistakes, **about},
+                    properties=properties)

@@ -1,0 +1,214 @@
+"""What must hold of a mask, one property for each way in which masks go wrong. For the exercises of lesson 03.
+
+Each property looks at some entries alone, so that two mistakes in one mask are both seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llamamm.course.checks.compare import describe
+from llamamm.course.checks.core import Mistake, Property
+from llamamm.text.masks import build_mask, causal_mask
+
+INF = float("inf")
+
+
+def _form(got: Any, shape: tuple[int, ...]) -> str | None:
+    """What is wrong with a mask's type, shape or dtype; what it says is judged elsewhere."""
+    if not isinstance(got, Tensor):
+        return f"the mask should be a tensor, got {describe(got)}"
+    if tuple(got.shape) != shape:
+        return f"the shape should be {shape}, got {tuple(got.shape)}"
+    if got.is_floating_point() and bool((got == -INF).any()):
+        return "this is a mask to be added to the scores (0 and -inf): here it should be bool"
+    return None if got.dtype == torch.bool else f"the dtype should be bool, got {got.dtype}: add .bool()"
+
+
+def _seen(got: Any, shape: tuple[int, ...]) -> Tensor | None:
+    """The mask as bool, where its shape is right, whatever its dtype."""
+    if not isinstance(got, Tensor) or tuple(got.shape) != shape:
+        return None
+    return got == 0 if got.is_floating_point() and bool((got == -INF).any()) else got.bool()
+
+
+def _first(table: Tensor) -> list[int] | None:
+    """The place of the first True, or None."""
+    places = table.nonzero()
+    return places[0].tolist() if len(places) else None
+
+
+def _keys(row: Tensor) -> str:
+    return ", ".join(map(str, row.nonzero().flatten().tolist())) or "none"
+
+
+# ---- 03.2: (n_queries, start) -> (T, S) ----
+
+
+def _of_causal(judge: Callable[[Tensor, int], str | None]) -> Callable[[Any, tuple], str | None]:
+    def accept(got: Any, case: tuple) -> str | None:
+        n, start = case
+        mask = _seen(got, (n, start + n))
+        return None if mask is None else judge(mask, start)
+
+    return accept
+
+
+def _itself(mask: Tensor, start: int) -> str | None:
+    blind = _first(~mask.diagonal(start))
+    return blind and (f"row {blind[0]} is the token at position {blind[0] + start} and does not see key "
+                      f"{blind[0] + start}, itself: its own key counts (<= and not <)")  # fmt: skip
+
+
+def _past(mask: Tensor, start: int) -> str | None:
+    due = torch.ones_like(mask).tril(start - 1)
+    wrong = _first(due & ~mask)
+    if wrong is None:
+        return None
+    row = wrong[0]
+    past = mask & due
+    text = f"row {row} is the token at position {row + start}; of the earlier keys it sees {_keys(past[row])}"
+    triangles = [torch.ones_like(mask).tril(n) & due for n in (1, 0, -1)]
+    if start and any(torch.equal(past, triangle) for triangle in triangles):
+        return f"{text}: you forgot the offset, query i stands at position start + i"
+    return f"{text}: it should see them all"
+
+
+def _future(mask: Tensor, start: int) -> str | None:
+    wrong = _first(mask.triu(start + 1))
+    return wrong and (f"row {wrong[0]} is the token at position {wrong[0] + start} and sees key {wrong[1]}, "
+                      f"which comes later")  # fmt: skip
+
+
+def _mask_form(got: Any, case: tuple) -> str | None:
+    n, start = case
+    problem = _form(got, (n, start + n))
+    if problem and isinstance(got, Tensor) and start:
+        if tuple(got.shape) == (n, n):
+            problem += ": the cached keys come first, S = start + n_queries"
+        elif tuple(got.shape) == (start + n, n):
+            problem += ": rows and columns are exchanged, a row is a query"
+    return problem
+
+
+def _causal_cases(_: torch.Generator) -> list[tuple]:
+    return [(1, 0), (2, 0), (1, 2), (2, 3), (4, 1), (3, 3)]
+
+
+_ROUND = "True and False are the wrong way round: True means that a query may look"
+_UPPER = "you show the future and hide the past: compare the other way round"
+
+
+def _upper(n: int, start: int) -> Tensor:
+    return torch.ones(n, start + n).triu(start).bool()
+
+
+MASK_PROPERTIES = (
+    Property("its form", _causal_cases, accept=_mask_form),
+    Property("a token sees itself", _causal_cases, accept=_of_causal(_itself), mistakes=(
+        Mistake(lambda n, start: ~causal_mask(n, start=start), _ROUND),)),
+    Property("a token sees the past", _causal_cases, accept=_of_causal(_past), mistakes=(
+        Mistake(lambda n, start: ~causal_mask(n, start=start), _ROUND), Mistake(_upper, _UPPER))),
+    Property("nobody sees the future", _causal_cases, accept=_of_causal(_future), mistakes=(
+        Mistake(lambda n, start: ~causal_mask(n, start=start), _ROUND), Mistake(_upper, _UPPER))),
+)  # fmt: skip
+
+
+# ---- 03.4: padding (B, S), start -> (B, 1, T, S), padding on the left ----
+
+
+def _of_padded(judge: Callable[[Tensor, Tensor, int], str | None]) -> Callable[[Any, tuple], str | None]:
+    """judge gets the mask (B, T, S), padding and start; a mask without the axis for the heads is judged as well."""
+    def accept(got: Any, case: tuple) -> str | None:
+        padding, start = case
+        B, S = padding.shape
+        if isinstance(got, Tensor) and got.dim() == 3:
+            got = got[:, None]
+        mask = _seen(got, (B, 1, S - start, S))
+        return None if mask is None else judge(mask[:, 0], padding, start)
+
+    return accept
+
+
+def _padded_form(got: Any, case: tuple) -> str | None:
+    padding, start = case
+    B, S = padding.shape
+    problem = _form(got, (B, 1, S - start, S))
+    if problem and isinstance(got, Tensor) and tuple(got.shape) == (B, S - start, S):
+        problem += ": the axis for the heads is missing, a 1 in second place"
+    return problem
+
+
+def _parts(mask: Tensor, padding: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which entries have a real token as query (B, T, 1) and as key (B, 1, S); and keys minus query, (T, S)."""
+    keys = torch.arange(padding.shape[1])
+    return padding[:, start:, None], padding[:, None, :], (keys - keys[start:, None]).expand_as(mask)
+
+
+def _where(place: list[int], start: int) -> str:
+    return f"in text {place[0]} the token at position {place[1] + start}"
+
+
+def _no_future(mask: Tensor, padding: Tensor, start: int) -> str | None:
+    query, key, ahead = _parts(mask, padding, start)
+    wrong = _first(mask & query & key & (ahead > 0))
+    return wrong and f"{_where(wrong, start)} sees key {wrong[2]}, which comes later: the causal part is missing"
+
+
+def _real_past(mask: Tensor, padding: Tensor, start: int) -> str | None:
+    query, key, ahead = _parts(mask, padding, start)
+    due = query & key & (ahead <= 0)
+    wrong = _first(due & ~mask)
+    if wrong is None:
+        return None
+    text = f"{_where(wrong, start)} does not see key {wrong[2]}, a real token that is not after it"
+    no_offset = torch.ones_like(mask[0]).tril()
+    if start and any(torch.equal(mask & due & (ahead < 0), no_offset.tril(n) & due & (ahead < 0)) for n in (0, -1)):
+        return f"{text}: you forgot the offset, new token i stands at position start + i"
+    return text
+
+
+def _no_padding(mask: Tensor, padding: Tensor, start: int) -> str | None:
+    query, key, ahead = _parts(mask, padding, start)
+    wrong = _first(mask & query & ~key & (ahead < 0))
+    if wrong is None:
+        return None
+    text = f"{_where(wrong, start)} sees key {wrong[2]}, which is padding"
+    rows_hidden = not bool((mask & ~query).any())
+    cure = "you hid the rows of padding, hide its columns" if rows_hidden else "hide the columns of padding"
+    return f"{text}: {cure} (padding[:, None, :])"
+
+
+def _no_empty_row(mask: Tensor, padding: Tensor, start: int) -> str | None:
+    query, _, ahead = _parts(mask, padding, start)
+    wrong = _first((~mask.any(-1, keepdim=True) & ~query).expand_as(mask))
+    if wrong:
+        return (f"{_where(wrong, start)} is padding and sees nothing: PyTorch's softmax makes NaN of it, "
+                f"so let it see itself")  # fmt: skip
+    wrong = _first(mask & ~query & (ahead != 0)) or _first(~mask & ~query & (ahead == 0))
+    if wrong is None:
+        return None
+    which = f"sees key {wrong[2]}" if bool(mask[tuple(wrong)]) else "does not see itself"
+    return f"{_where(wrong, start)} is padding and {which}: let it see itself and nothing else"
+
+
+def _padding_cases(_: torch.Generator) -> list[tuple]:
+    plain = torch.tensor([[False, True, True], [True, True, True]])
+    three = torch.tensor([[False] * 3 + [True] * 2, [False, True, True, True, True], [True] * 5])
+    return [(torch.tensor([[True]]), 0), (torch.tensor([[False, True]]), 0), (plain, 0), (plain, 1), (three, 0),
+            (three, 2), (three, 4), (torch.ones(2, 4).bool(), 1)]  # fmt: skip
+
+
+_REAL = (Mistake(lambda padding, start: build_mask(padding.shape[1] - start, start=start, padding=~padding),
+                 "you took True for padding: in `padding`, True means a real token"),)  # fmt: skip
+PADDING_PROPERTIES = (
+    Property("its form", _padding_cases, accept=_padded_form),
+    Property("nobody sees the future", _padding_cases, accept=_of_padded(_no_future)),
+    Property("a real token sees the real past", _padding_cases, accept=_of_padded(_real_past), mistakes=_REAL),
+    Property("nobody sees padding", _padding_cases, accept=_of_padded(_no_padding), mistakes=_REAL),
+    Property("padding sees itself alone", _padding_cases, accept=_of_padded(_no_empty_row), mistakes=_REAL),
+)  # fmt: skip

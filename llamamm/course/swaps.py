@@ -1,0 +1,46 @@
+"""After an exercise, the real model runs on what was just written, and one line says how it went.
+
+    in_real_model("04.3", apply_rope)
+
+prints what SmolLM2 says with your `apply_rope`, the largest difference of its logits from those with the package's,
+and what that means. An exercise that is still to be written is passed on as it is; whatever else your part raises
+inside the model is the verdict.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamamm.course import swaps_senses, swaps_text, swaps_weights
+from llamamm.course.checks import find_exercise
+from llamamm.course.checks.compare import describe, explained
+from llamamm.course.checks.limits import OutOfTimeError, run_limited
+from llamamm.course.swaps_verdict import Verdict
+from llamamm.errors import InputError
+
+SWAPS = dict(sorted({**swaps_text.SWAPS, **swaps_weights.SWAPS, **swaps_senses.SWAPS}.items()))
+SECONDS = 120.0  # a right answer takes a few; this ends a loop that never does
+
+
+def in_real_model(exercise_id: str, answer: Any) -> None:
+    """Run the real model on an answer and print the verdict. Raises InputError for an exercise without a swap."""
+    print(verdict(exercise_id, answer))
+
+
+def verdict(exercise_id: str, answer: Any, *, seconds: float = SECONDS) -> Verdict:
+    """The verdict itself. NotImplementedError comes through, and so does what the answer cannot have caused."""
+    if exercise_id not in SWAPS:
+        raise InputError(f"no real model for exercise {exercise_id!r}; there is one for {', '.join(SWAPS)}")
+    name = getattr(answer, "__name__", "answer")
+    if not callable(answer):
+        wanted = find_exercise(exercise_id).name
+        return Verdict(False, f"give the function or class itself, {wanted}, not {describe(answer)}")
+    outcome = run_limited(lambda: SWAPS[exercise_id](answer), seconds)
+    match outcome.error:
+        case None:
+            return outcome.value
+        case NotImplementedError() | KeyboardInterrupt():
+            raise outcome.error
+        case OutOfTimeError():
+            return Verdict(False, f"the real model with your {name}: still running after {seconds:g} seconds")
+    return Verdict(False, f"the real model with your {name}: {explained(outcome.error)}")

@@ -1,0 +1,332 @@
+"""What lessons 11 to 15 have the learner write, put into the real eye (ViT-S), the real ear (Whisper tiny), and models
+around them. Each function takes an answer and gives a verdict.
+
+No trained model of this size reads pictures and sounds, so the bridges of 13 and 14 and the Llama 3.2 Vision of 15 have
+random weights: what comes out means nothing, but must equal what comes out with the package's part.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llamamm.assets.fetch import fetch
+from llamamm.assets.openmoji import load_pictures
+from llamamm.assets.spoken_words import load_words
+from llamamm.course.swap import real_model
+from llamamm.course.swap_towers import real_ear, real_eye, real_words, swap_part
+from llamamm.course.swaps_verdict import ROUNDING, SAME, Verdict, apart, distance
+from llamamm.course.swaps_weights import loss_of, of_losses
+from llamamm.llama32_vision.config import MllamaConfig
+from llamamm.llama32_vision.model import MllamaModel, TiledImages
+from llamamm.llama32_vision.tiles import TileProcessor
+from llamamm.multimodal.bridge import Bridge
+from llamamm.multimodal.config import BridgeConfig, MultimodalConfig
+from llamamm.multimodal.model import Features, Media, MultimodalLlama
+from llamamm.multimodal.processor import make_media
+from llamamm.senses.mel import HOP, MAX_SAMPLES, N_BINS, N_FFT, RATE, cut_mel, hz_to_mel, mel_filterbank, mel_to_hz
+from llamamm.text.chat import chat_format
+from llamamm.train.losses import IGNORE
+from llamamm.train.rows import encode_dialogue
+
+WIDTH = 384  # of what the eye gives, and the ear
+N_WORDS = 20  # spoken words with a bridge behind them, each in two voices
+
+
+def _found(who: str, things: str, place: str, part: Callable, prepare: Callable) -> Verdict:
+    """The verdict on features by which pictures or words are looked for in a gallery."""
+    with swap_part(place, part, prepare, quiet=True) as report:
+        begin = (f"{who}: {report.found} of {report.n} {things} found again, {report.found_before} with the package's "
+                 f"· {distance(report.difference, 'features')}: ")  # fmt: skip
+        if report.difference <= ROUNDING:
+            return Verdict(True, begin + (SAME if report.difference else "the same"))
+        such = ""
+        if report.found < report.found_before:
+            such = ", such as {!r} taken for {!r}".format(*report.mistakes[0])
+        return Verdict(False, f"{begin}different features{such}")
+
+
+# ---- 11: the eye ----
+
+
+def _small(pictures: Tensor) -> Tensor:
+    """64 x 64 pixels as the eye wants them, but smaller: 8 x 10 patches, and a rest at the right and below."""
+    return F.interpolate(real_eye()[1](list(pictures)), size=(118, 143), mode="bilinear", antialias=True)
+
+
+@cache
+def _things() -> tuple[Tensor, list[str]]:
+    """24 pictures and their names."""
+    things = load_pictures(fetch("openmoji", progress=False))[1].only("thing")
+    return things.pixels[::6][:24], things.names[::6][:24]
+
+
+@cache
+def _pictures() -> tuple[Tensor, list[str], list[str], Tensor, Callable[[], Tensor]]:
+    """As `real_pictures`, of smaller ones: the queries are made smaller and moved."""
+    (pixels, names), tower = _things(), real_eye()[0]
+    smaller = F.interpolate(pixels.float(), size=(52, 52), mode="bilinear", antialias=True).round().byte()
+    moved = F.pad(smaller, (8, 4, 7, 5), value=255)
+
+    @torch.no_grad()
+    def look(pictures: Tensor) -> Tensor:
+        return tower.pooled(_small(pictures))
+
+    return look(pixels), names, names, look(moved), lambda: look(moved)
+
+
+def cut(answer: Any) -> Verdict:
+    """11.2"""
+    def embed(pixels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return answer(pixels, weight.shape[-1]) @ weight.flatten(1).T + bias
+
+    return _found("ViT-S with your cut", "pictures", "llamamm.senses.vision.embed_patches", embed, _pictures)
+
+
+def positions_for(answer: Any) -> Verdict:
+    """11.3: the tower was trained on 37 x 37 patches and sees 8 x 10 here."""
+    table = real_eye()[0].position_embedding.detach()
+
+    def resize(_positions: Tensor, *, old: int, new: tuple[int, int]) -> Tensor:  # noqa: ARG001
+        return answer(table.clone(), *new)[1:]
+
+    verdict = _found("ViT-S with your positions_for", "pictures", "llamamm.senses.vision.resize_positions", resize,
+                     _pictures)  # fmt: skip
+    if verdict.same and apart(answer(table.clone(), 8, 10)[:1], table[:1]) > ROUNDING:
+        return Verdict(False, f"{verdict.line}, but the CLS token's own position has changed")
+    return verdict
+
+
+# ---- 12: the ear ----
+
+
+def energies(answer: Any) -> Verdict:
+    """12.2"""
+    def log_mel(wave: Tensor, *, n_mels: int = 80) -> Tensor:
+        wave = F.pad(wave, (0, MAX_SAMPLES - len(wave)))
+        mirrored = F.pad(wave[None], (N_FFT // 2, N_FFT // 2), mode="reflect")[0]
+        frames = mirrored.unfold(0, N_FFT, HOP)[:-1].clone()  # (3000, 400)
+        log = (mel_filterbank(n_mels) @ answer(frames).T).clamp(min=1e-10).log10()
+        return (torch.maximum(log, log.max() - 8.0) + 4.0) / 4.0
+
+    return _found("Whisper with your energies", "words", "llamamm.senses.mel.log_mel", log_mel, real_words)
+
+
+def triangles(answer: Any) -> Verdict:
+    """12.3"""
+    def filterbank(n_mels: int = 80) -> Tensor:
+        top = hz_to_mel(torch.tensor(RATE / 2, dtype=torch.float64))
+        edges = mel_to_hz(torch.linspace(0, 1, n_mels + 2, dtype=torch.float64) * top)
+        return answer(edges, torch.linspace(0, RATE / 2, N_BINS, dtype=torch.float64)).float()
+
+    return _found("Whisper with your triangles", "words", "llamamm.senses.mel.mel_filterbank", filterbank, real_words)
+
+
+# ---- 13: bridges ----
+
+
+@torch.no_grad()
+def _random_bridge(merge: int, *, flat: bool) -> Bridge:
+    torch.manual_seed(0)
+    return Bridge(BridgeConfig("linear", merge=merge), real_model()[0].cfg, n_numbers=WIDTH, flat=flat).eval()
+
+
+@cache
+def _bridged_pictures() -> tuple[Tensor, list[str], list[str], Tensor, Callable[[], Tensor]]:
+    """24 pictures as 20 tokens each from a random bridge, and again from paler pictures."""
+    (pixels, names), tower, bridge = _things(), real_eye()[0], _random_bridge(2, flat=False)
+
+    @torch.no_grad()
+    def seen(pictures: Tensor) -> Tensor:
+        return tower(_small(pictures), cls=False)  # (24, 80, 384)
+
+    @torch.no_grad()
+    def tokens(features: Tensor) -> Tensor:
+        return bridge(features, grid=(8, 10))[0].flatten(1)
+
+    pale = seen((pixels.float() * 0.6 + 60).byte())
+    return tokens(seen(pixels)), names, names, tokens(pale), lambda: tokens(pale)
+
+
+@cache
+def _bridged_words() -> tuple[Tensor, list[str], list[str], Tensor, Callable[[], Tensor]]:
+    """Spoken words, four places as one token by a random bridge, its tokens' mean; and again in different voices."""
+    words, bridge = load_words(fetch("words", progress=False)), _random_bridge(4, flat=True)
+
+    def heard(clips: list) -> tuple[Tensor, Tensor]:
+        media = make_media([], [cut_mel(clip.wave) for clip in clips])
+        with torch.no_grad():
+            features = real_ear()(media.mel)  # without lengths: behind a word's end stands something
+        features = features[:, : (features.shape[1] - 1) // 4 * 4 + 1]  # four places a token, and one is left over
+        return features, torch.arange(features.shape[1]) < media.lengths[:, None]
+
+    @torch.no_grad()
+    def tokens(features: Tensor, mask: Tensor) -> Tensor:
+        out, real = bridge(features, mask)
+        return (out * real[..., None]).sum(dim=1) / real.sum(dim=1, keepdim=True)
+
+    spoken = [list({clip.word: clip for clip in clips}.values())[:N_WORDS] for clips in (words.train, words.test)]
+    (known, unknown), names = (heard(clips) for clips in spoken), [[clip.word for clip in clips] for clips in spoken]
+    return tokens(*known), names[0], names[1], tokens(*unknown), lambda: tokens(*unknown)
+
+
+def shuffle(answer: Any) -> Verdict:
+    """13.2"""
+    def part(features: Tensor, grid: tuple[int, int], *, merge: int) -> Tensor:
+        return answer(features, *grid, merge)
+
+    return _found("ViT-S and a bridge with your shuffle", "pictures", "llamamm.multimodal.bridge.pixel_shuffle", part,
+                  _bridged_pictures)  # fmt: skip
+
+
+def stack(answer: Any) -> Verdict:
+    """13.3"""
+    def part(features: Tensor, mask: Tensor, *, merge: int) -> tuple[Tensor, Tensor]:
+        return answer(features.clone(), mask.clone(), merge)
+
+    return _found("Whisper and a bridge with your stack", "words", "llamamm.multimodal.bridge.stack_frames", part,
+                  _bridged_words)  # fmt: skip
+
+
+# ---- 14: the multimodal Llama ----
+
+
+@cache
+def _seeing() -> tuple[MultimodalLlama, Features, Tensor, Tensor]:
+    """SmolLM2 with the eye and a random bridge; a picture's features; a dialogue about it: ids, learn."""
+    text, tokenizer = real_model()
+    tower, processor = real_eye()
+    flags = [p.requires_grad for p in text.parameters()]
+    torch.manual_seed(0)
+    cfg = MultimodalConfig(text.cfg, tower.cfg, image_bridge=BridgeConfig("mlp", merge=4), image_size=(224, 224))
+    model = MultimodalLlama(cfg, text=text, vision=tower).eval()
+    for p, flag in zip(text.parameters(), flags, strict=True):
+        p.requires_grad_(flag)
+    pixels, names = _things()
+    with torch.no_grad():
+        features = model.perceive(Media(pixels=processor([pixels[0]])))
+    content = [[cfg.image_token] * cfg.n_image_places(), "What is this?"]
+    example = encode_dialogue([{"role": "user", "content": content},
+                               {"role": "assistant", "content": f"It is a {names[0]}."}],
+                              tokenizer, chat=chat_format(tokenizer))  # fmt: skip
+    return model, features, torch.tensor(example.ids), torch.tensor(example.learn)
+
+
+@torch.no_grad()
+def splice(answer: Any) -> Verdict:
+    """14.2: a picture's tokens among the words, and then a prompt that has lost a place."""
+    model, features, ids, _ = _seeing()
+    where = ids[None] == model.multimodal_cfg.image_token
+    framed, mask = model.image_bridge.framed(*model.bridged(features)["image"])
+    x = model.embed_tokens(ids[None].masked_fill(where, 0))
+    given = x.clone()
+    out = answer(given, where.clone(), framed[mask])
+    difference = apart(model.lm_head(model.norm(model.run_blocks(out))), model(ids[None], features=features))
+    begin = f"SmolLM2 and ViT-S with your splice, {int(where.sum())} places: {distance(difference)}: "
+    if not difference <= ROUNDING:
+        return Verdict(False, f"{begin}a different prompt")
+    if not torch.equal(given, x):
+        return Verdict(False, f"{begin}the same, but the words' own embeddings were changed")
+    short = where.clone()
+    short[0, int(where[0].nonzero()[0])] = False
+    try:
+        answer(x.clone(), short, framed[mask])
+    except ValueError:
+        return Verdict(True, f"{begin}{SAME if difference else 'the same'}; a prompt that lost a place is refused")
+    return Verdict(False, f"{begin}the same, but a prompt that lost a place is not refused")
+
+
+@torch.no_grad()
+def learned(answer: Any) -> Verdict:
+    """14.3: the loss of an answer about a picture; all of its places are marked by mistake."""
+    model, features, ids, learn = _seeing()
+    learn = learn | (ids == model.multimodal_cfg.image_token)
+    right = ids.where(learn & (ids < model.cfg.vocab_size), IGNORE)[1:]
+    read, targets = answer(ids.clone(), learn.clone(), model.cfg.vocab_size)
+    hidden = model.hidden_states(read[None], features=features)[0]
+    ours = loss_of(model.hidden_states(ids[None, :-1], features=features)[0], right)
+    same = torch.equal(read, ids[:-1]) and torch.equal(targets, right)
+    return of_losses("SmolLM2 and ViT-S with your learned", loss_of(hidden, targets), ours, same)
+
+
+# ---- 15: Llama 3.2 Vision, tiny and random ----
+
+
+@cache
+def _tiny_mllama() -> MllamaModel:
+    """Its gates are open."""
+    torch.manual_seed(1)
+    model = MllamaModel(MllamaConfig.tiny()).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.15)
+    return model
+
+
+@torch.no_grad()
+def best_canvas(answer: Any) -> Verdict:
+    """15.2: pictures of many sizes, of which the model reads five."""
+    model, tiles, rng = _tiny_mllama(), TileProcessor(tile_size=28), random.Random(0)
+    sizes = [(60, 100), (20, 20), (28, 200), (90, 15), (29, 28)]
+    sizes += [(rng.randint(1, 300), rng.randint(1, 300)) for _ in range(195)]
+    agree = sum(tuple(answer(*size, 28, 4)) == tiles.canvas(*size) for size in sizes)
+    pictures = [torch.randint(256, (3, *size), generator=torch.Generator().manual_seed(0)).byte() for size in sizes[:5]]
+    ids = torch.tensor([[1, model.mllama_cfg.image_token, 5, 6, 7]])
+
+    def logits() -> Tensor:
+        return torch.cat([model(ids, images=tiles([[picture]])) for picture in pictures])
+
+    right = logits()
+    with patch.object(TileProcessor, "canvas", lambda self, h, w: tuple(answer(h, w, self.tile_size, self.max_tiles))):
+        difference = apart(logits(), right)
+    begin = (f"a tiny Llama 3.2 Vision with your best_canvas: {agree} of {len(sizes)} pictures on the package's canvas "
+             f"· {distance(difference)}: ")  # fmt: skip
+    if difference <= ROUNDING and agree == len(sizes):
+        return Verdict(True, begin + "the same")
+    return Verdict(False, f"{begin}it looks at different tiles")
+
+
+@torch.no_grad()
+def visible(answer: Any) -> Verdict:
+    """15.3: a prompt with three images, two of them side by side."""
+    model = _tiny_mllama()
+    image = model.mllama_cfg.image_token
+    row = [1, 5, image, 6, 7, image, image, 8, 9]
+    images = TiledImages(torch.randn(1, 3, 4, 3, 28, 28, generator=torch.Generator().manual_seed(0)),
+                         torch.tensor([[2, 6, 1]]), torch.tensor([[2, 4, 1]]))  # fmt: skip
+
+    def seen(_ids: Tensor, images: TiledImages, image_token: int) -> Tensor:
+        marks = torch.zeros(1, len(row), 3, 4, dtype=torch.bool)
+        for t, some in enumerate(answer(list(row), image_token)):
+            for i in some:
+                marks[0, t, i, : int(images.n_tiles[0, i])] = True
+        return marks
+
+    right = model(torch.tensor([row]), images=images)
+    with patch("llamamm.llama32_vision.model.seen_tiles", seen):
+        moved = (model(torch.tensor([row]), images=images) - right)[0].abs().amax(dim=1)
+    begin = f"a tiny Llama 3.2 Vision with your visible, 3 images: {distance(float(moved.max()))}"
+    if moved.max() <= ROUNDING:
+        return Verdict(True, f"{begin}: the same")
+    first = int((~(moved <= ROUNDING)).nonzero()[0])
+    return Verdict(False, f"{begin}: from token {first} on it looks at different images")
+
+
+SWAPS = {
+    "11.2": cut,
+    "11.3": positions_for,
+    "12.2": energies,
+    "12.3": triangles,
+    "13.2": shuffle,
+    "13.3": stack,
+    "14.2": splice,
+    "14.3": learned,
+    "15.2": best_canvas,
+    "15.3": visible,
+}

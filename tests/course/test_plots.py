@@ -1,0 +1,83 @@
+"""course.plots: pictures are sharp and small, and keep their alternative text in a page that nbconvert makes."""
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter
+from PIL import Image
+
+from llamamm.course import plots
+
+ROOT = Path(__file__).parents[2]
+LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def shown_by(monkeypatch, figure, alt):
+    outputs = []
+    monkeypatch.setattr(plots, "display", lambda data, **options: outputs.append((data, options)))
+    plots.show(figure, alt)
+    ((data, options),) = outputs
+    assert options.pop("raw")
+    return data, options["metadata"]
+
+
+def image_in(text):
+    return Image.open(io.BytesIO(base64.b64decode(re.search(r'base64,([^"]*)"', text)[1])))
+
+
+def test_a_picture_is_shown_in_150_dpi_with_its_alternative_text(monkeypatch):
+    with plt.rc_context():
+        plots.use_style()
+        figure, axes = plt.subplots(figsize=(6, 3))
+        axes.plot([1, 2])
+        data, metadata = shown_by(monkeypatch, figure, 'a "line" that rises, 1 < 2')
+    assert data["text/html"].startswith('<img alt="a &quot;line&quot; that rises, 1 &lt; 2" width="')
+    image = image_in(data["text/html"])
+    assert 850 < image.width < 950 and round(image.info["dpi"][0]) == 150
+    assert metadata["image/png"] == {"alt": 'a "line" that rises, 1 < 2', "width": round(image.width / 1.5)}
+    assert f'width="{round(image.width / 1.5)}"' in data["text/html"]
+    assert data["image/png"] in data["text/html"]
+    assert data["text/plain"] == "<Figure size 600x300 with 1 Axes>"
+    assert not plt.fignum_exists(figure.number)
+
+
+def png_of(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_a_picture_of_few_colours_shrinks_and_looks_the_same():
+    rows = np.linspace(0, 255, 300).astype(np.uint8)
+    pixels = np.stack(np.broadcast_arrays(rows[:, None], rows[None, ::-1] // 8 * 8, np.uint8(9)), axis=-1)
+    png = png_of(np.repeat(pixels // 32 * 32, 2, axis=0))
+    small = plots.small_png(png)
+    assert len(small) < len(png)
+    before, after = (np.asarray(Image.open(io.BytesIO(p)).convert("RGB"), dtype=int) for p in (png, small))
+    assert np.abs(before - after).max() <= 1
+
+
+def test_a_picture_of_many_colours_stays_as_it_is_and_is_stored_once():
+    noise = png_of(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8))
+    assert plots.small_png(noise) == noise
+    data, metadata = plots.shown(noise, "noise", scale=0.5)
+    assert set(data) == {"text/html"} and metadata == {} and 'width="100"' in data["text/html"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_every_picture_of_an_exported_lesson_has_alternative_text(path):
+    """Nbconvert itself writes "No description has been provided" where it finds none."""
+    page, _ = HTMLExporter().from_notebook_node(nbformat.read(path, as_version=4))
+    pictures = BeautifulSoup(page, "html.parser").select(".jp-OutputArea-output img")
+    assert pictures
+    for picture in pictures:
+        assert picture["src"].startswith("data:image/png;base64,")
+        assert len(picture["alt"]) > 20 and "No description" not in picture["alt"]

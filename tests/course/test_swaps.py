@@ -1,0 +1,274 @@
+"""course.swaps: one line for each exercise: "the same" with the package's own part, something else with a wrong one."""
+
+import math
+import re
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from llamamm.course import swaps_text
+from llamamm.course.checks import exercises_of
+from llamamm.course.checks.lesson00 import _greedy
+from llamamm.course.checks.lesson01 import EXERCISES as LESSON_01
+from llamamm.course.checks.lesson05 import _Growing, _reader
+from llamamm.course.checks.lesson06 import _block_forward, _logits
+from llamamm.course.checks.lesson09 import _Layer, _merged
+from llamamm.course.swap import real_model
+from llamamm.course.swaps import SWAPS, in_real_model, verdict
+from llamamm.errors import InputError
+from llamamm.llama32_vision.tiles import TileProcessor
+from llamamm.lora.lora import LoraLinear
+from llamamm.multimodal.bridge import pixel_shuffle, stack_frames
+from llamamm.multimodal.places import image_spans
+from llamamm.senses.vision import resize_positions
+from llamamm.text.attention import readable_attention
+from llamamm.text.cache import KVCache
+from llamamm.text.config import RopeScaling
+from llamamm.text.layers import FeedForward, RMSNorm
+from llamamm.text.masks import build_mask, causal_mask, packed_mask
+from llamamm.text.model import TransformerBlock
+from llamamm.text.rope import apply_rope, rope_frequencies
+
+LESSONS = [f"{n:02}" for n in range(16)]
+REWRITTEN = {"02.1", "02.3", "03.1", "03.2", "03.3", "03.4", "04.2", "04.3", "04.5"}
+
+
+def reference(exercise_id):
+    (found,) = [e for e in exercises_of(exercise_id[:2]) if e.id == exercise_id]
+    return found.reference
+
+
+def message_01(words):
+    (found,) = [m.answer for m in LESSON_01[1].mistakes if words in m.message]
+    return found
+
+
+# ---- right answers, written without the part that they stand for ----
+
+
+def norm(x, weight, eps):
+    return weight * x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+
+
+def swiglu(x, gate, up, down):
+    return (F.silu(x @ gate.T) * (x @ up.T)) @ down.T
+
+
+def softmax(scores):
+    largest = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
+    powers = (scores - largest).exp()
+    return powers / powers.sum(-1, keepdim=True).clamp(min=1e-30)
+
+
+def stretched(head_dim, theta, factor, original, high=4.0):
+    return rope_frequencies(head_dim, theta=theta, scaling=RopeScaling(factor, 1.0, high, original))
+
+
+def block(block, x, cos, sin):
+    x = x + block.self_attn(block.input_layernorm(x), cos, sin)
+    return x + block.mlp(block.post_attention_layernorm(x))
+
+
+def canvas(height, width, side, max_tiles):
+    grids = [(r, c) for r in range(1, max_tiles + 1) for c in range(1, max_tiles // r + 1)]
+    scale = {grid: min(grid[0] * side / height, grid[1] * side / width) for grid in grids}
+    best = min((s for s in scale.values() if s >= 1), default=max(scale.values()))
+    return min((grid for grid in grids if scale[grid] == best), key=lambda grid: grid[0] * grid[1])
+
+
+def cut(pixels, patch):
+    return F.unfold(pixels, patch, stride=patch).transpose(1, 2)
+
+
+def positions_for(table, rows, columns, mode="bicubic"):
+    if mode == "first":
+        return table[: 1 + rows * columns]
+    return torch.cat([table[:1], resize_positions(table[1:], old=37, new=(rows, columns))])
+
+
+def energies(frames, window=True):
+    n = frames.shape[-1]
+    hann = torch.hann_window(n) if window else torch.ones(n)
+    return torch.fft.rfft(frames * hann).abs() ** 2
+
+
+def triangles(edges, hz, area=True):
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    shape = torch.minimum((hz - low) / (centre - low), (high - hz) / (high - centre)).clamp(min=0)
+    return shape * 2 / (high - low) if area else shape
+
+
+def learned(ids, learn, vocab_size, shift=1):
+    targets = ids.where(learn & (ids < vocab_size), torch.tensor(-100))
+    return ids[:-1], targets[1:] if shift else targets[:-1]
+
+
+def targets_of(ids, learn, shift=-1):
+    targets = ids.where(learn, torch.tensor(-100)).roll(shift)
+    targets[-1] = -100
+    return targets
+
+
+def visible(ids, image_token, late=0):
+    spans = image_spans(ids, image_token)
+    return [[i for i, (begin, end) in enumerate(spans) if begin + late <= t < end] for t in range(len(ids))]
+
+
+def splice(x, where, features):
+    if int(where.sum()) != len(features):
+        raise ValueError
+    return x.masked_scatter(where[..., None], features)
+
+
+RIGHT = {
+    "00.3": _greedy, "01.2": reference("01.2"), "02.1": norm, "02.3": swiglu, "03.1": softmax,
+    "03.2": lambda n, start: causal_mask(n, start=start), "03.3": readable_attention,
+    "03.4": lambda padding, start: build_mask(padding.shape[1] - start, start=start, padding=padding),
+    "04.2": lambda head_dim, theta: rope_frequencies(head_dim, theta=theta), "04.3": apply_rope, "04.5": stretched,
+    "05.2": _Growing, "05.3": KVCache, "05.4": _reader(), "06.2": block, "06.3": reference("06.3"),
+    "07.2": reference("07.2"), "08.2": reference("08.2"), "08.3": reference("08.3"), "09.2": reference("09.2"),
+    "09.3": _merged, "10.2": targets_of, "10.3": lambda segments: packed_mask(segments)[:, 0], "11.2": cut,
+    "11.3": positions_for, "12.2": energies, "12.3": triangles,
+    "13.2": lambda features, rows, columns, merge: pixel_shuffle(features, (rows, columns), merge=merge),
+    "13.3": lambda features, mask, merge: stack_frames(features, mask, merge=merge), "14.2": splice, "14.3": learned,
+    "15.2": canvas, "15.3": visible,
+}  # fmt: skip
+# What is wrong, and what the line says of it.
+WRONG = {
+    "00.3": [(lambda f, ids, _, n: _greedy(f, ids, (), n), "not the same"),
+             (lambda f, ids, stop, n: _greedy(f, ids, stop, n + 1), "asked for 2 it gives 3")],
+    "01.2": [(message_01("newline after <|im_end|>"), r"different prompt from id 9 on: yours goes on with '<\|im_st")],
+    "02.1": [(lambda x, weight, eps: norm(x, 1, eps), "',,,,.*a different model, the package's says 'The capital"),  # noqa: ARG005
+             (lambda x, weight, eps: norm(x, weight, eps) * math.nan, "NaN in the logits")],
+    "02.3": [(lambda x, gate, up, down: swiglu(x, up, gate, down), "a different model")],
+    "03.1": [(lambda scores: F.softmax(scores, dim=-2), "a different model"),
+             (lambda scores: F.softmax(scores, dim=-1), "the same up to rounding, but a padded place")],
+    "03.2": [(lambda n, start: torch.ones(n, start + n).tril().bool(), "a different model"),
+             (lambda n, start: causal_mask(n), "RuntimeError: .*size of tensor")],  # noqa: ARG005
+    "03.3": [(lambda q, k, v, mask: readable_attention(q, k.flip(1), v, mask), "a different model")],
+    "03.4": [(lambda padding, start: causal_mask(padding.shape[1] - start, start=start)[None, None],
+              "one at a time they give"),
+             (lambda padding, start: (causal_mask(padding.shape[1] - start, start=start) & padding[:, None])[:, None],
+              "NaN in the logits: does a place of padding see nothing")],
+    "04.2": [(lambda head_dim, theta: rope_frequencies(head_dim), "a different model")],  # noqa: ARG005
+    "04.3": [(lambda x, cos, sin: x, "a different model")],  # noqa: ARG005
+    "04.5": [(lambda *given: stretched(*given, high=8.0), "a different model")],
+    "05.2": [(type("Leaky", (_Growing,), {"advance": lambda *_: None}), "a different model")],
+    "05.3": [(_Growing, "the same, but a ninth token in 8 places is not refused")],
+    "05.4": [(_reader(start=lambda *_: 0), "41 tokens instead of 41.*the same, but 11 tokens would have been enough"),
+             (_reader(rewind=False), "different text")],
+    "06.2": [(_block_forward(second="input_layernorm"), "a different model"), (_block_forward(first=""), "NaN")],
+    "06.3": [(lambda weights, cfg, ids: _logits(weights, cfg, ids, wrong="repeat"), "a different model")],
+    "07.2": [(lambda raw: {name: -t for name, t in reference("07.2")(raw).items()}, "a different model"),
+             (lambda raw: {name: t.flatten() for name, t in reference("07.2")(raw).items()}, r"has the shape \(110592"),
+             (lambda raw: {}, "not the 91 names")],  # noqa: ARG005
+    "08.2": [(lambda logits, p: logits, "at word .* a different draw")],  # noqa: ARG005
+    "08.3": [(lambda pieces, stop: pieces, "not the same, the package stops after"),  # noqa: ARG005
+             (lambda pieces, stop: ["".join(pieces).split(stop[0])[0]], "text is the same, but the model works on")],
+    "09.2": [(lambda *given: _Layer(*given, start="both random"), "but fresh, before it has learned"),
+             (lambda *given: _Layer(*given, start="both zero"), "all its gradients are 0"),
+             (lambda *given: _Layer(*given, frozen=False), "13,731,840 of its numbers get a gradient, 460,800 should")],
+    "09.3": [(lambda *given: _merged(*given, sign=-1), "a different model"),
+             (lambda *given: _merged(*given, cast="before"), "numbers are rounded twice"),
+             (lambda *given: _merged(*given, in_place=True), "it changes the matrix")],
+    "10.2": [(lambda ids, learn: targets_of(ids, learn, shift=0), "over 5: it would learn something different")],
+    "10.3": [(lambda segments: packed_mask(torch.ones_like(segments))[:, 0], "a different model")],
+    "11.2": [(lambda pixels, patch: cut(pixels.transpose(2, 3), patch), "different features, such as")],
+    "11.3": [(lambda *given: positions_for(*given, mode="first"), "different features, such as"),
+             (lambda *given: torch.cat([given[0][:1] * 0, positions_for(*given)[1:]]), "CLS token's own position")],
+    "12.2": [(lambda frames: energies(frames, window=False), "different features")],
+    "12.3": [(lambda edges, hz: triangles(edges, hz, area=False), "different features, such as")],
+    "13.2": [(lambda features, *_: features.reshape(len(features), -1, features.shape[2] * 4), "features, such as")],
+    "13.3": [(lambda features, mask, merge: stack_frames(features, None, merge=merge), "different features")],  # noqa: ARG005
+    "14.2": [(lambda x, where, features: splice(x, where, features.flip(0)), "a different prompt"),
+             (lambda x, where, features: x.masked_scatter(where[..., None], features), "place is not refused"),
+             (lambda x, where, features: x.copy_(splice(x, where, features)), "own embeddings were changed")],
+    "14.3": [(lambda *given: learned(*given, shift=0), "it would learn something different")],
+    "15.2": [(lambda *given: canvas(*given)[::-1], "of 200 pictures.*looks at different tiles")],
+    "15.3": [(lambda *given: visible(*given, late=1), "from token 2 on it looks at different images")],
+}  # fmt: skip
+PAIRS = [(name, *fault) for name, faults in WRONG.items() for fault in faults]
+
+
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch):
+    """The right answer is whole with 8 ids; the rest of a wrong one takes time."""
+    monkeypatch.setattr(swaps_text, "N_NEW", 8)
+
+
+@pytest.fixture(autouse=True)
+def everything_is_back():
+    """No verdict leaves anything in the real model, or in a class."""
+    model = real_model()[0]
+
+    def state():
+        return (RMSNorm.forward, FeedForward.forward, TransformerBlock.forward, TileProcessor.canvas, model.cos,
+                [type(m) for m in model.modules()], [(p.data_ptr(), p.requires_grad) for p in model.parameters()])
+
+    before = state()
+    yield
+    after = state()
+    assert all(a is b or (isinstance(a, list) and a == b) for a, b in zip(after, before, strict=True))
+    assert not any(isinstance(m, LoraLinear) for m in model.modules())
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_every_core_exercise_has_a_swap(lesson):
+    core = {e.id for e in exercises_of(lesson) if e.level == "core"}
+    if lesson in ("02", "03", "04"):  # being rewritten: only those that have their new numbers
+        core &= REWRITTEN
+    assert core - {*SWAPS} == set()
+
+
+def test_every_swap_is_tried_right_and_wrong():
+    assert {*SWAPS} == {*RIGHT} == {*WRONG} and REWRITTEN <= {*SWAPS}
+
+
+@pytest.mark.parametrize("exercise_id", RIGHT)
+def test_a_right_answer_does_as_the_package(exercise_id, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert in_real_model(exercise_id, RIGHT[exercise_id]) is None
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and ": the same" in out and ", but " not in out
+
+
+@pytest.mark.parametrize(("exercise_id", "answer", "words"), PAIRS, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(PAIRS)])
+def test_a_wrong_answer_shows(exercise_id, answer, words):
+    found = verdict(exercise_id, answer)
+    assert not found.same
+    assert "\n" not in str(found) and re.search(words, str(found)), str(found)
+
+
+def test_what_an_answer_raises_is_one_line():
+    def rms_norm(*_):
+        raise ZeroDivisionError("by\nnothing")
+
+    assert str(verdict("02.1", rms_norm)) == "the real model with your rms_norm: ZeroDivisionError: by nothing"
+
+
+def test_what_is_no_function_is_named():
+    assert "give the function or class itself, greedy, not [1, 2] (list)" in str(verdict("00.3", [1, 2]))
+
+
+def test_a_blank_is_passed_on():
+    def rms_norm(*_):
+        raise NotImplementedError("exercise 02.1")
+
+    with pytest.raises(NotImplementedError, match="exercise 02.1"):
+        in_real_model("02.1", rms_norm)
+
+
+def test_a_loop_that_never_ends_is_ended():
+    def greedy(*_):
+        while True:
+            pass
+
+    assert "your greedy: still running after 0.5 seconds" in str(verdict("00.3", greedy, seconds=0.5))
+
+
+def test_an_exercise_without_a_swap_is_an_error():
+    with pytest.raises(InputError, match="no real model for exercise '00.9'; there is one for 00.3, 01.2"):
+        in_real_model("00.9", print)
