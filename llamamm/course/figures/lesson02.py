@@ -32,26 +32,26 @@ def stream_growth(sizes: Tensor) -> None:
 
 def norms_in_space(points: Tensor, by_layer_norm: Tensor, by_rms_norm: Tensor) -> None:
     """Points of three numbers before and after two norms. Each (N, 3)."""
-    figure = plt.figure(figsize=(8.4, 4.3))
-    for place, after, title in ((121, by_layer_norm, "LayerNorm: onto a circle"),
-                                (122, by_rms_norm, "RMSNorm: onto the sphere")):  # fmt: skip
-        ax = figure.add_subplot(place, projection="3d")
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 4.0), subplot_kw={"projection": "3d"})
+    for ax, after, title in zip(axes, (by_layer_norm, by_rms_norm),
+                                ("LayerNorm: onto a circle", "RMSNorm: onto the sphere"), strict=True):  # fmt: skip
         _sphere(ax)
-        _ring(ax, color=RED if place == 121 else GREY)
+        _ring(ax)
+        ax.plot(*zip((-1.7, -1.7, -1.7), (1.9, 1.9, 1.9), strict=True), color="black", linestyle=":", linewidth=1.2,
+                label="all entries equal")  # fmt: skip
         for a, b in zip(points.tolist(), after.tolist(), strict=True):
-            ax.plot(*zip(a, b, strict=True), color=GREY, linewidth=0.8)
+            ax.plot(*zip(a, b, strict=True), color=BLUE, linewidth=0.9)
         ax.scatter(*points.T, color=BLUE, s=22, depthshade=False, label="before")
-        ax.scatter(*after.T, color=RED, s=30, depthshade=False, label="after")
-        ax.set(xlim=(-3, 3), ylim=(-3, 3), zlim=(-3, 3), xticks=[], yticks=[], zticks=[])
-        ax.set_xlabel("first", labelpad=-12)
-        ax.set_ylabel("second", labelpad=-12)
-        ax.set_zlabel("third", labelpad=-12)
+        ax.scatter(*after.T, color=RED, s=34, depthshade=False, label="after")
+        ax.set(xlim=(-2, 2), ylim=(-2, 2), zlim=(-2, 2))
         ax.set_title(title, loc="center")
-        ax.set_box_aspect((1, 1, 1), zoom=1.1)
+        ax.set_box_aspect((1, 1, 1), zoom=1.25)
         ax.view_init(elev=20, azim=-20)
-    figure.axes[1].legend(loc="upper right", bbox_to_anchor=(1.12, 0.98))
-    show(figure, alt=f"Two views of a sphere. Left, LayerNorm moves {len(points)} points onto one circle, in the plane "
-         "at right angles to (1, 1, 1). Right, RMSNorm moves each along its own ray onto the sphere.")  # fmt: skip
+        ax.set_axis_off()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    show(figure, alt=f"Two views of a sphere. Left, LayerNorm moves {len(points)} points onto a circle in the plane at "
+         "right angles to (1, 1, 1), two of them onto the same point. Right, RMSNorm moves each along its own ray onto "
+         "the sphere.")  # fmt: skip
 
 
 def _sphere(ax) -> None:
@@ -61,11 +61,11 @@ def _sphere(ax) -> None:
     ax.plot_wireframe(*(3**0.5 * part.numpy() for part in round_), color=GREY, linewidth=0.35, alpha=0.45)
 
 
-def _ring(ax, color: str) -> None:
+def _ring(ax) -> None:
     """Those of the sphere whose mean is 0."""
     angle = torch.linspace(0, 2 * torch.pi, 121)[:, None]
     first, second = torch.tensor([1.0, -1, 0]) / 2**0.5, torch.tensor([1.0, 1, -2]) / 6**0.5
-    ax.plot(*(3**0.5 * (angle.cos() * first + angle.sin() * second)).T, color=color, linewidth=1.4)
+    ax.plot(*(3**0.5 * (angle.cos() * first + angle.sin() * second)).T, color=GREY, linewidth=1.8, label="mean 0")
 
 
 def silu_and_gates(gates: Tensor) -> None:
