@@ -418,8 +418,8 @@ def test_check_prints_a_table_and_a_score(tmp_path):
     name.write_text(json.dumps({"cells": cells}))
     result = run("check", name)
     assert result.exit_code == 1
-    assert "04.1" in result.stdout and "not yet" in result.stdout and "0 of 5 passed" in result.stdout
-    assert "04.2, 04.3, 04.4 and 04.5 are missing" in " ".join(result.stdout.split())
+    assert "04.1" in result.stdout and "not yet" in result.stdout and "0 of 6 passed" in result.stdout
+    assert "04.2, 04.3, 04.4, 04.5 and 04.6 are missing" in " ".join(result.stdout.split())
 
 
 def test_bench_prints_both_sides(tiny_dir):

@@ -264,6 +264,8 @@ def _mistake(
     prop, best, most = this.property, None, (0, 0)
     if prop.accept:
         most = (len(wrong), len(this.results) - len(wrong) - 1)
+    elif not prop.name:  # its cases show many kinds of faults, and two kinds may agree in a few of them
+        most = (len(wrong) // 2, len(this.results))
     for mistake in prop.mistakes:
         same = [0, 0]  # in wrong cases, in right ones
         for i, (case, got) in enumerate(zip(cases, this.results, strict=False)):

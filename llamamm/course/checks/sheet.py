@@ -144,6 +144,15 @@ def plain_python(source: str) -> str:
     return source
 
 
+def _of_comprehensions(source: str) -> set[str]:
+    """The variables of comprehensions, which end with them; from Python 3.12 on, symtable takes them for the cell's."""
+    tree = ast.parse(source)
+    targets = [n for c in ast.walk(tree) if isinstance(c, ast.comprehension) for n in ast.walk(c.target)]
+    stored = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    others = {n.id for n in stored if n not in targets}
+    return {n.id for n in targets if isinstance(n, ast.Name)} - others
+
+
 def names_in(source: str) -> tuple[set[str], set[str]]:
     """The names that a cell defines, and those that it uses and does not define. A cell that is no Python: none.
 
@@ -158,7 +167,8 @@ def names_in(source: str) -> tuple[set[str], set[str]]:
     for table in tables:
         tables.extend(table.get_children())
     symbols = [(table, symbol) for table in tables for symbol in table.get_symbols()]
-    made = [(t, s) for t, s in symbols if s.is_assigned() or s.is_imported()]
+    inner = _of_comprehensions(plain_python(source))
+    made = [(t, s) for t, s in symbols if (s.is_assigned() or s.is_imported()) and s.get_name() not in inner]
     bound = {s.get_name() for t, s in made if t is top or s.is_declared_global()}
     used = {s.get_name() for t, s in symbols if s.is_referenced() and (t is top or s.is_global())}
     return bound | stars, used - bound - set(dir(builtins))
