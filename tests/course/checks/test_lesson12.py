@@ -90,7 +90,7 @@ def test_the_bands_are_the_packages():
      (lambda n, r: (m := sizes(n, r)[0], 1 + m // 160, (2 + m // 160) // 2), "STFT"),
      (lambda n, r: (*sizes(n, r)[:2], sizes(n, r)[1]), "as many places as frames"),
      (lambda n, r: sizes(n, r)[:2], "3 parts"), (lambda n, r: sizes(n, r)[2], "result should be"),
-     (lambda n, r: tuple(round(x) for x in (n * 16_000 / r, n * 100 / r, n * 50 / r)), "in case 2 of 6")],
+     (lambda n, r: tuple(round(x) for x in (n * 16_000 / r, n * 100 / r, n * 50 / r)), "not full counts")],
 )  # fmt: skip
 def test_sizes(answer, message):
     result = check("12.1", answer)
