@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 DPI = 150  # of a picture's pixels; on a page it is as wide as `figure.dpi` says
+LARGE = 100_000  # bytes of a picture above which it loses colours that are seen
 TWICE = 12_000  # bytes of a picture up to which a notebook holds it in both forms
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY = COLORS = (
@@ -69,10 +70,12 @@ def shown(png: bytes, alt: str, *, scale: float) -> tuple[dict, dict]:
 
 
 def small_png(png: bytes) -> bytes:
-    """The same picture in 256 colours, where the eye can't tell the difference: a third of the bytes."""
+    """The same picture in 256 colours, where the eye can't tell the difference: a third of the bytes. A large one,
+    such as a photo, in fewer, since a notebook should stay small."""
     image = Image.open(io.BytesIO(png)).convert("RGB")
-    fewer = image.quantize(256, dither=Image.Dither.NONE)
+    large = len(png) > LARGE
+    fewer = image.quantize(32 if large else 256, dither=Image.Dither.NONE)
     difference = np.abs(np.asarray(image, dtype=int) - np.asarray(fewer.convert("RGB"), dtype=int)).mean()
     buffer = io.BytesIO()
     fewer.save(buffer, format="PNG", optimize=True, dpi=(DPI, DPI))
-    return buffer.getvalue() if difference < 1 and len(buffer.getvalue()) < len(png) else png
+    return buffer.getvalue() if (large or difference < 1) and len(buffer.getvalue()) < len(png) else png
