@@ -18,7 +18,7 @@ from torch import Tensor
 from llamamm.errors import InputError
 
 
-def causal_mask(n_queries: int, *, start: int = 0, device: torch.device | str | None = None) -> Tensor:
+def causal_mask(n_queries: int, start: int = 0, *, device: torch.device | str | None = None) -> Tensor:
     """Query i stands at position start + i and sees every position up to its own. -> (T, S) with S = start + T."""
     queries = torch.arange(start, start + n_queries, device=device)
     keys = torch.arange(start + n_queries, device=device)

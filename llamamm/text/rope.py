@@ -25,7 +25,7 @@ from llamamm.errors import ConfigError
 from llamamm.text.config import RopeScaling
 
 
-def rope_frequencies(head_dim: int, *, theta: float = 500_000.0, scaling: RopeScaling | None = None) -> Tensor:
+def rope_frequencies(head_dim: int, theta: float = 500_000.0, *, scaling: RopeScaling | None = None) -> Tensor:
     """Radians per token of each pair, fastest first. -> (D/2,), fp32. Raises ConfigError for an odd head_dim."""
     if head_dim % 2:
         raise ConfigError(f"head_dim must be even, because RoPE turns pairs of numbers; got {head_dim}")

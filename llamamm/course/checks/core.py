@@ -248,11 +248,17 @@ def _told(exercise: Exercise, this: Try, answer: Any, end: float) -> str | None:
     sentence = _mistake(this, cases, expected, wrong, end)
     if prop.name and prop.run is None:
         problem = f"for {shown(cases[first])} {problems[first]}"
-        return f"{name}{problem}. {sentence[0].upper()}{sentence[1:]}" if sentence else f"{name}{problem}"
+        return f"{name}{problem}. {_capital(sentence)}" if sentence else f"{name}{problem}"
     if sentence:
         return name + sentence
     place = f"in case {first + 1} of {len(cases)}, " if prop.accept is None else ""
     return name + place + problems[first]
+
+
+def _capital(sentence: str) -> str:
+    """With a capital, unless it begins with a formula."""
+    word = sentence.split()[0]
+    return sentence if not word.isalpha() or len(word) == 1 else sentence[0].upper() + sentence[1:]
 
 
 def _mistake(
