@@ -154,7 +154,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()  # here, where a pipe that was closed can still be caught
     except BrokenPipeError:  # `llamamm fetch --list | head -1`: whoever read has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
+        _let_go_of_stdout()
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -162,7 +162,16 @@ def main() -> None:
         if os.environ.get("LLAMAMM_TRACEBACK"):
             raise
         _say(f"error: {_in_one_line(error)}")
+        _let_go_of_stdout()
         sys.exit(2 if isinstance(error, LlamammError | OSError) else 1)
+
+
+def _let_go_of_stdout() -> None:
+    """What cannot be written is not tried again when Python ends, which would complain of it in lines of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(line: str) -> None:

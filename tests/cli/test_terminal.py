@@ -239,12 +239,15 @@ def test_bad_bytes_from_standard_input_are_replaced(main, tiny_dir):  # noqa: F8
 # ---- pipes and closed files ----
 
 
+BUFFERED = {"PYTHONUNBUFFERED": ""}  # as for users: what is printed is written at the end, and that fails there
+
+
 def test_a_closed_pipe_ends_quietly(tiny_dir):  # noqa: F811
     commands = [["fetch", "--list"], ["--help"], ["generate", "--help"], ["--version"], ["doctor"],
                 ["generate", "hi", "--max-new-tokens", "100", "--model", tiny_dir], ["fetch", "smollm2"]]  # fmt: skip
     reader, writer = os.pipe()
     os.close(reader)
-    done = each_apart(commands, stdout=writer)
+    done = each_apart(commands, stdout=writer, **BUFFERED)
     os.close(writer)
     for command, (code, _, err) in zip(commands, done, strict=True):
         assert code == 1 and err in (b"", b"(stopped: the model's context is full)\n"), (command, code, err)
@@ -252,7 +255,7 @@ def test_a_closed_pipe_ends_quietly(tiny_dir):  # noqa: F811
 
 def test_a_disk_that_is_full_is_one_line():
     with open("/dev/full", "w") as full:
-        done = finish([sys.executable, "-m", "llamamm", "--version"], stdout=full)
+        done = finish([sys.executable, "-m", "llamamm", "--version"], stdout=full, env={**os.environ, **BUFFERED})
     assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
 
 

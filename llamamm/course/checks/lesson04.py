@@ -163,6 +163,11 @@ PLACES = {
     "swapped": "You took the sine where the cosine belongs: at position 0 nothing may change",
     "overwritten": "You overwrote the first half before you used it for the second: both need the old halves",
 }
+TURNS = {
+    "which way a pair turns": (_one_pair, ("other way", "no minus", "one road", "swapped", "overwritten")),
+    "which numbers are a pair": (_two_pairs, ("neighbours", "table")),
+    "as many heads as tokens": (_heads, ("heads",)),
+}
 TURN = fault_exercise(
     lambda x, cos, sin, faults: _turned(x, cos, sin, faults, forth=True),
     {
@@ -171,11 +176,7 @@ TURN = fault_exercise(
         "one road": "You only multiplied by the cosine: each new number is a mixture of both numbers of its pair",
         **PLACES,
     },
-    {
-        "which way a pair turns": (_one_pair, ("other way", "no minus", "one road", "swapped", "overwritten")),
-        "which numbers are a pair": (_two_pairs, ("neighbours", "table")),
-        "as many heads as tokens": (_heads, ("heads",)),
-    },
+    TURNS,
     _heads,
     id="04.3", name="apply_rope", minutes=7, level="core", importance=3, reference=apply_rope,
 )  # fmt: skip
@@ -188,11 +189,7 @@ BACK = fault_exercise(
         "one road": "You only multiplied by the cosine: each number also went into its partner, times the sine",
         **PLACES,
     },
-    {
-        "which way a pair turns": (_one_pair, ("other way", "no minus", "one road", "swapped", "overwritten")),
-        "which numbers are a pair": (_two_pairs, ("neighbours", "table")),
-        "as many heads as tokens": (_heads, ("heads",)),
-    },
+    TURNS,
     _heads,
     id="04.4", name="apply_rope_backward", minutes=5, level="hard", importance=2,
     reference=lambda grad, cos, sin: apply_rope(grad, cos, -sin), forbids=("grad", "backward", "vjp", "jacobian"),
