@@ -134,13 +134,13 @@ def test_the_readme_prints_the_rooms():
     assert sorted(name for name in printed if not name.endswith(".py")) == ROOMS
     assert sorted(files) == sorted(p.stem for p in PACKAGE.glob("*.py"))
 
+
 def test_pytest_looks_into_every_folder_of_tests():
     """Its own list of folders to pass over holds "build", so a room of that name would never be tested."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
     folders = {p.relative_to(ROOT) for p in (ROOT / "tests").rglob("*") if p.is_dir() and p.name != "__pycache__"}
     passed_over = [f for f in folders for name in f.parts for glob in settings["norecursedirs"] if fnmatch(name, glob)]
     assert Path("tests/course/build") in folders and not passed_over
-
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
