@@ -18,7 +18,8 @@ def difference(expected: Any, got: Any, tolerance: float | None, where: str = ""
     """How `got` differs from `expected`, in words, or None.
 
     tolerance: the largest difference that still counts as equal; None is what the dtype's rounding leaves of the
-    largest number expected. where: the place inside the whole result, "[0]['a']".
+    largest number expected; infinity compares the form alone, types, lengths, shapes and dtypes.
+    where: the place inside the whole result, "[0]['a']".
     """
     at = f"at {where}: " if where else ""
     if isinstance(expected, Tensor):
@@ -28,7 +29,7 @@ def difference(expected: Any, got: Any, tolerance: float | None, where: str = ""
         got = got.item()
     if isinstance(expected, bool) or not isinstance(expected, int | float | tuple | list | dict):
         kind = int if isinstance(expected, bool) else type(expected)  # 1 is as good as True
-        same = isinstance(got, kind) and bool(expected == got)
+        same = isinstance(got, kind) and (tolerance == math.inf or bool(expected == got))
         return None if same else f"{at}the result should be {describe(expected)}, got {describe(got)}"
     if isinstance(expected, int | float):
         problem = _numbers_differ(expected, got, ROUNDING[torch.float32] * max(1, abs(expected))
@@ -73,6 +74,8 @@ def _tensors_differ(expected: Tensor, got: Any, tolerance: float | None, where: 
                 f"got {_a(got.layout)} one on {got.device}")  # fmt: skip
     if expected.dtype != got.dtype:
         return f"the dtype should be {expected.dtype}, got {got.dtype}"
+    if tolerance == math.inf:
+        return None
     if not got.is_floating_point():
         wrong = (expected != got).nonzero()
         return None if not len(wrong) else _at(expected, got, tuple(wrong[0].tolist()), where)

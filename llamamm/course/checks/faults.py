@@ -23,34 +23,43 @@ AT_ONCE = 3  # so many faults are looked for in one answer
 
 
 def fault_exercise(
-    variant: Callable[..., Tensor], sentences: dict[str, str], groups: dict[str, tuple[Cases, Collection[str]]],
-    everything: Cases, *, relative: bool = False, repair: Callable[[Tensor, Tensor], Tensor | None] | None = None,
-    form: str = "", **about: Any,
+    variant: Callable[..., Any], sentences: dict[str, str], groups: dict[str, tuple[Cases, Collection[str]]],
+    everything: Cases, *, tolerance: float | None = None, relative: bool = False,
+    repair: Callable[[Tensor, Tensor], Tensor | None] | None = None, form: str = "",
+    run: Callable[[Any, tuple], Any] | None = None, at_once: int = AT_ONCE, **about: Any,
 ) -> Exercise:  # fmt: skip
     """An exercise with a property for each group of faults, one for the result's form, one for all that is left.
 
+    variant(*case, faults): the result, a tensor or whatever `difference` compares, with the named faults in it.
     sentences: what to say to each fault. groups: property -> its cases, the smallest first, and its faults; with
     these inputs no two faults may look alike. everything: the cases in which form and numbers are compared.
-    relative: numbers are compared by their ratio. repair: makes the expected form of one that is nearly right.
-    form: what to say of a result that needed a repair. about: the exercise's other fields.
+    tolerance: as in `Property`, by default what rounding leaves. relative: numbers are compared by their ratio.
+    repair: makes the expected form of a tensor that is nearly right. form: what to say of one that needed a repair.
+    run: how to get a result from an answer and a case. at_once: so many faults are looked for in one answer.
+    about: the exercise's other fields.
     """
 
-    def differ(expected: Tensor, got: Tensor) -> str | None:
+    def differ(expected: Any, got: Any) -> str | None:
         if relative:
             off = (got / expected - 1).abs().nan_to_num(nan=math.inf)
             i = int(off.argmax())
             return f"[{i}] should be {expected[i]:.4g}, got {got[i]:.4g}" if off[i] > 1e-3 else None
-        return difference(expected, got, 1e-4 if expected.dtype.itemsize > 2 else 3e-2)
+        if isinstance(expected, Tensor) and tolerance is None:
+            return difference(expected, got, 1e-4 if expected.dtype.itemsize > 2 else 3e-2)
+        return difference(expected, got, tolerance)
 
-    def numbers(got: Any, expected: Tensor) -> Tensor | None:
+    def numbers(got: Any, expected: Any) -> Any:
+        """The result in the form that it should have, or None where it cannot be brought to it."""
+        if not isinstance(expected, Tensor):
+            return got if difference(expected, got, math.inf) is None else None
         if not isinstance(got, Tensor):
             return None
         if got.shape != expected.shape:
             got = repair(got, expected) if repair else None
         return None if got is None or got.is_complex() else got.detach().to(expected.dtype)
 
-    def explained(got: Tensor, case: tuple) -> tuple[str, ...] | None:
-        for n in range(1, AT_ONCE + 1):
+    def explained(got: Any, case: tuple) -> tuple[str, ...] | None:
+        for n in range(1, at_once + 1):
             for faults in combinations(sentences, n):
                 if differ(variant(*case, faults), got) is None:
                     return faults
@@ -76,13 +85,14 @@ def fault_exercise(
     def right_form(result: Any, case: tuple) -> str | None:
         expected = variant(*case, ())
         problem = difference(expected, result, math.inf)
-        wrong_shape = isinstance(result, Tensor) and result.shape != expected.shape
-        return f"{problem}. {form}" if wrong_shape and numbers(result, expected) is not None else problem
+        wrong_shape = isinstance(result, Tensor) and isinstance(expected, Tensor) and result.shape != expected.shape
+        return f"{problem}. {form}" if form and wrong_shape and numbers(result, expected) is not None else problem
 
+    is_tensor = isinstance(variant(*everything(torch.Generator().manual_seed(0))[0], ()), Tensor)
     properties = (
-        *(Property(name, cases, accept=tell(own)) for name, (cases, own) in groups.items()),
-        Property("shape and dtype", everything, accept=right_form),
-        Property("all numbers", everything, accept=tell(None)),
+        *(Property(name, cases, accept=tell(own), run=run) for name, (cases, own) in groups.items()),
+        Property("shape and dtype" if is_tensor else "form", everything, accept=right_form, run=run),
+        Property("all numbers" if is_tensor else "all results", everything, accept=tell(None), run=run),
     )
     mistakes = tuple(Mistake(lambda *case, f=fault: variant(*case, (f,)), told) for fault, told in sentences.items())
     return Exercise(**{"reference": lambda *case: variant(*case, ()), "mistakes": mistakes, **about},

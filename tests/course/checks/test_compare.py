@@ -64,3 +64,21 @@ def test_differences_in_words(expected, got, message):
 def test_an_object_that_claims_to_equal_everything_is_not_believed():
     for expected in ("text", True, None, 1.0, [1], {"a": 1}, torch.ones(1)):
         assert difference(expected, Agreeable(), 1e-4), expected
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "message"),
+    [
+        (torch.tensor([1.0, 2]), torch.tensor([3.0, float("nan")]), None),
+        (torch.tensor([1, 2]), torch.tensor([3, 4]), None),
+        (torch.tensor([1.0, 2]), torch.tensor([1.0]), "shape should be (2,), got (1,)"),
+        (("a", 1), ("b", 2), None),
+        (("a", 1), ("b", "2"), "at [1]: the result should be a number, got '2' (str)"),
+        ({"a": True}, {"a": False}, None),
+        (["a"], ["a", "b"], "should have 1 part, got 2"),
+        ("a", None, "should be 'a' (str), got None"),
+    ],
+)
+def test_an_infinite_tolerance_compares_the_form_alone(expected, got, message):
+    found = difference(expected, got, float("inf"))
+    assert found is None if message is None else message in found
