@@ -60,7 +60,7 @@ def _numbers_differ(expected: float, got: Any, tolerance: float) -> str | None:
         number = math.inf
     close = expected == got or math.isclose(expected, number, rel_tol=0, abs_tol=tolerance)
     both_nan = math.isnan(expected) and math.isnan(number)
-    return None if close or both_nan else f"the result should be {expected:.6g}, got {number:.6g}"
+    return None if close or both_nan else "the result should be {}, got {}".format(*_told_apart(expected, number))
 
 
 def _tensors_differ(expected: Tensor, got: Any, tolerance: float | None, where: str) -> str | None:
@@ -93,7 +93,16 @@ def _tensors_differ(expected: Tensor, got: Any, tolerance: float | None, where: 
 
 def _at(expected: Tensor, got: Tensor, place: tuple, where: str) -> str:
     here = where + ("[" + ", ".join(str(int(i)) for i in place) + "]" if place else "") or "the result"
-    return f"{here} should be {expected[place].item():.6g}, got {got[place].item():.6g}"
+    return "{} should be {}, got {}".format(here, *_told_apart(expected[place].item(), got[place].item()))
+
+
+def _told_apart(expected: float, got: float) -> tuple[str, str]:
+    """Two numbers with 6 digits, or with as many as it takes to see that they differ."""
+    for digits in (6, 9, 12, 17):
+        ours, theirs = f"{expected:.{digits}g}", f"{got:.{digits}g}"
+        if ours != theirs:
+            break
+    return ours, theirs
 
 
 def describe(value: Any) -> str:

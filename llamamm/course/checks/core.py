@@ -66,6 +66,9 @@ class Property:
     run: how to get a result from an answer and a case; by default it is called with the case's arguments.
     tolerance: largest difference between numbers that still counts as equal; None: what rounding leaves in their dtype.
     accept: says what is wrong with a result for a case, None if nothing, instead of a comparison with the reference's.
+    show: a case in words, for the learner; by default its arguments as they can be typed in, and nothing if `run` is
+    given.
+    otherwise: like `accept`, asked only where no property has told anything: a right answer gives None.
     """
 
     name: str
@@ -74,6 +77,8 @@ class Property:
     run: Callable[[Any, tuple], Any] | None = None
     tolerance: float | None = None
     accept: Callable[[Any, tuple], str | None] | None = None
+    show: Callable[[tuple], str] | None = None
+    otherwise: Callable[[Any, tuple], str | None] | None = None
 
     def inputs(self) -> Sequence[tuple]:
         """The cases, each time the same."""
@@ -84,6 +89,12 @@ class Property:
         torch.manual_seed(0)
         case = copy.deepcopy(case)
         return answer(*case) if self.run is None else self.run(answer, case)
+
+    def given(self, case: tuple) -> str:
+        """The case, as a learner is told it: "for (3, 4)", or ""."""
+        if self.show is not None:
+            return f"for {self.show(case)}"
+        return f"for {shown(case)}" if self.name and self.run is None else ""
 
     def problem(self, expected: Any, got: Any, case: tuple) -> str | None:
         """What is wrong with a result, or None. expected: the reference's."""
@@ -218,17 +229,22 @@ def _tries(exercise: Exercise, answer: Any) -> list[Try]:
 def judge(exercise: Exercise, tries: Sequence[Try], answer: Any) -> CheckResult:
     """Compare results with what they should be, property by property, and name the mistakes that explain them."""
     end = time.monotonic() + TIME_LIMIT / 2
-    told = [text for this in tries if (text := _told(exercise, this, answer, end))]
+    wrong = [(this, text) for this in tries if (text := _told(exercise, this, answer, end))]
+    wrong = wrong or [(this, text) for this in tries if (text := _told_otherwise(this))][:1]
     n_cases = sum(len(this.results) for this in tries)
-    if not told:
+    if not wrong:
         how_many = f"all {n_cases} cases" if n_cases > 1 else "the one case"
         return CheckResult(exercise.id, True, f"{exercise.name} is right in {how_many}", exercise.points)
     if len(tries) == 1:
-        return failed(exercise, told[0])
-    told = list(dict.fromkeys(told))
+        return failed(exercise, wrong[0][1])
+    n_right, told, errors = len(tries) - len(wrong), [], set()
+    for this, text in wrong:  # the same error in many properties is told once
+        error = explained(this.error) if this.error is not None and ": it raised " in text else ""
+        if text not in told and (not error or error not in errors):
+            told.append(text)
+        errors.add(error)
     shown_here = "\n".join(f"  - {text}" for text in told[:SENTENCES])
     more = f"\n  - and {len(told) - SENTENCES} more" if len(told) > SENTENCES else ""
-    n_right = len(tries) - len(told)
     return failed(exercise, f"{n_right} of {len(tries)} properties hold\n{shown_here}{more}")
 
 
@@ -242,17 +258,30 @@ def _told(exercise: Exercise, this: Try, answer: Any, end: float) -> str | None:
     if not wrong and this.error is None:
         return None
     if not wrong:
-        given = f" for {shown(cases[len(this.results)])}" if prop.name and prop.run is None else ""
-        return f"{name}it raised {_explain(this.error, answer)}{given}"
+        return f"{name}it raised {_explain(this.error, answer)} {prop.given(cases[len(this.results)])}".rstrip()
     first = wrong[0]
     sentence = _mistake(this, cases, expected, wrong, end)
-    if prop.name and prop.run is None:
-        problem = f"for {shown(cases[first])} {problems[first]}"
+    if prop.given(cases[first]):
+        problem = _in_a_case(prop, cases[first], problems[first])
         return f"{name}{problem}. {_capital(sentence)}" if sentence else f"{name}{problem}"
     if sentence:
         return name + sentence
     place = f"in case {first + 1} of {len(cases)}, " if prop.accept is None else ""
     return name + place + problems[first]
+
+
+def _told_otherwise(this: Try) -> str | None:
+    """What is wrong with a result that no property found to be wrong."""
+    prop = this.property
+    for result, case in zip(this.results, prop.inputs(), strict=True):
+        if prop.otherwise and (problem := prop.otherwise(result, case)):
+            return f"{prop.name}: {_in_a_case(prop, case, problem)}"
+    return None
+
+
+def _in_a_case(prop: Property, case: tuple, problem: str) -> str:
+    given = prop.given(case)
+    return f"{given}{':' * (prop.show is not None)} {problem}" if given else problem
 
 
 def _capital(sentence: str) -> str:

@@ -26,7 +26,8 @@ def fault_exercise(
     variant: Callable[..., Any], sentences: dict[str, str], groups: dict[str, tuple[Cases, Collection[str]]],
     everything: Cases, *, tolerance: float | None = None, relative: bool = False,
     repair: Callable[[Tensor, Tensor], Tensor | None] | None = None, form: str = "",
-    run: Callable[[Any, tuple], Any] | None = None, at_once: int = AT_ONCE, **about: Any,
+    run: Callable[[Any, tuple], Any] | None = None, at_once: int = AT_ONCE,
+    show: Callable[[tuple], str] | None = None, **about: Any,
 ) -> Exercise:  # fmt: skip
     """An exercise with a property for each group of faults, one for the result's form, one for all that is left.
 
@@ -35,8 +36,8 @@ def fault_exercise(
     these inputs no two faults may look alike. everything: the cases in which form and numbers are compared.
     tolerance: as in `Property`, by default what rounding leaves. relative: numbers are compared by their ratio.
     repair: makes the expected form of a tensor that is nearly right. form: what to say of one that needed a repair.
-    run: how to get a result from an answer and a case. at_once: so many faults are looked for in one answer.
-    about: the exercise's other fields.
+    run: how to get a result from an answer and a case; show: a case in words.
+    at_once: so many faults are looked for in one answer. about: the exercise's other fields.
     """
 
     def differ(expected: Any, got: Any) -> str | None:
@@ -65,6 +66,9 @@ def fault_exercise(
                     return faults
         return None
 
+    def told(faults: Collection[str], problem: str) -> str:
+        return " ".join([f"{problem}.", *(f"{sentences[fault]}." for fault in faults)]).rstrip(".")
+
     def tell(own: Collection[str] | None) -> Callable[[Any, tuple], str | None]:
         """own: the faults to tell of; None: what no fault explains."""
 
@@ -77,10 +81,17 @@ def fault_exercise(
             faults = explained(got, case)
             if own is None:
                 return problem if faults is None else None
-            told = " ".join(f"{sentences[fault]}." for fault in faults or () if fault in own)
-            return f"{problem}. {told}".rstrip(".") if told else None
+            mine = [fault for fault in faults or () if fault in own]
+            return told(mine, problem) if mine else None
 
         return accept
+
+    def otherwise(result: Any, case: tuple) -> str | None:
+        """Of what looks like other faults in each group: a wrong answer must not pass."""
+        expected = variant(*case, ())
+        got = numbers(result, expected)
+        problem = None if got is None else differ(expected, got)
+        return problem and told(explained(got, case) or (), problem)
 
     def right_form(result: Any, case: tuple) -> str | None:
         expected = variant(*case, ())
@@ -90,10 +101,12 @@ def fault_exercise(
 
     is_tensor = isinstance(variant(*everything(torch.Generator().manual_seed(0))[0], ()), Tensor)
     properties = (
-        *(Property(name, cases, accept=tell(own), run=run) for name, (cases, own) in groups.items()),
-        Property("shape and dtype" if is_tensor else "form", everything, accept=right_form, run=run),
-        Property("all numbers" if is_tensor else "all results", everything, accept=tell(None), run=run),
+        *(Property(name, cases, accept=tell(own), run=run, show=show, otherwise=otherwise)
+          for name, (cases, own) in groups.items()),
+        Property("shape and dtype" if is_tensor else "form", everything, accept=right_form, run=run, show=show),
+        Property("all numbers" if is_tensor else "all results", everything, accept=tell(None), run=run, show=show,
+                 otherwise=otherwise),
     )
-    mistakes = tuple(Mistake(lambda *case, f=fault: variant(*case, (f,)), told) for fault, told in sentences.items())
+    mistakes = tuple(Mistake(lambda *case, f=fault: variant(*case, (f,)), text) for fault, text in sentences.items())
     return Exercise(**{"reference": lambda *case: variant(*case, ()), "mistakes": mistakes, **about},
                     properties=properties)
