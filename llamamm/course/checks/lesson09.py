@@ -59,11 +59,11 @@ COUNT = fault_exercise(
         "narrow": "You took hidden_size on both sides of the feed-forward: one side is intermediate_size wide",
     },
     {
-        "the strips of a matrix": (_counted("k_proj"), ("A alone", "B alone", "product")),
-        "the feed-forward": (_counted("gate_proj", "up_proj", "down_proj"), ("narrow",)),
+        "the strips of a matrix": (_counted("k_proj", "up_proj"), ("A alone", "B alone", "product")),
+        "the feed-forward": (_counted("up_proj", "down_proj"), ("narrow",)),
         "the attention": (_counted("q_proj", "k_proj", "o_proj"), ("kv heads", "square")),
-        "the rank": (_counted("up_proj"), ("no rank", "rank twice")),
-        "the blocks": (_counted("up_proj"), ("one block",)),
+        "the rank": (_counted("q_proj", "down_proj"), ("no rank", "rank twice")),
+        "the blocks": (_counted("q_proj"), ("one block",)),
     },
     lambda _: [
         (TextConfig.llama32_1b(), 8, list(ALL_TARGETS)), (TextConfig.llama32_3b(), 16, ["q_proj", "v_proj"]),
