@@ -8,6 +8,7 @@ property tells its own faults, so two at once both get their sentence, however t
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable, Collection
 from itertools import combinations
 from typing import Any
@@ -59,10 +60,15 @@ def fault_exercise(
             got = repair(got, expected) if repair else None
         return None if got is None or got.is_complex() else got.detach().to(expected.dtype)
 
+    known: dict[bytes, dict[tuple[str, ...], Any]] = {}  # case -> faults -> result: groups share their cases
+
     def explained(got: Any, case: tuple) -> tuple[str, ...] | None:
+        made = known.setdefault(pickle.dumps(case), {})
         for n in range(1, at_once + 1):
             for faults in combinations(sentences, n):
-                if differ(variant(*case, faults), got) is None:
+                if faults not in made:
+                    made[faults] = variant(*case, faults)
+                if differ(made[faults], got) is None:
                     return faults
         return None
 
