@@ -88,7 +88,7 @@ def _tensors_differ(expected: Tensor, got: Any, tolerance: float | None, where: 
         tolerance = ROUNDING[expected.dtype] * float(finite.max() if finite.numel() else 1)
     if not off.numel() or float(off.max()) <= tolerance:
         return None
-    return _at(expected, got, tuple(torch.unravel_index(off.argmax(), off.shape)), where)
+    return _at(expected, got, np.unravel_index(int(off.argmax()), off.shape), where)  # ten times as fast as torch's
 
 
 def _at(expected: Tensor, got: Tensor, place: tuple, where: str) -> str:
