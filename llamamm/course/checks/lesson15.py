@@ -89,8 +89,8 @@ def _canvas(height: int, width: int, side: int, *rest: Any) -> tuple[int, int]:
 
 
 WASTED = {
-    "always largest": "You always take the largest scale: a small image would fill four tiles. Among scales of 1 and more "
-                      "the smallest wastes least",
+    "always largest": "You always take the largest scale: a small image would fill four tiles. Among scales of 1 and "
+                      "more the smallest wastes least",
     "smallest": "Where no canvas holds the image you take the smallest scale: the largest loses least",
     "most tiles": "Of canvases with equal scale you take the one with most tiles: the fewest cost least",
     "transposed": "Rows and columns are exchanged: rows go with the height, and come first",
@@ -127,7 +127,7 @@ def _wrong_form(got: Any) -> bool:
 def _two_numbers(results: list[Any], _case: tuple) -> str | None:
     wrong = next((i for i, got in enumerate(results) if _wrong_form(got)), None)
     return None if wrong is None else (
-        f"for {_images()[wrong]} the result should be (rows, columns), two whole numbers, got {describe(results[wrong])}"
+        f"for {_images()[wrong]} give (rows, columns), two whole numbers, got {describe(results[wrong])}"
     )  # fmt: skip
 
 
