@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -19,6 +20,7 @@ from llamamm.course.checks.compare import difference
 from llamamm.course.checks.core import Exercise, Mistake, Property
 
 Cases = Callable[[torch.Generator], list[tuple]]
+OTHER_FORM = partial(difference, tolerance=math.inf)
 AT_ONCE = 3  # so many faults are looked for in one answer
 
 
@@ -26,7 +28,10 @@ def fault_exercise(
     variant: Callable[..., Any], sentences: dict[str, str], groups: dict[str, tuple[Cases, Collection[str]]],
     everything: Cases, *, tolerance: float | None = None, relative: bool = False,
     repair: Callable[[Tensor, Tensor], Tensor | None] | None = None, form: str = "",
-    run: Callable[[Any, tuple], Any] | None = None, at_once: int = AT_ONCE, **about: Any,
+    run: Callable[[Any, tuple], Any] | None = None, at_once: int = AT_ONCE,
+    differs: Callable[..., str | None] = difference,
+    misshapen: Callable[..., str | None] = OTHER_FORM,
+    extra: tuple[Property, ...] = (), **about: Any,
 ) -> Exercise:  # fmt: skip
     """An exercise with a property for each group of faults, one for the result's form, one for all that is left.
 
@@ -36,6 +41,8 @@ def fault_exercise(
     tolerance: as in `Property`, by default what rounding leaves. relative: numbers are compared by their ratio.
     repair: makes the expected form of a tensor that is nearly right. form: what to say of one that needed a repair.
     run: how to get a result from an answer and a case. at_once: so many faults are looked for in one answer.
+    differs, misshapen: for results other than tensors, how they differ, in words, and what is wrong with a result's
+    form, so that it cannot be compared; a list of any length may be compared. extra: further properties.
     about: the exercise's other fields.
     """
 
@@ -46,12 +53,12 @@ def fault_exercise(
             return f"[{i}] should be {expected[i]:.4g}, got {got[i]:.4g}" if off[i] > 1e-3 else None
         if isinstance(expected, Tensor) and tolerance is None:
             return difference(expected, got, 1e-4 if expected.dtype.itemsize > 2 else 3e-2)
-        return difference(expected, got, tolerance)
+        return difference(expected, got, tolerance) if differs is difference else differs(expected, got)
 
     def numbers(got: Any, expected: Any) -> Any:
         """The result in the form that it should have, or None where it cannot be brought to it."""
         if not isinstance(expected, Tensor):
-            return got if difference(expected, got, math.inf) is None else None
+            return got if misshapen(expected, got) is None else None
         if not isinstance(got, Tensor):
             return None
         if got.shape != expected.shape:
@@ -84,7 +91,7 @@ def fault_exercise(
 
     def right_form(result: Any, case: tuple) -> str | None:
         expected = variant(*case, ())
-        problem = difference(expected, result, math.inf)
+        problem = misshapen(expected, result)
         wrong_shape = isinstance(result, Tensor) and isinstance(expected, Tensor) and result.shape != expected.shape
         return f"{problem}. {form}" if form and wrong_shape and numbers(result, expected) is not None else problem
 
@@ -93,6 +100,7 @@ def fault_exercise(
         *(Property(name, cases, accept=tell(own), run=run) for name, (cases, own) in groups.items()),
         Property("shape and dtype" if is_tensor else "form", everything, accept=right_form, run=run),
         Property("all numbers" if is_tensor else "all results", everything, accept=tell(None), run=run),
+        *extra,
     )
     mistakes = tuple(Mistake(lambda *case, f=fault: variant(*case, (f,)), told) for fault, told in sentences.items())
     return Exercise(**{"reference": lambda *case: variant(*case, ()), "mistakes": mistakes, **about},
