@@ -24,8 +24,12 @@ OTHER_FORM = partial(difference, tolerance=math.inf)
 AT_ONCE = 3  # so many faults are looked for in one answer
 
 
+def _whole(result: Any) -> Any:
+    return result
+
+
 def fault_exercise(
-    variant: Callable[..., Any], sentences: dict[str, str], groups: dict[str, tuple[Cases, Collection[str]]],
+    variant: Callable[..., Any], sentences: dict[str, str], groups: dict[str, tuple],
     everything: Cases, *, tolerance: float | None = None, relative: bool = False,
     repair: Callable[[Tensor, Tensor], Tensor | None] | None = None, form: str = "",
     run: Callable[[Any, tuple], Any] | None = None, at_once: int = AT_ONCE,
@@ -37,7 +41,8 @@ def fault_exercise(
 
     variant(*case, faults): the result, a tensor or whatever `difference` compares, with the named faults in it.
     sentences: what to say to each fault. groups: property -> its cases, the smallest first, and its faults; with
-    these inputs no two faults may look alike. everything: the cases in which form and numbers are compared.
+    these inputs no two faults may look alike; as a third, the part of a result to speak of.
+    everything: the cases in which form and numbers are compared.
     tolerance: as in `Property`, by default what rounding leaves. relative: numbers are compared by their ratio.
     repair: makes the expected form of a tensor that is nearly right. form: what to say of one that needed a repair.
     run: how to get a result from an answer and a case. at_once: so many faults are looked for in one answer.
@@ -72,8 +77,8 @@ def fault_exercise(
                     return faults
         return None
 
-    def tell(own: Collection[str] | None) -> Callable[[Any, tuple], str | None]:
-        """own: the faults to tell of; None: what no fault explains."""
+    def tell(own: Collection[str] | None, part: Callable[[Any], Any] = _whole) -> Callable[[Any, tuple], str | None]:
+        """own: the faults to tell of; None: what no fault explains. part: of a result, to speak of."""
 
         def accept(result: Any, case: tuple) -> str | None:
             expected = variant(*case, ())
@@ -84,6 +89,7 @@ def fault_exercise(
             faults = explained(got, case)
             if own is None:
                 return problem if faults is None else None
+            problem = differ(part(expected), part(got)) or problem
             told = " ".join(f"{sentences[fault]}." for fault in faults or () if fault in own)
             return f"{problem}. {told}".rstrip(".") if told else None
 
@@ -97,7 +103,7 @@ def fault_exercise(
 
     is_tensor = isinstance(variant(*everything(torch.Generator().manual_seed(0))[0], ()), Tensor)
     properties = (
-        *(Property(name, cases, accept=tell(own), run=run) for name, (cases, own) in groups.items()),
+        *(Property(name, cases, accept=tell(*own), run=run) for name, (cases, *own) in groups.items()),
         Property("shape and dtype" if is_tensor else "form", everything, accept=right_form, run=run),
         Property("all numbers" if is_tensor else "all results", everything, accept=tell(None), run=run),
         *extra,

@@ -387,6 +387,10 @@ def _turns_differ(expected: list[dict[str, Any]], got: list[dict[str, Any]]) -> 
     return None
 
 
+def _without_roles(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**turn, "role": ""} for turn in turns]
+
+
 def _no_text(expected: Any, got: Any) -> str | None:  # noqa: ARG001
     turns = isinstance(got, list) and all(isinstance(turn, dict) for turn in got)
     return None if turns else f"forge should return the text that the user types, got {describe(got)}"
@@ -408,7 +412,7 @@ FORGE = fault_exercise(
     {
         "the user's turn": (ORDERS, ("only asked", "not closed", "no newline")),
         "the forged turn's head": (ORDERS, ("user", "space")),
-        "the forged turn's end": (ORDERS, ("closed twice", "trailing")),
+        "the forged turn's end": (ORDERS, ("closed twice", "trailing"), _without_roles),
     },
     ORDERS,
     run=_turns, differs=_turns_differ, misshapen=_no_text,
