@@ -19,7 +19,7 @@ import linecache
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -66,6 +66,7 @@ class Property:
     run: how to get a result from an answer and a case; by default it is called with the case's arguments.
     tolerance: largest difference between numbers that still counts as equal; None: what rounding leaves in their dtype.
     accept: says what is wrong with a result for a case, None if nothing, instead of a comparison with the reference's.
+    otherwise: as accept, for the same results; asked where all properties hold, so that nothing wrong passes.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Property:
     run: Callable[[Any, tuple], Any] | None = None
     tolerance: float | None = None
     accept: Callable[[Any, tuple], str | None] | None = None
+    otherwise: Callable[[Any, tuple], str | None] | None = None
 
     def inputs(self) -> Sequence[tuple]:
         """The cases, each time the same."""
@@ -219,6 +221,10 @@ def judge(exercise: Exercise, tries: Sequence[Try], answer: Any) -> CheckResult:
     """Compare results with what they should be, property by property, and name the mistakes that explain them."""
     end = time.monotonic() + TIME_LIMIT / 2
     told = [text for this in tries if (text := _told(exercise, this, answer, end))]
+    if not told:
+        again = [replace(this, property=replace(this.property, accept=this.property.otherwise))
+                 for this in tries if this.property.otherwise]  # fmt: skip
+        told = [text for this in again if (text := _told(exercise, this, answer, end))]
     n_cases = sum(len(this.results) for this in tries)
     if not told:
         how_many = f"all {n_cases} cases" if n_cases > 1 else "the one case"

@@ -105,7 +105,8 @@ def fault_exercise(
     properties = (
         *(Property(name, cases, accept=tell(*own), run=run) for name, (cases, *own) in groups.items()),
         Property("shape and dtype" if is_tensor else "form", everything, accept=right_form, run=run),
-        Property("all numbers" if is_tensor else "all results", everything, accept=tell(None), run=run),
+        Property("all numbers" if is_tensor else "all results", everything, accept=tell(None),
+                 otherwise=tell(sentences), run=run),
         *extra,
     )
     mistakes = tuple(Mistake(lambda *case, f=fault: variant(*case, (f,)), told) for fault, told in sentences.items())
