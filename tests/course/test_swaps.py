@@ -156,10 +156,10 @@ WRONG = {
     "04.5": [(lambda *given: stretched(*given, high=8.0), "a different model")],
     "05.2": [(type("Leaky", (_Growing,), {"advance": lambda *_: None}), "a different model")],
     "05.3": [(_Growing, "the same, but a ninth token in 8 places is not refused")],
-    "05.4": [(_reader(start=lambda *_: 0), "41 tokens instead of 41.*the same, but 11 tokens would have been enough"),
-             (_reader(rewind=False), "different text")],
+    "05.4": [(_reader(("all again",)), "41 tokens instead of 41.*the same, but 11 tokens would have been enough"),
+             (_reader(("no rewind",)), "different text")],
     "06.2": [(_block_forward(second="input_layernorm"), "a different model"), (_block_forward(first=""), "NaN")],
-    "06.3": [(lambda weights, cfg, ids: _logits(weights, cfg, ids, wrong="repeat"), "a different model")],
+    "06.3": [(lambda weights, cfg, ids: _logits(weights, cfg, ids, ("repeat",)), "a different model")],
     "07.2": [(lambda raw: {name: -t for name, t in reference("07.2")(raw).items()}, "a different model"),
              (lambda raw: {name: t.flatten() for name, t in reference("07.2")(raw).items()}, r"has the shape \(110592"),
              (lambda raw: {}, "not the 91 names")],  # noqa: ARG005

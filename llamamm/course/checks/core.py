@@ -19,7 +19,7 @@ import linecache
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -68,7 +68,7 @@ class Property:
     accept: says what is wrong with a result for a case, None if nothing, instead of a comparison with the reference's.
     show: a case in words, for the learner; by default its arguments as they can be typed in, and nothing if `run` is
     given.
-    otherwise: like `accept`, asked only where no property has told anything: a right answer gives None.
+    otherwise: as accept, for the same results; asked where all properties hold, so that nothing wrong passes.
     """
 
     name: str
@@ -230,7 +230,10 @@ def judge(exercise: Exercise, tries: Sequence[Try], answer: Any) -> CheckResult:
     """Compare results with what they should be, property by property, and name the mistakes that explain them."""
     end = time.monotonic() + TIME_LIMIT / 2
     wrong = [(this, text) for this in tries if (text := _told(exercise, this, answer, end))]
-    wrong = wrong or [(this, text) for this in tries if (text := _told_otherwise(this))][:1]
+    if not wrong:
+        again = [replace(this, property=replace(this.property, accept=this.property.otherwise))
+                 for this in tries if this.property.otherwise]  # fmt: skip
+        wrong = [(this, text) for this in again if (text := _told(exercise, this, answer, end))][:1]
     n_cases = sum(len(this.results) for this in tries)
     if not wrong:
         how_many = f"all {n_cases} cases" if n_cases > 1 else "the one case"
@@ -268,15 +271,6 @@ def _told(exercise: Exercise, this: Try, answer: Any, end: float) -> str | None:
         return name + sentence
     place = f"in case {first + 1} of {len(cases)}, " if prop.accept is None else ""
     return name + place + problems[first]
-
-
-def _told_otherwise(this: Try) -> str | None:
-    """What is wrong with a result that no property found to be wrong."""
-    prop = this.property
-    for result, case in zip(this.results, prop.inputs(), strict=True):
-        if prop.otherwise and (problem := prop.otherwise(result, case)):
-            return f"{prop.name}: {_in_a_case(prop, case, problem)}"
-    return None
 
 
 def _in_a_case(prop: Property, case: tuple, problem: str) -> str:

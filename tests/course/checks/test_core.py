@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from llamamm.course.checks import Exercise, Mistake, Property, check, core, exercises_of, find_exercise
+from llamamm.course.checks.core import try_answer
+from llamamm.course.checks.faults import fault_exercise
 from llamamm.errors import InputError
 from tests.course.checks.test_compare import Agreeable
 
@@ -327,3 +329,14 @@ def test_an_exercise_has_cases_or_properties():
     with pytest.raises(InputError, match="cases or properties"):
         Exercise(id="99.4", name="x", minutes=1, level="core", reference=None)
     assert NORM.difficulty == 2 and NORM.importance == 3 and len(NORM.mistakes) == 4
+
+
+def test_a_fault_that_its_own_property_does_not_show_is_told_all_the_same():
+    exercise = fault_exercise(
+        lambda x, faults: x + 1 if "one more" in faults and x > 2 else x, {"one more": "That is one more"},
+        {"small numbers": (lambda _: [(1,)], ("one more",))}, lambda _: [(1,), (3,)],
+        id="00.9", name="same", minutes=1, level="core",
+    )  # fmt: skip
+    assert try_answer(exercise, lambda x: x)
+    message = try_answer(exercise, lambda x: x + (x > 2)).message
+    assert message == "2 of 3 properties hold\n  - all results: for (3) the result should be 3, got 4. That is one more"
