@@ -3,6 +3,10 @@
 A lesson writes one function, `variant(*case, faults)`: with no fault it gives the right answer, with the names of
 faults the answer with all of them in it. A wrong result is told by the fewest faults that give the same numbers. Each
 property tells its own faults, so two at once both get their sentence, however they are written.
+
+Use this where the answer is a function whose result can be compared and whose faults can be switched on and off. For
+classes, for exercises with many right answers, and for a property of one or two faults, write `core.Property` with
+`core.Mistake`. Here, too, a `Mistake` is made of each fault: tests read them, the diagnosis does not.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import torch
 from torch import Tensor
 
 from llamamm.course.checks.compare import difference
-from llamamm.course.checks.core import Exercise, Mistake, Property
+from llamamm.course.checks.core import Diagnosis, Exercise, Mistake, Property
 
 Cases = Callable[[torch.Generator], list[tuple]]
 AT_ONCE = 3  # so many faults are looked for in one answer
@@ -77,8 +81,8 @@ def fault_exercise(
             faults = explained(got, case)
             if own is None:
                 return problem if faults is None else None
-            told = " ".join(f"{sentences[fault]}." for fault in faults or () if fault in own)
-            return f"{problem}. {told}".rstrip(".") if told else None
+            told = ". ".join(sentences[fault] for fault in faults or () if fault in own)
+            return Diagnosis.of(problem, told) if told else None
 
         return accept
 
@@ -86,7 +90,8 @@ def fault_exercise(
         expected = variant(*case, ())
         problem = difference(expected, result, math.inf)
         wrong_shape = isinstance(result, Tensor) and isinstance(expected, Tensor) and result.shape != expected.shape
-        return f"{problem}. {form}" if form and wrong_shape and numbers(result, expected) is not None else problem
+        nearly = form and wrong_shape and numbers(result, expected) is not None
+        return Diagnosis.of(problem, form) if nearly else problem
 
     is_tensor = isinstance(variant(*everything(torch.Generator().manual_seed(0))[0], ()), Tensor)
     properties = (
