@@ -186,10 +186,10 @@ def _told(exercise: Exercise, this: Try, answer: Any, end: float) -> str | None:
         if isinstance(problem, Diagnosis) and not sentence:
             problem, sentence = problem.problem, problem.sentence
         given = shown(cases[here])
-        if sentence and len(given) > LONG:
-            return f"{name}{_capital(sentence)}. For {given}, {problem}"
-        problem = f"for {given} {problem}"
-        return f"{name}{problem}. {_capital(sentence)}" if sentence else f"{name}{problem}"
+        sentence = sentence and _capital(sentence)
+        if len(given) > LONG:
+            return f"{name}{f'{sentence}: ' if sentence else ''}{problem}, for {given}"
+        return f"{name}for {given} {problem}" + (f". {sentence}" if sentence else "")
     if sentence:
         return name + sentence
     place = f"in case {here + 1} of {len(cases)}, " if prop.accept is None else ""
@@ -205,24 +205,27 @@ def _capital(sentence: str) -> str:
 def _mistake(
     this: Try, cases: Sequence[tuple], expected: Sequence[Any], wrong: Sequence[int], end: float
 ) -> str | None:
-    """The message of the mistake that gives the same as the learner's answer in most of the wrong cases, and where
-    two do so in as many, in most of the others too. One that does so in no wrong case explains nothing; where many
+    """The message of the mistake that gives the same as the learner's answer in most of the wrong cases. One that does
+    so in no wrong case explains nothing, and neither does one that would be wrong where the answer is right; where many
     results are right (`accept`), only one that gives the same everywhere does."""
-    prop, best, most = this.property, None, (0, 0)
+    prop, best, most = this.property, None, 0
     if prop.accept:
-        most = (len(wrong), len(this.results) - len(wrong) - 1)
+        most = len(wrong) - 1
     elif not prop.name:  # its cases show many kinds of faults, and two kinds may agree in a few of them
-        most = (len(wrong) // 2, len(this.results))
+        most = len(wrong) // 2
     for mistake in prop.mistakes:
-        same = [0, 0]  # in wrong cases, in right ones
+        same = 0
         for i, (case, got) in enumerate(zip(cases, this.results, strict=False)):
             if (left := end - time.monotonic()) <= 0:
                 return best
             made = run_limited(_usual_torch()(lambda m=mistake, c=case: prop.result(m.answer, c)), left)
             if made.error is None and _explains(prop, made.value, got, expected[i], case, i in wrong):
-                same[i not in wrong] += 1
-        if same[0] and tuple(same) > most:
-            best, most = mistake.message, tuple(same)
+                same += i in wrong
+            elif i not in wrong:
+                break
+        else:
+            if same > most:
+                best, most = mistake.message, same
     return best
 
 
