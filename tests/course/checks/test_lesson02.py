@@ -127,7 +127,8 @@ def _in_place(faults):
 
 NORM_FAULTS = {
     "outside": "outside the square root", "no eps": "epsilon is missing", "no weight": "forgot the weight",
-    "weight first": "multiplied by the weight before", "no cast": "turn x into fp32 first", "fp32": "dtype should be torch.",
+    "weight first": "multiplied by the weight before", "no cast": "turn x into fp32 first",
+    "fp32": "dtype should be torch.",
     "no root": "take its square root", "sum": "not their sum", "mean": "as LayerNorm does",
     "all": "when other vectors stand beside it",
 }  # fmt: skip
