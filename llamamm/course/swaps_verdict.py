@@ -44,7 +44,8 @@ def of_answers(who: str, difference: float, text: str, package: str, *, but: str
         return Verdict(False, f"{who}: its logits are NaN, so it cannot choose a word")
     begin = f"{who}: {repr(text) if text else NOTHING} · {distance(difference)}: "
     if difference > ROUNDING:
-        other = f"; with the package's own it says {package!r}" if text != package else ", although it says the same here"
+        same_text = ", although it says the same here"
+        other = same_text if text == package else f"; with the package's own it says {package!r}"
         return Verdict(False, f"{begin}a different model{other}")
     same = SAME if difference else "the same"
     return Verdict(not but, begin + (f"{same}, but {but}" if but else same))
