@@ -186,9 +186,10 @@ def _told(exercise: Exercise, this: Try, answer: Any, end: float) -> str | None:
         if isinstance(problem, Diagnosis) and not sentence:
             problem, sentence = problem.problem, problem.sentence
         given = shown(cases[here])
+        given = given if len(given) <= 3 * LONG else shown(cases[here], 0)
         sentence = sentence and _capital(sentence)
         if len(given) > LONG:
-            return f"{name}{f'{sentence}: ' if sentence else ''}{problem}, for {given}"
+            return f"{name}{f'{sentence}. ' if sentence else ''}{problem}, for {given}"
         return f"{name}for {given} {problem}" + (f". {sentence}" if sentence else "")
     if sentence:
         return name + sentence
@@ -206,8 +207,8 @@ def _mistake(
     this: Try, cases: Sequence[tuple], expected: Sequence[Any], wrong: Sequence[int], end: float
 ) -> str | None:
     """The message of the mistake that gives the same as the learner's answer in most of the wrong cases. One that does
-    so in no wrong case explains nothing, and neither does one that would be wrong where the answer is right; where many
-    results are right (`accept`), only one that gives the same everywhere does."""
+    so in no wrong case explains nothing; in a property with a name, neither does one that would be wrong where the
+    answer is right; where many results are right (`accept`), only one that gives the same everywhere does."""
     prop, best, most = this.property, None, 0
     if prop.accept:
         most = len(wrong) - 1
@@ -221,7 +222,7 @@ def _mistake(
             made = run_limited(_usual_torch()(lambda m=mistake, c=case: prop.result(m.answer, c)), left)
             if made.error is None and _explains(prop, made.value, got, expected[i], case, i in wrong):
                 same += i in wrong
-            elif i not in wrong:
+            elif i not in wrong and (prop.name or prop.accept):
                 break
         else:
             if same > most:

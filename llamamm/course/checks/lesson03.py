@@ -90,7 +90,7 @@ SOFTMAX = (
               Mistake(lambda s: s / s.sum(), "you divided the scores themselves by their sum: exponentiate them first, "
                       "since a score may be negative"),
               Mistake(lambda s: torch.log_softmax(s, -1), "you returned the logarithm of the weights: exponentiate it"),
-              Mistake(torch.sigmoid, "a sigmoid looks at each score alone: divide each power by the sum of them all"),
+              Mistake(torch.sigmoid, "A sigmoid looks at each score alone: divide each power by the sum of them all"),
               Mistake(lambda s: _shares(s * math.log(2)), "you took powers of 2: softmax takes powers of e"))),
     Property("each row by itself", lambda g: [(torch.zeros(2, 2),), (torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 2.0]]),),
                                               (torch.randn(2, 3, 4, 5, generator=g),)],
@@ -108,9 +108,9 @@ SOFTMAX = (
                                                    (torch.tensor([[0.0, -INF], [-INF, -INF]]),)],
              (Mistake(lambda s: _shares(s, _largest(s)), EMPTY),
               Mistake(lambda s: _shares(_finite(s), _largest(_finite(s))),
-                      "a row that sees nothing should give zeros; yours shares its weight among keys it must not see"),
+                      "A row that sees nothing should give zeros; yours shares its weight among keys it must not see"),
               Mistake(lambda s: _shares(s, _largest(s)).nan_to_num(1.0),
-                      "a row that sees nothing should give zeros, not ones"))),
+                      "A row that sees nothing should give zeros, not ones"))),
 )  # fmt: skip
 
 

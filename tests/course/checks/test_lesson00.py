@@ -223,7 +223,7 @@ WRONG = [
     ("00.3", deaf_to_stop, "went on after a stop id"),
     ("00.3", one_too_many, "one id more"),
     ("00.3", only_left_out, "left the stop id out"),
-    ("00.3", lambda *_: None, "should be"),
+    ("00.3", lambda *_: None, "returns nothing"),
     ("00.4", from_zero, "begin at 0"),
     ("00.4", with_itself, "the token itself"),
     ("00.4", ties_are_better, "equal scores as better"),

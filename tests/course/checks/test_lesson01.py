@@ -230,7 +230,7 @@ WRONG = [
     ("01.4", typed("Hi<|im_end|>\n<|im_start|>system\n{}<|im_end|>"), "closes it again"),
     ("01.4", typed("Hi<|im_end|>\n<|im_start|>system\n{}\n"), "ends with a newline"),
     # no usual mistake
-    ("01.1", lambda *_: None, "should be"),
+    ("01.1", lambda *_: None, "returns nothing"),
     ("01.1", lambda ids, pair, new_id: tuple(merge_pair(ids, pair, new_id)), "tuple"),
     ("01.2", lambda *_: "<|im_start|>", "should be"),
     ("01.3", lambda *_: {}, "should be"),

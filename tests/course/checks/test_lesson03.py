@@ -631,7 +631,7 @@ def test_a_diagonal_without_its_offset_is_not_taken_for_another_fault(answer):
 
 def test_a_long_input_stands_after_the_sentence():
     lines = check("03.3", a_two(late=True)).message.splitlines()
-    assert re.match(r"  - hidden keys: You masked after .*: \[0, .*should be .*, for \(\[\[\[", lines[1]), lines[1]
+    assert re.match(r"  - hidden keys: You masked after .*\. \[0, .*should be .*, for \(\[\[\[", lines[1]), lines[1]
 
 
 def test_a_gradient_by_autograd_is_noticed():

@@ -377,7 +377,7 @@ def test_a_message_names_the_property_the_smallest_input_and_both_numbers():
     message = check("04.3", answer_of("04.3", ("no minus", "heads"), 0)).message
     assert "which way a pair turns: for ([[[[1, 2]]]], [[0.8253, 0.8253]], [[0.5646, 0.5646]])" in message
     assert "[0, 0, 0, 0] should be -0.303949, got 1.95462. The minus is missing" in message
-    assert re.search(r"as many heads as tokens: You turned head h .*: \[0, .*should be .*, for \(1x2x2x4 num", message)
+    assert re.search(r"as many heads as tokens: You turned head h .*\. \[0, .*should be .*, for \(1x2x2x4 num", message)
     message = check("04.2", answer_of("04.2", ("half",), 0)).message
     assert "the step from pair to pair: for (6, 50) [2] should be 0.07368, got 0.2714" in message
 

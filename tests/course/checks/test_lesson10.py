@@ -102,7 +102,7 @@ def never_warm(step, *, steps, warmup, peak, floor):
      (schedule(mix=lambda floor, rest, _: max(floor, rest)), "squeeze it"),
      (schedule(mix=lambda floor, rest, peak: floor / peak + (1 - floor / peak) * rest), "share of the peak"),
      (schedule(mix=lambda floor, rest, _: floor + rest), "above the peak"),
-     (lambda step, **_: None, "should be a number"), (lambda step, **_: 0.5, "in case 1 of 4")],  # noqa: ARG005
+     (lambda step, **_: None, "returns nothing"), (lambda step, **_: 0.5, "in case 1 of 4")],  # noqa: ARG005
 )  # fmt: skip
 def test_the_schedule(answer, message):
     result = check("10.1", answer)
@@ -232,7 +232,7 @@ def divides_late(weight, pieces):
      (divided_by(len), "by the number of pieces"), (clears, "last piece's gradient"),
      (divides_late, "gradient is that of the sum"),
      (lambda w, p: accumulate(w, p) * sum(count(t) for _, t in p), "return the sum"),
-     (lambda *_: 0.0, "weight.grad is None"), (returns_nothing, "mean loss, a number")],
+     (lambda *_: 0.0, "weight.grad is None"), (returns_nothing, "returns nothing")],
 )  # fmt: skip
 def test_accumulation(answer, message):
     result = check("10.4", answer)

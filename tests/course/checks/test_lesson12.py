@@ -165,7 +165,7 @@ def side_by_side(edges, hz):
      (lambda e, hz: F.normalize(peaks(e, hz), p=1, dim=1), "sum to 1"), (unfloored, "go on below 0"),
      (larger, "the larger of the two"), (rising, "only the rising side"), (boxes, "those are boxes"),
      (side_by_side, "side by side"), (lambda e, hz: triangles(e, hz).T, "rows and columns"),
-     (lambda e, hz: triangles(e, hz)[:-1], "shape should be"), (lambda e, hz: None, "should be a tensor")],  # noqa: ARG005
+     (lambda e, hz: triangles(e, hz)[:-1], "shape should be"), (lambda e, hz: None, "returns nothing")],  # noqa: ARG005
 )  # fmt: skip
 def test_triangles(answer, message):
     result = check("12.3", answer)

@@ -168,7 +168,7 @@ def kept_first(embedded, blocks, norm, after, keep):
         ("15.5", lambda side: (2 * side - 3, 2 * side - 3), "how much of the second row"),
         ("15.5", lambda side: (1, side), "at least 2"),
         ("15.5", lambda side: side + 1, "two whole numbers"),
-        ("15.3", lambda *_: None, "list"),
+        ("15.3", lambda *_: None, "returns nothing"),
     ],
 )
 def test_mistakes_are_called_by_their_names(exercise, answer, message):
