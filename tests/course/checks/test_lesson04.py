@@ -466,6 +466,11 @@ def test_the_blank_of_an_earlier_exercise_comes_first():
     assert check("04.4", missing).message.startswith("exercise 04.3 comes first: run the cell with your apply_rope")
 
 
+def test_too_many_frequencies_are_not_taken_for_exponents_that_run_too_far():
+    message = check("04.2", lambda d, theta: torch.tensor([theta ** (-2 * i / d) for i in range(d)])).message
+    assert "shape should be (3,), got (6,)" in message and "twice too far" not in message
+
+
 def test_every_fault_of_an_exercise_is_planted_here():
     for exercise in exercises_of("04"):
         assert len(exercise.mistakes) == len(TOLD[exercise.id])
