@@ -206,27 +206,29 @@ def _capital(sentence: str) -> str:
 def _mistake(
     this: Try, cases: Sequence[tuple], expected: Sequence[Any], wrong: Sequence[int], end: float
 ) -> str | None:
-    """The message of the mistake that gives the same as the learner's answer in most of the wrong cases. One that does
+    """The message of the mistake that gives the same as the learner's answer in most of the wrong cases, and where
+    two do so in as many, in most of the others, too. One that does
     so in no wrong case explains nothing; in a property with a name, neither does one that would be wrong where the
     answer is right; where many results are right (`accept`), only one that gives the same everywhere does."""
-    prop, best, most = this.property, None, 0
+    prop, best = this.property, None
+    most = (0, len(this.results))  # so many of the wrong cases alike, so many of the others
     if prop.accept:
-        most = len(wrong) - 1
+        most = (len(wrong) - 1, len(this.results))
     elif not prop.name:  # its cases show many kinds of faults, and two kinds may agree in a few of them
-        most = len(wrong) // 2
+        most = (len(wrong) // 2, len(this.results))
     for mistake in prop.mistakes:
-        same = 0
+        same = [0, 0]
         for i, (case, got) in enumerate(zip(cases, this.results, strict=False)):
             if (left := end - time.monotonic()) <= 0:
                 return best
             made = run_limited(_usual_torch()(lambda m=mistake, c=case: prop.result(m.answer, c)), left)
             if made.error is None and _explains(prop, made.value, got, expected[i], case, i in wrong):
-                same += i in wrong
+                same[i not in wrong] += 1
             elif i not in wrong and (prop.name or prop.accept):
                 break
         else:
-            if same > most:
-                best, most = mistake.message, same
+            if tuple(same) > most:
+                best, most = mistake.message, tuple(same)
     return best
 
 
