@@ -116,17 +116,18 @@ def describe(value: Any) -> str:
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
 
 
-def shown(value: Any) -> str:
-    """An input as a learner can type it in, where it is small: (3, 4), [[1, 0], [0, 1]], else its shape."""
+def shown(value: Any, most: int = 9) -> str:
+    """An input as a learner can type it in, where it is small: (3, 4), [[1, 0], [0, 1]]; of a tensor of more than
+    `most` numbers, its shape."""
     if isinstance(value, Tensor):
         dtype = "" if value.dtype in (torch.float32, torch.int64, torch.bool) else f" ({str(value.dtype)[6:]})"
-        if value.numel() > 9:
+        if value.numel() > most:
             return f"{'x'.join(map(str, value.shape))} numbers{dtype}"
         return f"{_rounded(value.tolist())}{dtype}"
     if isinstance(value, int | float | bool | str) or value is None:
         return f"{value:.6g}" if isinstance(value, float) else repr(value)
     if isinstance(value, tuple | list) and len(value) <= 6:
-        return f"({', '.join(map(shown, value))})"
+        return f"({', '.join(shown(part, most) for part in value)})"
     return describe(value)
 
 

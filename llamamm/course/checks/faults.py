@@ -3,6 +3,10 @@
 A lesson writes one function, `variant(*case, faults)`: with no fault it gives the right answer, with the names of
 faults the answer with all of them in it. A wrong result is told by the fewest faults that give the same numbers. Each
 property tells its own faults, so two at once both get their sentence, however they are written.
+
+Use this where the answer is a function whose result can be compared and whose faults can be switched on and off. For
+classes, for exercises with many right answers, and for a property of one or two faults, write `core.Property` with
+`core.Mistake`. Here, too, a `Mistake` is made of each fault: tests read them, the diagnosis does not.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import torch
 from torch import Tensor
 
 from llamamm.course.checks.compare import difference
-from llamamm.course.checks.core import Exercise, Mistake, Property
+from llamamm.course.checks.core import Diagnosis, Exercise, Mistake, Property
 
 Cases = Callable[[torch.Generator], list[tuple]]
 OTHER_FORM = partial(difference, tolerance=math.inf)
@@ -87,7 +91,7 @@ def fault_exercise(
         return None
 
     def told(faults: Collection[str], problem: str) -> str:
-        return " ".join([f"{problem}.", *(f"{sentences[fault]}." for fault in faults)]).rstrip(".")
+        return Diagnosis.of(problem, ". ".join(sentences[fault] for fault in faults)) if faults else problem
 
     def tell(own: Collection[str] | None, part: Callable[[Any], Any] = _whole) -> Callable[[Any, tuple], str | None]:
         """own: the faults to tell of; None: what no fault explains. part: of a result, to speak of."""
@@ -121,7 +125,8 @@ def fault_exercise(
         if problem and not isinstance(expected, Tensor) and explained(result, case):
             return None  # told by another property
         wrong_shape = isinstance(result, Tensor) and isinstance(expected, Tensor) and result.shape != expected.shape
-        return f"{problem}. {form}" if form and wrong_shape and numbers(result, expected) is not None else problem
+        nearly = form and wrong_shape and numbers(result, expected) is not None
+        return Diagnosis.of(problem, form) if nearly else problem
 
     is_tensor = isinstance(variant(*everything(torch.Generator().manual_seed(0))[0], ()), Tensor)
     properties = (

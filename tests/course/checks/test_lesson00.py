@@ -285,7 +285,7 @@ WRONG = [
     ("00.3", deaf_to_stop, "went on after a stop id"),
     ("00.3", one_too_many, "one id more"),
     ("00.3", only_left_out, "left the stop id out"),
-    ("00.3", lambda *_: None, "should be"),
+    ("00.3", lambda *_: None, "returns nothing"),
     ("00.4", lambda s, t: places(s, t).float(), "dtype"),
     ("00.5", lambda *_: 100.0, "so far apart"),
     ("00.5", lambda *_: 0.1, "other direction"),
