@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from llamamm.course import swaps_text
 from llamamm.course.checks import exercises_of
@@ -14,7 +15,6 @@ from llamamm.course.checks.lesson00 import _greedy
 from llamamm.course.checks.lesson01 import EXERCISES as LESSON_01
 from llamamm.course.checks.lesson05 import _Growing, _reader
 from llamamm.course.checks.lesson06 import _block_forward, _logits
-from llamamm.course.checks.lesson09 import _Layer, _merged
 from llamamm.course.swap import real_model
 from llamamm.course.swaps import SWAPS, in_real_model, verdict
 from llamamm.course.swaps_verdict import of_answers
@@ -105,6 +105,26 @@ def learned(ids, learn, vocab_size, shift=1):
     return ids[:-1], targets[1:] if shift else targets[:-1]
 
 
+class Adapted(nn.Module):
+    """A layer of lesson 09, with one of the arguments a wrong one."""
+
+    def __init__(self, base, r, alpha, *, random_a=True, random_b=False, frozen=True):
+        super().__init__()
+        self.base, self.scale = base.requires_grad_(not frozen), alpha / r
+        n, c = base.weight.shape
+        self.a = nn.Parameter(torch.randn(r, c) / c**0.5 if random_a else torch.zeros(r, c))
+        self.b = nn.Parameter(torch.randn(n, r) / r**0.5 if random_b else torch.zeros(n, r))
+
+    def forward(self, x):
+        return self.base(x) + self.scale * F.linear(F.linear(x, self.a), self.b)
+
+
+def merged(weight, a, b, alpha, sign=1, rounded=False, in_place=False):
+    update = sign * alpha / len(a) * (b @ a)
+    result = (weight.float() + (update.to(weight.dtype) if rounded else update)).to(weight.dtype)
+    return weight.copy_(result) if in_place else result
+
+
 def targets_of(ids, learn, shift=-1):
     targets = ids.where(learn, torch.tensor(-100)).roll(shift)
     targets[-1] = -100
@@ -135,7 +155,7 @@ RIGHT = {
     "04.2": lambda head_dim, theta: rope_frequencies(head_dim, theta=theta), "04.3": apply_rope, "04.5": stretched,
     "05.2": _Growing, "05.3": KVCache, "05.4": _reader(), "06.2": block, "06.3": reference("06.3"),
     "07.2": reference("07.2"), "08.2": reference("08.2"), "08.3": reference("08.3"), "09.2": reference("09.2"),
-    "09.3": _merged, "10.2": targets_of, "10.3": lambda segments: packed_mask(segments)[:, 0], "11.2": cut,
+    "09.3": merged, "10.2": targets_of, "10.3": lambda segments: packed_mask(segments)[:, 0], "11.2": cut,
     "11.3": positions_for, "12.2": energies, "12.3": triangles,
     "13.2": lambda features, rows, columns, merge: pixel_shuffle(features, (rows, columns), merge=merge),
     "13.3": lambda features, mask, merge: stack_frames(features, mask, merge=merge), "14.2": splice, "14.3": learned,
@@ -175,12 +195,12 @@ WRONG = {
     "08.2": [(lambda logits, p: logits, "at word .* a different draw")],  # noqa: ARG005
     "08.3": [(lambda pieces, stop: pieces, "not the same, the package stops after"),  # noqa: ARG005
              (lambda pieces, stop: ["".join(pieces).split(stop[0])[0]], "text is the same, but the model works on")],
-    "09.2": [(lambda *given: _Layer(*given, start="both random"), "but fresh, before it has learned"),
-             (lambda *given: _Layer(*given, start="both zero"), "all its gradients are 0"),
-             (lambda *given: _Layer(*given, frozen=False), "13,731,840 of its numbers get a gradient, 460,800 should")],
-    "09.3": [(lambda *given: _merged(*given, sign=-1), "a different model"),
-             (lambda *given: _merged(*given, cast="before"), "numbers are rounded twice"),
-             (lambda *given: _merged(*given, in_place=True), "it changes the matrix")],
+    "09.2": [(lambda *given: Adapted(*given, random_b=True), "but fresh, before it has learned"),
+             (lambda *given: Adapted(*given, random_a=False), "all its gradients are 0"),
+             (lambda *given: Adapted(*given, frozen=False), "13,731,840 of its numbers get a gradient, 460,800 sh")],
+    "09.3": [(lambda *given: merged(*given, sign=-1), "a different model"),
+             (lambda *given: merged(*given, rounded=True), "numbers are rounded twice"),
+             (lambda *given: merged(*given, in_place=True), "it changes the matrix")],
     "10.2": [(lambda ids, learn: targets_of(ids, learn, shift=0), "over 5: it would learn something different")],
     "10.3": [(lambda segments: packed_mask(torch.ones_like(segments))[:, 0], "a different model")],
     "11.2": [(lambda pixels, patch: cut(pixels.transpose(2, 3), patch), "different features, such as")],

@@ -391,7 +391,7 @@ def added_in_place(weight, a, b, alpha):
 OTHERWISE = [
     ("09.1", lambda *_: "many", "form: .*should be a number"),
     ("09.1", lambda *case: count_by_table(*case, ()) + 1, "all results: .*should be 5636096, got 5636097"),
-    ("09.2", lambda *_: None, r"its parameters: .*should be an nn.Module, got None"),
+    ("09.2", lambda *_: [], r"its parameters: .*should be an nn.Module, got \[\]"),
     ("09.2", WithoutParameters, "no nn.Parameter called a and b"),
     ("09.2", Transposed, r"a should have the shape \(2, 7\), it has \(7, 2\)"),
     ("09.2", InHalf, "a should be fp32, it is torch.float16"),
@@ -405,7 +405,7 @@ OTHERWISE = [
     ("09.3", added_in_place, "rounded the update .*\\n.*changed it in place"),
     ("09.3", lambda w, a, b, alpha: merge_by_matmul(w, b, a, alpha, ()), "it raised RuntimeError"),
     ("09.3", lambda w, *_: w.clone(), "all numbers: "),
-    ("09.3", lambda *_: None, "should be a tensor"),
+    ("09.3", lambda *case: right_merge(*case).tolist(), "should be a tensor"),
     ("09.4", lambda *_: math.nan, "form: .*should be 1, got nan"),
     ("09.4", lambda *_: [1], "should be a number"),
     ("09.4", lambda update, _: int(torch.linalg.matrix_rank(update)), "all results: .*at .'share 0.5'.*be 2, got 5"),
@@ -433,7 +433,7 @@ def test_a_message_names_the_property_the_input_and_both_numbers():
 
 def test_an_error_in_every_property_is_told_once():
     message = check("09.1", lambda *case: case[0].width).message
-    assert message.startswith("0 of 7 properties hold\n") and message.count("AttributeError") == 1
+    assert message.startswith("it raised AttributeError in line 1 of your function") and "\n" not in message
 
 
 # ---- 09.5: many answers are right ----
@@ -478,7 +478,7 @@ def test_every_adapter_that_vanishes_passes(answer):
     (lambda w: tuple(t.T for t in strips(1 / 1100)(w.T)), ["You swapped the two"]),
     (lambda w: tuple(t.bfloat16() for t in strips(1 / 1100)(w)), ["should be fp32"]),
     (lambda w: tuple(t.double() for t in strips(1 / 1100)(w)), ["should be fp32"]),
-    (lambda w: strips(1 / 1100)(w)[0], ["return two tensors"]), (lambda _: None, ["return two tensors"]),
+    (lambda w: strips(1 / 1100)(w)[0], ["return two tensors"]), (lambda _: [], ["return two tensors"]),
 ])  # fmt: skip
 def test_an_adapter_that_does_not_vanish_is_told_why(answer, phrases):
     result = check("09.5", answer)
