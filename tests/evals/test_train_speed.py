@@ -37,6 +37,7 @@ class Worker:
     everyone = []
 
     def __init__(self, side, setting):
+        assert sum(not worker.closed for worker in self.everyone) < 2, "a third model in memory"
         self.side, self.setting, self.asked, self.closed = side, setting, [], False
         self.everyone.append(self)
 
