@@ -2,7 +2,8 @@
 
 Both sides start from the same weights, read the same ids and move the same adapters with the same AdamW. Each lives in
 a process of its own that answers through a pipe: for seconds both stay alive, warm, and answer in turn, so that a slow
-minute hits both; for memory each length has a fresh process, whose peak nothing else has raised.
+minute hits both; for memory each length has a fresh process, whose peak nothing else has raised; the last
+length's then stay for the seconds.
 
     here --{"length": 128, "steps": 2}--> worker --{"seconds": [..], "losses": [..], "peak": bytes}--> here
 """
@@ -75,9 +76,12 @@ def run_train_bench(
     def start(side: str) -> Worker:
         return Worker(side, {"path": str(path), "device": str(device), "r": r, "rows": rows, "ids": ids})
 
-    firsts = {length: {side: _first_steps(start(side), length) for side in sides} for length in lengths}
+    firsts = {}
     with ExitStack() as stack:
-        workers = [stack.enter_context(closing(start(side))) for side in sides]
+        for length in lengths:
+            stack.close()  # the processes of the length before
+            workers = [stack.enter_context(closing(start(side))) for side in sides]
+            firsts[length] = {w.side: w.ask({"length": length, "steps": FIRST_STEPS}) for w in workers}
         seconds = _in_turn(workers, lengths, steps=steps, repeats=repeats)
     found, notes = [], []
     for length in lengths:
@@ -132,11 +136,6 @@ class Worker:
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             with suppress(BrokenPipeError):
                 stream.close()
-
-
-def _first_steps(worker: Worker, length: int) -> dict[str, Any]:
-    with closing(worker):
-        return worker.ask({"length": length, "steps": FIRST_STEPS})
 
 
 def _in_turn(

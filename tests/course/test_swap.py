@@ -1,5 +1,6 @@
 """course.swap: a learner's part in the real model, and the package's part back afterwards, always."""
 
+import copy
 import re
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 import llamamm.text.attention
 import llamamm.text.model
 from llamamm import apply_rope
-from llamamm.course.swap import swap
+from llamamm.course.swap import real_model, swap
 from llamamm.errors import InputError
 from llamamm.text.attention import fused_attention, readable_attention
 from llamamm.text.cache import KVCache
@@ -87,41 +88,66 @@ def everything_is_back():
     assert state() == before == (apply_rope, build_mask, KVCache, *before[3:])
 
 
-@pytest.mark.parametrize("part", RIGHT)
-def test_a_right_part_changes_nothing_to_speak_of(part, capsys):
-    with swap(**{part: RIGHT[part]}) as report:
+@pytest.fixture
+def three_layers(monkeypatch):
+    """The real model's first three layers: as good for where a part goes in, and faster than all thirty."""
+    whole, tokenizer = real_model()
+    model = copy.copy(whole)
+    model._modules = {**whole._modules, "layers": whole.layers[:3]}
+    monkeypatch.setattr("llamamm.course.swap.real_model", lambda: (model, tokenizer))
+
+
+def test_right_parts_leave_the_real_answer(capsys):
+    with swap(**RIGHT) as report:
+        assert len(report.model.layers) == 30
         assert report.logit_difference < 1e-3
         assert report.text == report.text_before == "The capital of France is Paris."
-    assert "the same text" in capsys.readouterr().out
+    assert "without: 'The capital of France is Paris.'\nthe same text\n" in capsys.readouterr().out
 
 
+def test_a_wrong_part_loses_the_real_answer(capsys):
+    with swap(rope=left_rope, max_new_tokens=9) as report:  # the right answer is whole with 8
+        assert report.answer("What is the capital of France?", max_new_tokens=9) == report.text
+        assert "Paris" not in report.text
+    shown = f"without: 'The capital of France is Paris.'\nwith yours: {report.text!r}\n"
+    assert capsys.readouterr().out.endswith(shown)
+    assert "Paris" in report.answer("What is the capital of France?", max_new_tokens=9)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("three_layers")
+@pytest.mark.parametrize("part", RIGHT)
+def test_a_right_part_changes_nothing_to_speak_of(part, capsys):
+    with swap(max_new_tokens=5, **{part: RIGHT[part]}) as report:
+        assert report.logit_difference < 1e-3
+        assert report.text == report.text_before != ""
+        assert "the same text" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("three_layers")
 @pytest.mark.parametrize("part", WRONG)
 def test_a_wrong_part_shows(part, capsys):
-    with swap(max_new_tokens=9, **{part: WRONG[part]}) as report:  # the right answer is whole with 8
+    with swap(max_new_tokens=5, **{part: WRONG[part]}) as report:
         assert report.logit_difference > 0.1
     out = capsys.readouterr().out
-    assert re.search("largest logit difference: .*\nwithout: 'The capital of France is Paris.'", out)
+    assert re.search(f"largest logit difference: .*\nwithout: {re.escape(repr(report.text_before))}\n", out)
 
 
+@pytest.mark.usefixtures("three_layers")
 def test_a_module_class_is_taken_too():
     with swap(norm=RightNorm, quiet=True, max_new_tokens=2) as report:
         assert report.logit_difference < 1e-3
 
 
-def test_the_report_answers_with_the_part_inside(capsys):
-    with swap(rope=left_rope, quiet=True, max_new_tokens=2) as report:
-        assert "Paris" not in report.answer("What is the capital of France?", max_new_tokens=10)
-    assert "Paris" in report.answer("What is the capital of France?", max_new_tokens=10)
-    assert capsys.readouterr().out == ""
-
-
+@pytest.mark.usefixtures("three_layers")
 def test_a_part_that_makes_nan_is_named_as_the_culprit(capsys):
-    with swap(norm=lambda x, weight, eps: weight * torch.log(x) + eps) as report:
+    with swap(norm=lambda x, weight, eps: weight * torch.log(x) + eps, max_new_tokens=2) as report:
         assert "your part" in report.answer("Why is the sky blue?")
     out = capsys.readouterr().out
     assert "largest logit difference: nan" in out and "with your part in it, the model's logits are NaN" in out
 
 
+@pytest.mark.usefixtures("three_layers")
 def test_nested_swaps_and_exceptions_are_undone_in_order():
     with pytest.raises(ZeroDivisionError), swap(norm=right_norm, quiet=True, max_new_tokens=1):
         inner = RMSNorm.forward
@@ -131,6 +157,7 @@ def test_nested_swaps_and_exceptions_are_undone_in_order():
         raise ZeroDivisionError
 
 
+@pytest.mark.usefixtures("three_layers")
 def test_what_the_part_raises_comes_out_with_the_model_restored():
     def broken(*_):
         raise RuntimeError("not today")

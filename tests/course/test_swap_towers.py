@@ -15,6 +15,18 @@ from llamamm.senses.config import VisionConfig
 FILTERBANK, EMBED = llamamm.senses.mel.mel_filterbank, llamamm.senses.vision.embed_patches
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fewer():
+    """Fewer pictures and voices than in a lesson: the towers are the real ones, and a wrong part shows in these too."""
+    prepared = (swap_towers.real_pictures, swap_towers.real_words)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, n in (("N_PICTURES", 8), ("GALLERY_VOICES", 3), ("QUERY_VOICES", 1)):
+            patch.setattr(swap_towers, name, n)
+        [kept.cache_clear() for kept in prepared]
+        yield
+        [kept.cache_clear() for kept in prepared]
+
+
 def by_reshape(pixels, weight, bias):
     B, _, H, W = pixels.shape
     P = weight.shape[-1]
@@ -38,15 +50,15 @@ def test_the_right_patches_find_the_same_pictures(capsys):
     with swap_patches(by_reshape) as report:
         assert llamamm.senses.vision.embed_patches is by_reshape
     assert llamamm.senses.vision.embed_patches is EMBED
-    assert report.found == report.found_before >= 22 and report.n == 24 and report.difference < 1e-4
-    assert f"with yours: {report.found} of 24" in capsys.readouterr().out
+    assert report.found == report.found_before >= 7 and report.n == 8 and report.difference < 1e-4
+    assert f"with yours: {report.found} of 8" in capsys.readouterr().out
 
 
 def test_patches_in_columns_lose_most_pictures(capsys):
     with swap_patches(columns_first, quiet=True) as report:
         pass
-    assert report.found < 16 <= report.found_before and report.difference > 0.3
-    assert len(report.mistakes) == 24 - report.found and "taken for" in str(report)
+    assert report.found < 6 < report.found_before and report.difference > 0.3
+    assert len(report.mistakes) == 8 - report.found and "taken for" in str(report)
     assert capsys.readouterr().out == ""
 
 
@@ -54,13 +66,13 @@ def test_the_right_filterbank_hears_the_same_words():
     with swap_mel(lambda n_mels: FILTERBANK(n_mels).clone(), quiet=True) as report:
         pass
     assert llamamm.senses.mel.mel_filterbank is FILTERBANK
-    assert report.found == report.found_before >= 30 and report.n == 40 and report.difference == 0
+    assert report.found == report.found_before >= 15 and report.n == 20 and report.difference == 0
 
 
 def test_a_wrong_filterbank_hears_worse():
     with swap_mel(lambda n_mels: FILTERBANK(n_mels).flip(0), quiet=True) as report:  # high and low exchanged
         pass
-    assert report.found < 15
+    assert report.found < 8
     with swap_mel(htk, quiet=True) as other:
         pass
     assert other.difference > 0.01

@@ -4,8 +4,10 @@ import re
 import sys
 
 import pytest
+import torch
 
 from llamamm.errors import LlamammError
+from llamamm.evals import train_speed
 from tests.cli.test_main import run, tiny_dir  # noqa: F401 (a fixture)
 
 SMALL = ("--rows", 1, "--length", 16, "--repeats", 1, "--rank", 2, "--device", "cpu")
@@ -29,11 +31,52 @@ def test_both_sides_have_the_same_losses_and_a_row_for_each_figure(tiny_dir):  #
     assert "; equal, at most" in out
 
 
-def test_alone_it_needs_no_other_side(tiny_dir):  # noqa: F811
+class Worker:
+    """In place of a process: notes what it is asked, and answers at once."""
+
+    everyone = []
+
+    def __init__(self, side, setting):
+        assert sum(not worker.closed for worker in self.everyone) < 2, "a third model in memory"
+        self.side, self.setting, self.asked, self.closed = side, setting, [], False
+        self.everyone.append(self)
+
+    def ask(self, question):
+        assert not self.closed
+        self.asked.append((question["length"], question["steps"]))
+        n = question["length"]
+        return {"seconds": [n / 100], "losses": [1.0, 0.5], "peak": n * 10**6, "peak_added": n * 10**5}
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    monkeypatch.setattr(Worker, "everyone", [])
+    monkeypatch.setattr(train_speed, "Worker", Worker)
+    return Worker.everyone
+
+
+def test_alone_it_needs_no_other_side(tiny_dir, workers):  # noqa: F811
     out = printed("--model", tiny_dir, *SMALL)
+    assert {w.side for w in workers} == {"llamamm"}
     for row in ROWS:
         assert re.search(re.escape(row) + r"[^\d]+\d\S*[^\d]+$", out, re.MULTILINE), row
     assert " x (less" not in out and "transformers" not in out
+
+
+def test_memory_is_of_a_process_that_has_read_no_other_length(tiny_dir, workers):  # noqa: F811
+    options = {"device": torch.device("cpu"), "rows": 2, "steps": 3, "repeats": 2}
+    report = train_speed.run_train_bench(str(tiny_dir), lengths=(8, 16), against="transformers", **options)
+    assert [w.asked[0] for w in workers] == [(8, 3), (8, 3), (16, 3), (16, 3)]
+    assert [len(w.asked) for w in workers[:2]] == [1, 1] and all(w.closed for w in workers)
+    timed = [(n, 1) for n in (8, 16) for _ in range(1 + 2 * 3)]  # each length warm, then 2 rounds of 3 steps
+    assert [w.asked[1:] for w in workers[2:]] == [timed, timed]
+    assert [w.side for w in workers[2:]] == ["llamamm", "transformers"]
+    figures = {row.key: row.values["transformers"] for row in report.rows}
+    assert figures["8 peak"] == [8] and figures["16 peak_added"] == [1.6]
+    assert figures["8 seconds"] == pytest.approx([0.08, 0.08]) and len(figures["16 seconds"]) == 2
 
 
 @pytest.mark.parametrize(

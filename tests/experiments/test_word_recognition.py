@@ -189,15 +189,15 @@ def test_a_random_encoder_is_fresh_and_leaves_the_generator_alone(encoder):
 
 
 def test_real_words_in_new_voices_and_of_people(words_dir):
-    """A part of the voices, so that it is quick; `llamamm experiment words` takes all."""
+    """A few of the voices, so that it is quick; `llamamm experiment words` takes all."""
     words = load_words(words_dir)
-    voices, others = ("Andrea", "Andy", "Lee", "benjamin", "f2", "m3", "grandpa", "shelby"), ("adam", "linda", "m7")
+    voices, others = ("Andrea", "Lee", "f2", "m3", "shelby"), ("adam", "linda")
     some = Words([c for c in words.train if c.voice in voices], [c for c in words.test if c.voice in others],
                  words.real)  # fmt: skip
     found = measure_words(some, load_audio_encoder("whisper-tiny", dtype=torch.float32)).heard
-    assert {part: h.n for part, h in found.items()} == {"train": 320, "test": 120, "real": 33}
-    assert found["train"].right >= 0.99 * 320
-    assert found["test"].right > 0.9 * 120
+    assert {part: h.n for part, h in found.items()} == {"train": 200, "test": 80, "real": 33}
+    assert found["train"].right >= 0.99 * 200
+    assert found["test"].right > 0.9 * 80
     assert found["real"].right > 20
     for part in ("test", "real"):  # what the pretraining brings
         assert found[part].random < found[part].right - 0.1 * found[part].n

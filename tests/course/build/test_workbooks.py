@@ -36,6 +36,7 @@ from tests.processes import finish
 ROOT = Path(__file__).parents[3]
 LESSONS = sorted(p for p in (ROOT / "notebooks").glob("*.ipynb"))
 ROPE = ROOT / "notebooks" / "04_rope.ipynb"
+QUICK = ROOT / "notebooks" / "15_llama32_vision.ipynb"  # loads no pretrained model
 
 CODE = '''# exercise: 08.1
 def f(x):
@@ -378,9 +379,9 @@ def test_a_solved_workbook_says_nothing_of_blanks():
 
 def test_a_solved_workbook_runs_from_top_to_bottom():
     """In a kernel, as a learner runs it: one lesson stands for all."""
-    said = run(put_back(workbook(nbformat.read(ROPE, as_version=4), ROPE.name)))
+    said = run(put_back(workbook(nbformat.read(QUICK, as_version=4), QUICK.name)))
     assert [text for text, failed in said if failed] == []
-    assert sum(" passed: " in text for text, _ in said) == len(exercises_of("04"))
+    assert sum(" passed: " in text for text, _ in said) == len(exercises_of("15"))
 
 
 def test_an_empty_workbook_runs_but_for_what_waits_for_a_blank():
@@ -412,7 +413,7 @@ result = _Right()
 @pytest.mark.filterwarnings("ignore")
 def test_nbgrader_scores_explains_and_is_not_deceived(tmp_path, monkeypatch):
     """One wrong answer among right ones: all other points, its diagnosis in the feedback. A replaced check: none."""
-    path, assignment = ROPE, ROPE.stem
+    path, assignment = QUICK, QUICK.stem
     write_workbooks(ROOT / "notebooks", nbgrader=tmp_path)
     (tmp_path / "nbgrader_config.py").write_text(
         f"c = get_config()\nc.CourseDirectory.root = {str(tmp_path)!r}\nc.CourseDirectory.course_id = 'llamamm'\n"
@@ -438,7 +439,7 @@ def test_nbgrader_scores_explains_and_is_not_deceived(tmp_path, monkeypatch):
         for cell in notebook.cells:
             key = cell.metadata.get("nbgrader", {}).get("grade_id", "").removeprefix("answer-")
             if key in solutions and student == "honest":
-                cell.source = solutions[key].replace("x * c - y * s", "x * c + y * s")  # in 04.1 alone
+                cell.source = solutions[key].replace("(side // patch) ** 2 + 1", "(side // patch) ** 2")  # 15.1
             elif key in solutions:
                 cell.source = f"{stub_of_any_result(key)}\n{CHEAT}"
         folder = tmp_path / "submitted" / student / assignment
@@ -451,11 +452,11 @@ def test_nbgrader_scores_explains_and_is_not_deceived(tmp_path, monkeypatch):
 
     with Gradebook(f"sqlite:///{tmp_path / 'gradebook.db'}") as gradebook:
         scores = {s.student.id: (s.score, s.max_score) for s in gradebook.assignment_submissions(assignment)}
-    most, lost = sum(e.points for e in exercises_of("04")), find_exercise("04.1").points
+    most, lost = sum(e.points for e in exercises_of("15")), find_exercise("15.1").points
     assert scores == {"honest": (most - lost, most), "cheat": (0, most)}
     (feedback,) = (tmp_path / "feedback" / "honest" / assignment).glob("*.html")
     (wrong,) = [r for r in check_notebook(tmp_path / "submitted" / "honest" / assignment / path.name) if not r]
-    assert wrong.id == "04.1" and html.escape(wrong.message, quote=False)[:40] in feedback.read_text(encoding="utf-8")
+    assert wrong.id == "15.1" and html.escape(wrong.message, quote=False)[:40] in feedback.read_text(encoding="utf-8")
     for student, score in scores.items():
         assert check_notebook(tmp_path / "submitted" / student / assignment / path.name).points == score
 
