@@ -13,7 +13,7 @@ Sources: LLaVA, arXiv:2304.08485 (splicing); Flamingo, arXiv:2204.14198 (gated b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -256,6 +256,12 @@ class MultimodalLlama(Llama3Model):
         if towers and self.multimodal_cfg.audio is not None:
             self.audio_encoder.embed_positions.requires_grad_(False)  # fixed sines
         return self
+
+    def added_parameters(self) -> Iterator[nn.Parameter]:
+        """Those of bridges and gated blocks: what joins the towers to the text model."""
+        for name, module in self.named_children():
+            if name in ("image_bridge", "audio_bridge", "gated"):
+                yield from module.parameters()
 
     @property
     def full_config(self) -> MultimodalConfig:

@@ -15,16 +15,13 @@ Nothing is pickled. Built in notebook 10.
 
 from __future__ import annotations
 
-import base64
 import json
-import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -49,6 +46,7 @@ from llamamm.train.distributed_checkpoint import (
 )
 from llamamm.train.loop import Trainer
 from llamamm.train.processes import is_sharded
+from llamamm.train.randomness import random_state, set_random_state
 from llamamm.weights.checkpoint import open_checkpoint, read_header
 from llamamm.weights.loading import match
 from llamamm.weights.names import to_our_names
@@ -175,29 +173,6 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def random_state() -> dict[str, Any]:
-    """Every global random generator: PyTorch's on each device, Python's, numpy's."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
-    version, internal, gauss_next = random.getstate()
-    return {
-        "torch": _pack(torch.get_rng_state()),
-        "cuda": [_pack(s) for s in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
-        "python": [version, list(internal), gauss_next],
-        "numpy": [kind, keys.tolist(), position, has_gauss, gauss],
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators where `random_state` saw them."""
-    torch.set_rng_state(_unpack(state["torch"]))
-    if len(state["cuda"]) == torch.cuda.device_count() and state["cuda"]:
-        torch.cuda.set_rng_state_all([_unpack(s) for s in state["cuda"]])
-    version, internal, gauss_next = state["python"]
-    random.setstate((version, tuple(internal), gauss_next))
-    kind, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
-
-
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """AdamW's tensors by the name of the parameter they belong to: "exp_avg.layers.0....weight"."""
     return {
@@ -245,11 +220,3 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except OSError as error:
         raise TrainingError(f"{file} cannot be read: {error}") from None
-
-
-def _pack(state: Tensor) -> str:
-    return base64.b64encode(state.numpy().tobytes()).decode()
-
-
-def _unpack(text: str) -> Tensor:
-    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

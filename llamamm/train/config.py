@@ -38,8 +38,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
-    output: Path = Field(
-        description="Folder of this run: checkpoints, metrics.jsonl, run.png. Paths are relative to where you are."
+    output: Path | None = Field(
+        None,
+        description="Folder of this run: checkpoints, metrics.jsonl, run.png. Paths are relative to where you are.",
     )
     steps: PositiveInt = Field(description="Optimizer steps in all.")
 
@@ -153,11 +154,19 @@ class TrainConfig(BaseModel):
     def from_yaml(cls, path: str | Path, **changes: Any) -> TrainConfig:
         """From a YAML file, with changes on top. Paths in it are relative to where the command runs.
 
-        Raises ConfigError naming the file, and the line of each key that is unknown or has a wrong value.
+        Raises ConfigError naming the file, and the line of each key that is unknown or has a wrong value; also where
+        the file names no output.
         """
         values, lines = read_settings_file(path)
         lines = {key: line for key, line in lines.items() if key not in changes}
-        return cls._make({**values, **changes}, file=f"{path}", lines=lines)
+        cfg = cls._make({**values, **changes}, file=f"{path}", lines=lines)
+        cfg.require_output(f"{path}: ")
+        return cfg
+
+    def require_output(self, where: str = "") -> None:
+        """A run needs a folder. Raises ConfigError."""
+        if self.output is None:
+            raise ConfigError(f"{where}'output' is missing: {type(self).model_fields['output'].description}")
 
     @classmethod
     def _make(cls, values: Mapping[str, Any], *, file: str, lines: Mapping[str, int]) -> TrainConfig:

@@ -153,13 +153,30 @@ class Batch:
     targets: Tensor
     segments: Tensor
 
+    def __len__(self) -> int:
+        """How many rows."""
+        return len(self.ids)
+
     @property
     def n_targets(self) -> int:
         """How many places are learned: what a summed loss is divided by."""
         return int((self.targets != IGNORE).sum())
 
-    def to(self, device: torch.device | str) -> Batch:
-        return Batch(self.ids.to(device), self.targets.to(device), self.segments.to(device))
+    @property
+    def n_tokens(self) -> int:
+        """How many places are text, not filling."""
+        return int((self.segments > 0).sum())
+
+    def split(self, n_rows: int) -> list[Batch]:
+        """In pieces of n_rows rows; the last may have fewer."""
+        parts = (tensor.split(n_rows) for tensor in (self.ids, self.targets, self.segments))
+        return [Batch(*piece) for piece in zip(*parts, strict=True)]
+
+    def inputs(self, device: torch.device | str) -> dict[str, Any]:
+        """What the objective is called with, on a device."""
+        several = bool((self.segments > 1).any())  # one text a row needs no more than the kernel's own causal mask
+        return {"ids": self.ids.to(device), "targets": self.targets.to(device),
+                "segments": self.segments.to(device) if several else None}  # fmt: skip
 
 
 class Batches:

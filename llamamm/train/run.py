@@ -70,6 +70,7 @@ def make_trainer(
 ) -> Trainer:
     """Everything that `run_training` makes, before the first step. What can be wrong is found before weights load."""
     processes = processes or Processes(device=pick_device(cfg.device))
+    cfg.require_output()
     last = cfg.output / "last"
     check_folders(cfg)
     if processes.is_main:

@@ -9,7 +9,7 @@ import torch
 
 from llamamm import apply_lora
 from llamamm.errors import TrainingError
-from llamamm.train.loop import Objective, resolve_precision, split_rows
+from llamamm.train.loop import Objective, resolve_precision
 from llamamm.train.losses import IGNORE, plain_cross_entropy_sum
 from llamamm.train.rows import Batch
 from tests.training_data import byte_batches, byte_model, byte_trainer, settings
@@ -238,6 +238,6 @@ def test_ctrl_c_ends_after_the_step_with_a_checkpoint(tmp_path, number):
 
 def test_rows_are_split_and_the_rest_is_a_piece(tmp_path):
     batch = next(byte_batches(settings(tmp_path, batch_size=5)))
-    pieces = split_rows(batch, 2)
+    pieces = batch.split(2)
     assert [len(p.ids) for p in pieces] == [2, 2, 1] and all(isinstance(p, Batch) for p in pieces)
     assert torch.equal(torch.cat([p.targets for p in pieces]), batch.targets)

@@ -214,8 +214,9 @@ def test_nothing_to_learn_at_all_ends_in_an_error(documents, options):
 
 
 def test_a_batch_moves():
-    batch = next(batches([[1, 2, 3]], length=2)).to("meta")
-    assert {batch.ids.device.type, batch.targets.device.type, batch.segments.device.type} == {"meta"}
+    batch = next(batches([[1, 2, 3]], length=2)).inputs("meta")
+    assert {name: value and value.device.type for name, value in batch.items()} == {
+        "ids": "meta", "targets": "meta", "segments": None}  # fmt: skip
 
 
 # ---- properties ----
