@@ -18,7 +18,8 @@ from llamamm.pretrained.locate import locate
 from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.config import TrainConfig
 from llamamm.train.documents import JsonLines, place_of
-from llamamm.train.rows import check_record, encode_record, is_text
+from llamamm.train.records import check_record, is_text
+from llamamm.train.rows import encode_record
 from llamamm.weights.gguf import GGUFFile
 
 MOST_CHECKED = 100_000  # records: some seconds

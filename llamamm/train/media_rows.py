@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ from torch import Tensor
 from llamamm.errors import InputError
 from llamamm.generation.prompts import Conversation, Prompt
 from llamamm.multimodal.config import MultimodalConfig
-from llamamm.multimodal.model import Features
-from llamamm.multimodal.places import pad_right
-from llamamm.multimodal.processor import MultimodalProcessor, make_media
+from llamamm.multimodal.model import Media
+from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.tasks.items import Item, Task
 from llamamm.text.tokenizer import Tokenizer
+from llamamm.train.batches import Batch
 from llamamm.train.losses import IGNORE
-from llamamm.train.rows import Example, encode_dialogue
+from llamamm.train.records import read_record
+from llamamm.train.rows import Example, encode_dialogue, encode_text
 
 VERSIONS = ("shown", "told", "blind")  # with the picture or sound; with that in words; with neither
 
@@ -36,56 +38,25 @@ def encode_conversation(messages: Conversation, processor: MultimodalProcessor) 
         return examples[0].ids
 
     prompt = processor.placed(messages, encode)
-    return examples[0], prompt
+    media = prompt.inputs.get("media", Media())
+    images = () if media.pixels is None else tuple(media.pixels)
+    sounds = () if media.mel is None else tuple(
+        mel[:, : 2 * n] for mel, n in zip(media.mel, media.lengths.tolist(), strict=True)
+    )  # fmt: skip
+    return replace(examples[0], images=images, sounds=sounds), prompt
 
 
-@dataclass(frozen=True)
-class MediaBatch:
-    """Rows of a step: ids, targets, segments (B, T) as in `Batch`, and the pictures and sounds in each row, in order.
+def encode_media_record(
+    record: Mapping[str, Any], processor: MultimodalProcessor, *, folder: Path | None = None
+) -> Example:
+    """A record of any form that `read_record` knows, its pictures and sounds loaded. folder: where paths begin.
 
-    looked_at: they are features of a tower, (N, F) each, mostly frozen; else pixels (3, H, W) and log-mels (n_mels, T).
+    Raises InputError, also for a file that is missing or cannot be read.
     """
-
-    ids: Tensor
-    targets: Tensor
-    segments: Tensor
-    images: list[list[Tensor]]
-    sounds: list[list[Tensor]]
-    looked_at: bool = True
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def n_targets(self) -> int:
-        """How many places are learned: what a summed loss is divided by."""
-        return int((self.targets != IGNORE).sum())
-
-    @property
-    def n_tokens(self) -> int:
-        """How many places are no filling, those of pictures and sounds too."""
-        return int((self.segments > 0).sum())
-
-    def split(self, n_rows: int) -> list[MediaBatch]:
-        """In pieces of n_rows rows, each with its pictures and sounds; the last may have fewer."""
-        return [MediaBatch(*(part[i : i + n_rows] for part in (self.ids, self.targets, self.segments, self.images,
-                                                                self.sounds)), self.looked_at)
-                for i in range(0, len(self), n_rows)]  # fmt: skip
-
-    def inputs(self, device: torch.device | str) -> dict[str, Any]:
-        """What the objective is called with: ids, targets, segments where a row has several, features or media."""
-        given: dict[str, Any] = {"ids": self.ids.to(device), "targets": self.targets.to(device)}
-        if (self.segments > 1).any():
-            given["segments"] = self.segments.to(device)
-        images = [image for row in self.images for image in row]
-        sounds = [sound for row in self.sounds for sound in row]
-        if not images and not sounds:
-            return given
-        if not self.looked_at:
-            return {**given, "media": make_media(images, sounds).to(device)}
-        heard, mask = pad_right(sounds) if sounds else (None, None)
-        seen = torch.stack(images).float() if images else None
-        return {**given, "features": Features(seen, None if heard is None else heard.float(), mask).to(device)}
+    read = read_record(record, folder=folder)
+    if read.text is not None:
+        return encode_text(read.text, processor.tokenizer)
+    return encode_conversation(read.messages, processor)[0]
 
 
 class RowMaker:
@@ -98,7 +69,7 @@ class RowMaker:
         self.cfg, self.tokenizer = cfg, tokenizer
         self._rows: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
 
-    def batch(self, task: Task, chosen: Sequence[int], version: str) -> MediaBatch:
+    def batch(self, task: Task, chosen: Sequence[int], version: str) -> Batch:
         """Some items of a task, a row each, filled on the right, with what stands in them. version: one of VERSIONS.
 
         Raises InputError for another version.
@@ -113,7 +84,8 @@ class RowMaker:
         for b, (row, wanted) in enumerate(rows):
             ids[b, : len(row)], targets[b, : len(row)], segments[b, : len(row)] = row, wanted, 1
         seen = [task.seen_of(item) if version == "shown" else ([], []) for item in items]
-        return MediaBatch(ids, targets, segments, [images for images, _ in seen], [sounds for _, sounds in seen])
+        return Batch(ids, targets, segments, [images for images, _ in seen], [sounds for _, sounds in seen],
+                     looked_at=True)
 
     def _row(self, item: Item, task: Task, version: str) -> tuple[Tensor, Tensor]:
         """ids (T,) and, for each, what comes next if it is learned, else IGNORE."""

@@ -30,6 +30,7 @@ from llamamm.text.chat import chat_format
 from llamamm.text.config import TextConfig
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
+from llamamm.train.batches import Batch, Batches
 from llamamm.train.check import (
     check_encoding,
     check_folders,
@@ -45,7 +46,8 @@ from llamamm.train.documents import open_documents
 from llamamm.train.log import RunLog, duration, plot_run
 from llamamm.train.loop import Trainer, resolve_precision
 from llamamm.train.processes import Processes, is_sharded, joined
-from llamamm.train.rows import Batch, Batches, encode_record, is_text
+from llamamm.train.records import is_text
+from llamamm.train.rows import encode_record
 
 
 def run_training(cfg: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Trainer:

@@ -19,10 +19,11 @@ from torch import Tensor
 from llamamm.errors import InputError
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.tasks.items import Task
+from llamamm.train.batches import Batch
 from llamamm.train.config import TrainConfig
 from llamamm.train.log import RunLog
 from llamamm.train.loop import Objective, Trainer
-from llamamm.train.media_rows import Epochs, MediaBatch, RowMaker
+from llamamm.train.media_rows import Epochs, RowMaker
 from llamamm.train.processes import Processes
 from llamamm.train.randomness import randomness_kept
 
@@ -84,7 +85,7 @@ class TaskBatches:
         weights = np.array([(shares or SHARES)[kind] for kind in tasks])
         self._shares, self._n_read = weights / weights.sum(), 0
 
-    def __next__(self) -> MediaBatch:
+    def __next__(self) -> Batch:
         kind = str(self._draw.choice(list(self.tasks), p=self._shares))
         blind = self.version == "told" and kind == "vqa" and self._draw.random() < BLIND
         chosen = next(self._orders[kind])[self.rank :: self.world_size]

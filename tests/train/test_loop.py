@@ -9,9 +9,9 @@ import torch
 
 from llamamm import apply_lora
 from llamamm.errors import TrainingError
+from llamamm.train.batches import Batch
 from llamamm.train.loop import Objective, resolve_precision
 from llamamm.train.losses import IGNORE, plain_cross_entropy_sum
-from llamamm.train.rows import Batch
 from tests.training_data import byte_batches, byte_model, byte_trainer, settings
 
 
