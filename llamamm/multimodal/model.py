@@ -62,6 +62,8 @@ class MultimodalLlama(Llama3Model):
     Raises ConfigError where a part has another shape.
     """
 
+    ADDED = ("image_bridge", "audio_bridge", "gated")  # what joins the towers to the text model
+
     def __init__(
         self,
         cfg: MultimodalConfig,
@@ -251,16 +253,16 @@ class MultimodalLlama(Llama3Model):
             part = name.split(".")[0]
             parameter.requires_grad_(
                 towers if part in ("vision_tower", "audio_encoder")
-                else bridges if part in ("image_bridge", "audio_bridge", "gated") else text
+                else bridges if part in self.ADDED else text
             )  # fmt: skip
         if towers and self.multimodal_cfg.audio is not None:
             self.audio_encoder.embed_positions.requires_grad_(False)  # fixed sines
         return self
 
     def added_parameters(self) -> Iterator[nn.Parameter]:
-        """Those of bridges and gated blocks: what joins the towers to the text model."""
+        """Those of bridges and gated blocks."""
         for name, module in self.named_children():
-            if name in ("image_bridge", "audio_bridge", "gated"):
+            if name in self.ADDED:
                 yield from module.parameters()
 
     @property

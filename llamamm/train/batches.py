@@ -80,6 +80,32 @@ class Batch:
         return {**given, "features": Features(seen, None if heard is None else heard.float(), mask).to(device)}
 
 
+Media = tuple[Sequence[Tensor], Sequence[Tensor]]  # pictures and sounds
+Row = list[tuple[Tensor, Media]]  # places (2, n), tokens above their targets, and what stands in them
+
+
+def fill(rows: Sequence[Row], width: int, *, pad_id: int = 0, looked_at: bool = False) -> Batch:
+    """Rows of texts as a batch, filled on the right to a width."""
+    ids = torch.full((len(rows), width), pad_id)
+    targets = torch.full_like(ids, IGNORE)
+    segments = torch.zeros_like(ids)
+    for r, pieces in enumerate(rows):
+        begin = 0
+        for n, (piece, _) in enumerate(pieces, start=1):
+            place = slice(begin, begin := begin + piece.shape[1])
+            ids[r, place], targets[r, place] = piece
+            segments[r, place] = n
+    images, sounds = ([[one for _, media in row for one in media[kind]] for row in rows] for kind in (0, 1))
+    return Batch(ids, targets, segments, images, sounds, looked_at)
+
+
+def places_of(example: Example) -> Tensor:
+    """An example as (2, n - 1): each token above the one it predicts, IGNORE where that is not learned."""
+    ids = torch.tensor(example.ids, dtype=torch.int64)
+    targets = ids.where(torch.tensor(example.learn, dtype=torch.bool), IGNORE)
+    return torch.stack([ids[:-1], targets[1:]])
+
+
 class Batches:
     """An endless iterator of batches: epoch after epoch, each in an order of its own that (seed, epoch) decides.
 
@@ -136,7 +162,7 @@ class Batches:
         # The example at hand: where it stands in the epoch's order, how many of its places are used, its places.
         self._position, self._used = 0, 0
         self._example: Tensor | None = None
-        self._media: tuple[Sequence[Tensor], Sequence[Tensor]] = (), ()  # its pictures and sounds
+        self._media: Media = (), ()
         self._splits = False  # whether that example is split
         self._order = self._shuffled()
 
@@ -146,18 +172,7 @@ class Batches:
     def __next__(self) -> Batch:
         rows = [self._next_row() for _ in range(self.batch_size)]
         width = self.length if self.pack else max(piece.shape[1] for row in rows for piece, _ in row)
-        rows = rows[self.rank :: self.world_size]
-        ids = torch.full((len(rows), width), self.pad_id)
-        targets = torch.full_like(ids, IGNORE)
-        segments = torch.zeros_like(ids)
-        for r, pieces in enumerate(rows):
-            begin = 0
-            for n, (piece, _) in enumerate(pieces, start=1):
-                place = slice(begin, begin := begin + piece.shape[1])
-                ids[r, place], targets[r, place] = piece
-                segments[r, place] = n
-        images, sounds = ([[one for _, media in row for one in media[kind]] for row in rows] for kind in (0, 1))
-        return Batch(ids, targets, segments, images, sounds, self.looked_at)
+        return fill(rows[self.rank :: self.world_size], width, pad_id=self.pad_id, looked_at=self.looked_at)
 
     @property
     def epoch_progress(self) -> float:
@@ -194,11 +209,12 @@ class Batches:
         names = ("seed", "batch_size", "length", "pack", "split", "shuffle")
         values = {name: getattr(self, name) for name in names}
         values["split"] = "by document" if callable(self.split) else self.split
-        return {"documents": len(self.documents), **values}
+        several = getattr(self.documents, "shares", [1.0])
+        return {"documents": len(self.documents), **({"shares": several} if len(several) > 1 else {}), **values}
 
     # ---- one row, one example ----
 
-    def _next_row(self) -> list[tuple[Tensor, tuple[Sequence[Tensor], Sequence[Tensor]]]]:
+    def _next_row(self) -> Row:
         """The pieces (2, n) of a row, together at most `length` places, each with its pictures and sounds."""
         pieces, room = [], self.length
         while room:
@@ -232,9 +248,7 @@ class Batches:
                                      f"cannot be cut, are over length {self.length}: set a larger length")
             except InputError as error:
                 raise InputError(f"{place_of(self.documents, index)}: {error}") from error
-            ids = torch.tensor(example.ids, dtype=torch.int64)
-            targets = ids.where(torch.tensor(example.learn, dtype=torch.bool), IGNORE)
-            self._example = torch.stack([ids[:-1], targets[1:]])  # (2, n)
+            self._example = places_of(example)
             if 0 < self._example.shape[1] <= self._used:
                 raise InputError(f"the state's place is {self._used} places into document {index}, which has "
                                  f"{self._example.shape[1]}; the documents or their encoding have changed")
@@ -263,4 +277,5 @@ class Batches:
         n = len(self.documents)
         if not self.shuffle:
             return np.arange(n)
-        return np.random.Generator(np.random.PCG64([self.seed, self.epoch])).permutation(n)
+        generator = np.random.Generator(np.random.PCG64([self.seed, self.epoch]))
+        return self.documents.order(generator) if hasattr(self.documents, "order") else generator.permutation(n)

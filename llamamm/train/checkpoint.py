@@ -1,6 +1,6 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped, bit for bit.
 
-    last/   model.safetensors, config.json, tokenizer.json     or the adapter's two files: loads anywhere
+    last/   model.safetensors, config.json, tokenizer.json     or an adapter's files, or a skill's: loads anywhere
             optimizer.safetensors                               AdamW's two moments of each trained parameter
             training.json                                       step, place in the data, random generators, scaler
     best/   the weights alone, of the lowest held-out loss
@@ -33,6 +33,7 @@ from llamamm.lora.adapter_config import read_settings
 from llamamm.lora.adapter_files import active_adapter, load_adapter, write_adapter
 from llamamm.lora.lora import lora_modules
 from llamamm.pretrained.save import write_model
+from llamamm.pretrained.skill import SKILL_FILE, added_tensors, load_skill, write_skill
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.distributed_checkpoint import (
@@ -53,6 +54,7 @@ from llamamm.weights.names import to_our_names
 
 OPTIMIZER_FILE, STATE_FILE = "optimizer.safetensors", "training.json"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+ADAPTER, SKILL, MODEL = "adapter", "skill", "model"
 
 
 class FolderSaver:
@@ -93,10 +95,22 @@ class FolderSaver:
                 self._write_weights(model, new)
 
     def _write_weights(self, model: Llama3Model, folder: Path) -> None:
-        if lora_modules(model):
-            write_adapter(model, folder, base=self.base)
-        else:
-            write_model(model, folder, tokenizer=self.tokenizer)
+        match what_trains(model):
+            case "adapter":
+                write_adapter(model, folder, base=self.base)
+            case "skill":
+                write_skill(model, folder, base=self.base)
+            case _:
+                write_model(model, folder, tokenizer=self.tokenizer)
+
+
+def what_trains(model: Llama3Model) -> str:
+    """What a run leaves: ADAPTER, LoRA alone; SKILL, bridges, with LoRA or without; MODEL, where base weights move."""
+    added = added_tensors(model)
+    if lora_modules(model):
+        return SKILL if added else ADAPTER
+    moving = any(p.requires_grad and name not in added for name, p in model.named_parameters())
+    return SKILL if added and not moving else MODEL
 
 
 @contextmanager
@@ -115,6 +129,9 @@ def load_weights(model: Llama3Model, folder: Path) -> None:
     recover_folder(folder)
     if has_shards(folder):
         load_shards(parameter_tensors(model), folder)
+        return
+    if (folder / SKILL_FILE).is_file():
+        load_skill(model, folder)
         return
     if adapted := list(lora_modules(model).values()):
         here, there = adapted[0].settings[active_adapter(model)], read_settings(folder)

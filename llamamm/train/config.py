@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -33,6 +34,15 @@ from llamamm.lora.settings import ALL_TARGETS, LoraSettings
 from llamamm.train.settings_file import read_settings_file
 
 
+class Source(BaseModel):
+    """One of several sources of data. share: of the examples, in proportion to the others'."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    source: str
+    share: float = Field(1.0, gt=0)
+
+
 class TrainConfig(BaseModel):
     """What to train, on what, and how. Immutable; `from_yaml` reads a file, `make` a dictionary."""
 
@@ -42,7 +52,7 @@ class TrainConfig(BaseModel):
         None,
         description="Folder of this run: checkpoints, metrics.jsonl, run.png. Paths are relative to where you are.",
     )
-    steps: PositiveInt = Field(description="Optimizer steps in all.")
+    steps: PositiveInt | None = Field(None, description="Optimizer steps in all.")
 
     # ---- the model ----
     model: str | None = Field(None, description="Model to start from: Hub id, folder or asset name. Default: smollm2.")
@@ -62,10 +72,17 @@ class TrainConfig(BaseModel):
     lora_rslora: bool = Field(False, description="Scale by alpha / sqrt(r), for large ranks.")
     lora_dora: bool = Field(False, description="DoRA: learn each row's length apart from its direction.")
 
-    # ---- the data ----
-    data: str | None = Field(
-        None, description=".jsonl (text, messages, or prompt and response), .txt, or a dataset: datasets:NAME[:SPLIT]."
+    trains: list[Literal["bridges", "lora", "text", "towers"]] | None = Field(
+        None, description="What learns in a model that sees or hears. Default: bridges, and lora or text by `method`."
     )
+
+    # ---- the data ----
+    data: str | list[Source] | None = Field(
+        None,
+        description=".jsonl, .json (LLaVA's), .txt, a folder with metadata.jsonl, or datasets:NAME[:SPLIT]; or a list "
+        "of such, each alone or as {source: ..., share: ...}.",
+    )
+    faulty: Literal["stop", "skip"] = Field("stop", description="Records that cannot be read: stop, or skip and count.")
     eval_data: str | None = Field(None, description="Held-out data of the same kind. Default: no evaluation.")
     length: int = Field(512, description="Tokens in a row.", ge=2)
     batch_size: PositiveInt = Field(8, description="Rows in a step, over all processes together.")
@@ -73,6 +90,10 @@ class TrainConfig(BaseModel):
         None, description="Rows at once in a process: smaller takes less memory. Default: all of a step's."
     )
     pack: bool = Field(True, description="Fill rows with several texts, which do not see each other.")
+
+    features: Path | None = Field(
+        None, description="Folder that keeps what frozen towers see and hear. Default: features/ beside the output."
+    )
 
     # ---- the optimizer ----
     learning_rate: float = Field(2e-4, description="Highest learning rate.", gt=0)
@@ -103,6 +124,11 @@ class TrainConfig(BaseModel):
     save_every: PositiveInt = Field(100, description="Steps between checkpoints (output/last).")
     tensorboard: bool = Field(False, description="Write TensorBoard's files too (extra: train).")
 
+    # ---- one run after the other ----
+    stages: list[dict[str, Any]] = Field(
+        [], description="Runs in a row, each {name: ..., steps: ..., trains: [...], ...}: what it lacks stands above."
+    )
+
     @field_validator("*", mode="before")
     @classmethod
     def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
@@ -121,13 +147,24 @@ class TrainConfig(BaseModel):
             return value
         return [name for target in value for name in (ALL_TARGETS if target == "all-linear" else [target])]
 
-    @field_validator("output", "adapter", mode="after")
+    @field_validator("data", mode="before")
+    @classmethod
+    def _sources(cls, value: Any) -> Any:
+        return [{"source": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
+
+    @field_validator("output", "adapter", "features", mode="after")
     @classmethod
     def _home(cls, value: Path | None) -> Path | None:
         return value and Path(os.path.expanduser(value))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.steps is None and not self.stages:
+            raise ValueError(f"'steps' is missing: {type(self).model_fields['steps'].description}")
+        if self.trains is not None and not self.trains:
+            raise ValueError("trains is empty: nothing would learn")
+        if "lora" in (self.trains or ()) and {"text", "towers"} & set(self.trains):
+            raise ValueError("trains: lora stands beside frozen weights; take it, or text and towers in full")
         if self.model and self.shape is not None:
             raise ValueError("`model` and `shape` name two models; give one of them")
         if self.shape is not None and self.method == "lora":
@@ -145,6 +182,26 @@ class TrainConfig(BaseModel):
     def lora_settings(self) -> LoraSettings:
         return LoraSettings(self.lora_r, self.lora_alpha, self.lora_dropout, self.lora_rslora, self.lora_dora)
 
+    def stage_settings(self) -> list[TrainConfig]:
+        """The settings of each stage: those of the run, with its own in their place, in a folder of its name.
+
+        Raises ConfigError, naming the stage, for what is wrong in one.
+        """
+        mine = {key: value for key, value in self.model_dump(exclude_unset=True).items() if key != "stages"}
+        found: dict[str, TrainConfig] = {}
+        for n, stage in enumerate(self.stages):
+            values = dict(stage)
+            name = values.pop("name", None)
+            if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name) or name in found:
+                raise ConfigError(f"stages[{n}]: each has a name of its own, letters and digits, got {name!r}")
+            if wrong := sorted(values.keys() & {"output", "stages", "model", "shape", "adapter"}):
+                raise ConfigError(f"stages[{n}] ({name}): {wrong[0]!r} belongs to the whole run, not to a stage")
+            try:
+                found[name] = TrainConfig.make({**mine, **values, "output": (self.output or Path()) / name})
+            except ConfigError as error:
+                raise ConfigError(f"stages[{n}] ({name}): {error}") from None
+        return list(found.values())
+
     @classmethod
     def make(cls, values: Mapping[str, Any]) -> TrainConfig:
         """From a dictionary. Raises ConfigError naming each key that is unknown or has a wrong value."""
@@ -161,7 +218,13 @@ class TrainConfig(BaseModel):
         lines = {key: line for key, line in lines.items() if key not in changes}
         cfg = cls._make({**values, **changes}, file=f"{path}", lines=lines)
         cfg.require_output(f"{path}: ")
+        cfg.stage_settings()  # what is wrong in one of them is said now
         return cfg
+
+    @property
+    def sources(self) -> list[Source]:
+        """Where the data come from; a single one has all."""
+        return [Source(source=self.data)] if isinstance(self.data, str) else list(self.data or [])
 
     def require_output(self, where: str = "") -> None:
         """A run needs a folder. Raises ConfigError."""

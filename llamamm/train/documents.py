@@ -58,7 +58,7 @@ def open_documents(path: str | os.PathLike[str]) -> Sequence[dict[str, Any]]:
 
 def place_of(documents: Sequence[Any], index: int) -> str:
     """How people find one of some documents: its file and line, or its number, from 0, in a list or table."""
-    return documents.place(index) if isinstance(documents, _Documents) else f"record {index}"
+    return documents.place(index) if hasattr(documents, "place") else f"record {index}"
 
 
 class _Documents(Sequence):
@@ -146,8 +146,8 @@ class JsonList(_Documents):
                              f"UTF-8; convert the file to UTF-8") from None
         decoder, at, byte, counted = json.JSONDecoder(), _skip(text, 0, ""), mark, 0
         if text[at : at + 1] != "[":
-            raise InputError(f"{self.path}: a .json file must hold a list, [{{...}}, {{...}}]; one object a line belongs "
-                             f"into a .jsonl file")
+            raise InputError(f"{self.path}: a .json file must hold a list, [{{...}}, {{...}}]; objects of a line "
+                             f"each belong into a .jsonl file")
         at = _skip(text, at + 1, "")
         while text[at : at + 1] != "]":
             try:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +11,16 @@ import torch
 from torch import Tensor
 
 from llamamm.errors import InputError
-from llamamm.generation.prompts import Conversation, Prompt
+from llamamm.generation.prompts import Conversation, Image, Prompt, Sound, place_contents
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import Media
 from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.tasks.items import Item, Task
 from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.batches import Batch
+from llamamm.train.loop import Objective
 from llamamm.train.losses import IGNORE
-from llamamm.train.records import read_record
+from llamamm.train.records import Record, read_record
 from llamamm.train.rows import Example, encode_dialogue, encode_text
 
 VERSIONS = ("shown", "told", "blind")  # with the picture or sound; with that in words; with neither
@@ -47,16 +47,48 @@ def encode_conversation(messages: Conversation, processor: MultimodalProcessor) 
 
 
 def encode_media_record(
-    record: Mapping[str, Any], processor: MultimodalProcessor, *, folder: Path | None = None
-) -> Example:
-    """A record of any form that `read_record` knows, its pictures and sounds loaded. folder: where paths begin.
+    record: Mapping[str, Any] | Record, processor: MultimodalProcessor, *,
+    look: Callable[[Image | Sound], Tensor] | None = None,
+) -> Example:  # fmt: skip
+    """A record of any form that `read_record` knows, with its pictures and sounds: loaded, or as the features that
+    `look` gives, (N, F) each.
 
     Raises InputError, also for a file that is missing or cannot be read.
     """
-    read = read_record(record, folder=folder)
+    read = read_record(record)
     if read.text is not None:
         return encode_text(read.text, processor.tokenizer)
-    return encode_conversation(read.messages, processor)[0]
+    if look is None:
+        return encode_conversation(read.messages, processor)[0]
+    cfg = processor.cfg
+    images: list[Tensor] = []
+    sounds: list[Tensor] = []
+
+    def places(medium: Image | Sound) -> list[int]:
+        is_image = isinstance(medium, Image)
+        if (cfg.vision if is_image else cfg.audio) is None:
+            raise InputError(f"this model has no {'eye' if is_image else 'ear'}, but the record holds "
+                             f"{'a picture' if is_image else 'a sound'}")
+        if is_image:
+            images.append(look(medium))
+            return [cfg.image_token] * cfg.n_image_places()
+        pieces = look(medium).split(cfg.audio.n_positions)  # of 30 s, as the processor cuts it
+        sounds.extend(pieces)
+        return [token for piece in pieces for token in [cfg.audio_token] * cfg.n_audio_places(len(piece))]
+
+    example = encode_dialogue(place_contents(read.messages, places), processor.tokenizer)
+    return replace(example, images=tuple(images), sounds=tuple(sounds))
+
+
+class MediaObjective(Objective):
+    """The loss of a model that sees and hears. A bridge that has nothing to do in a batch gets gradients of zero, so
+    that several processes, whose rows hold different things, all have the same ones to send."""
+
+    def forward(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None, **media: Any) -> Tensor:
+        """As in `Objective`; media: `media` or `features`, as in `MultimodalLlama`."""
+        loss = super().forward(ids, targets, segments, **media)
+        idle = [p.sum() for p in self.model.added_parameters() if p.requires_grad]
+        return loss + 0.0 * sum(idle) if idle else loss
 
 
 class RowMaker:

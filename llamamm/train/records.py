@@ -49,12 +49,15 @@ class Record:
         return [part for part in parts if isinstance(part, Image | Sound)]
 
 
-def read_record(record: Mapping[str, Any], *, folder: Path | None = None) -> Record:
-    """A record of any of the forms above. folder: where its relative paths begin; None: where you are.
+def read_record(record: Mapping[str, Any] | Record, *, folder: Path | None = None) -> Record:
+    """A record of any of the forms above; one that is read already, as it is. folder: where its relative paths begin;
+    None: where you are.
 
     A table has a cell for each column: what a record lacks is None, and where one part is filled an empty one is no
     part. Raises InputError for any other form, and where markers and media do not match. Files are not opened.
     """
+    if isinstance(record, Record):
+        return record
     cells = record if isinstance(record, Mapping) else {}
     found = {key: value for key, value in cells.items() if value is not None}
     found = {key: value for key, value in found.items() if not _is_empty(value)} or found
@@ -67,12 +70,12 @@ def read_record(record: Mapping[str, Any], *, folder: Path | None = None) -> Rec
     return read if read.text is not None else replace(read, messages=_placed_in(read.messages, folder or Path()))
 
 
-def is_text(record: Mapping[str, Any]) -> bool:
+def is_text(record: Mapping[str, Any] | Record) -> bool:
     """Whether a record is a text, which may be split over rows, and no dialogue. Raises InputError."""
     return read_record(record).text is not None
 
 
-def check_record(record: Mapping[str, Any], *, empty: bool = False) -> Record:
+def check_record(record: Mapping[str, Any] | Record, *, empty: bool = False) -> Record:
     """Without a tokenizer, whether there is something to learn in a record. empty: a text may be empty.
 
     Raises InputError.

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from llamamm.errors import InputError
 from llamamm.multimodal.model import MultimodalLlama
@@ -22,8 +21,8 @@ from llamamm.tasks.items import Task
 from llamamm.train.batches import Batch
 from llamamm.train.config import TrainConfig
 from llamamm.train.log import RunLog
-from llamamm.train.loop import Objective, Trainer
-from llamamm.train.media_rows import Epochs, RowMaker
+from llamamm.train.loop import Trainer
+from llamamm.train.media_rows import Epochs, MediaObjective, RowMaker
 from llamamm.train.processes import Processes
 from llamamm.train.randomness import randomness_kept
 
@@ -49,17 +48,6 @@ class Stage:
             "min_learning_rate": 0.05, "weight_decay": 0.05, "beta2": 0.98, "precision": "fp32", "method": "full",
             **changes,
         })  # fmt: skip
-
-
-class MediaObjective(Objective):
-    """The loss of a model that sees and hears. A bridge that has nothing to do in a batch gets gradients of zero, so
-    that several processes, whose rows hold different things, all have the same ones to send."""
-
-    def forward(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None, **media: Any) -> Tensor:
-        """As in `Objective`; media: `media` or `features`, as in `MultimodalLlama`."""
-        loss = super().forward(ids, targets, segments, **media)
-        idle = [p.sum() for p in self.model.added_parameters() if p.requires_grad]
-        return loss + 0.0 * sum(idle) if idle else loss
 
 
 class TaskBatches:

@@ -14,7 +14,7 @@ from llamamm.train.batches import Batches
 from llamamm.train.documents import open_documents
 from llamamm.train.losses import IGNORE, cross_entropy_sum
 from llamamm.train.rows import Example, encode_record
-from llamamm.train.run import open_data
+from llamamm.train.sources import open_data
 
 I = IGNORE  # noqa: E741
 

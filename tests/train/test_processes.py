@@ -27,9 +27,11 @@ from llamamm.train import processes as processes_module
 from llamamm.train.checkpoint import FolderSaver, load_weights
 from llamamm.train.config import TrainConfig
 from llamamm.train.log import read_metrics
+from llamamm.train.prepare import make_batches
 from llamamm.train.processes import Processes, as_local, is_sharded, joined
 from llamamm.train.rows import encode_record
-from llamamm.train.run import make_batches, make_trainer, open_data, run_training
+from llamamm.train.run import make_trainer, run_training
+from llamamm.train.sources import open_data
 from llamamm.train.stages import Stage, stage_trainer
 
 FULL = {"method": "full"}
