@@ -39,7 +39,7 @@ class Blanks:
         if found is None:
             return None
         exercise_id, name = found
-        write = f"exercise {exercise_id} comes first: write {_function(exercise_id)} above"
+        write = first(exercise_id)
         if name is None:
             return f"{write}, then run this cell again"
         return f"{write}, then run the cell that makes {name}, and this one, again"
@@ -47,8 +47,8 @@ class Blanks:
     def blank_of(self, error: BaseException | None) -> tuple[str, str | None] | None:
         """The exercise that an error waits for, and the name that a cell before would have made, if that is missing."""
         for cause in _chain(error):
-            if isinstance(cause, NotImplementedError) and (match := _BLANK.fullmatch(str(cause))):
-                return match[1], None
+            if exercise_id := _exercise(cause):
+                return exercise_id, None
             if type(cause) is NameError and cause.name in self.missing and self._in_cell(cause):
                 return self.missing[cause.name], cause.name
         return None
@@ -80,6 +80,27 @@ class Blanks:
         while step is not None and step.tb_next is not None:
             step = step.tb_next
         return step is not None and step.tb_frame.f_globals is self.shell.user_ns
+
+
+def blank_in(error: BaseException | None) -> str | None:
+    """The exercise whose blank raised an error, or an error from which this one was raised; None for any other."""
+    return next(filter(None, map(_exercise, _chain(error))), None)
+
+
+def is_blank(error: BaseException | None) -> bool:
+    """Whether an error says that something is still to be written: a blank's, or a bare NotImplementedError. PyTorch
+    raises the same kind, with a text of its own, for what it cannot compute."""
+    return blank_in(error) is not None or isinstance(error, NotImplementedError) and not str(error)
+
+
+def first(exercise_id: str) -> str:
+    """What to do about a blank: "exercise 03.2 comes first: write apply_rope above"."""
+    return f"exercise {exercise_id} comes first: write {_function(exercise_id)} above"
+
+
+def _exercise(error: BaseException) -> str | None:
+    match = _BLANK.fullmatch(str(error)) if isinstance(error, NotImplementedError) else None
+    return match and match[1]
 
 
 def names_made(source: str) -> set[str]:

@@ -12,9 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 from llamamm.course import swaps_senses, swaps_text, swaps_weights
+from llamamm.course.blanks import is_blank
 from llamamm.course.checks import find_exercise
 from llamamm.course.checks.compare import describe, explained
 from llamamm.course.checks.limits import OutOfTimeError, run_limited
+from llamamm.course.checks.watch import Watch
 from llamamm.course.swaps_verdict import Verdict
 from llamamm.errors import InputError
 
@@ -28,19 +30,22 @@ def in_real_model(exercise_id: str, answer: Any) -> None:
 
 
 def verdict(exercise_id: str, answer: Any, *, seconds: float = SECONDS) -> Verdict:
-    """The verdict itself. NotImplementedError comes through, and so does what the answer cannot have caused."""
+    """The verdict itself. A blank's NotImplementedError comes through, and so does what no answer can have caused."""
     if exercise_id not in SWAPS:
         raise InputError(f"no real model for exercise {exercise_id!r}; there is one for {', '.join(SWAPS)}")
     name = getattr(answer, "__name__", "answer")
     if not callable(answer):
         wanted = find_exercise(exercise_id).name
         return Verdict(False, f"give the function or class itself, {wanted}, not {describe(answer)}")
-    outcome = run_limited(lambda: SWAPS[exercise_id](answer), seconds)
-    match outcome.error:
-        case None:
-            return outcome.value
-        case NotImplementedError() | KeyboardInterrupt():
-            raise outcome.error
-        case OutOfTimeError():
-            return Verdict(False, f"the real model with your {name}: still running after {seconds:g} seconds")
-    return Verdict(False, f"the real model with your {name}: {explained(outcome.error)}")
+    watch = Watch()
+    outcome = run_limited(lambda: SWAPS[exercise_id](watch.over(answer)), seconds)
+    error = outcome.error
+    if isinstance(error, KeyboardInterrupt) or is_blank(error):
+        raise error
+    if watch.returns_nothing and not (error is None and outcome.value.same):
+        return Verdict(False, f"the real model with your {name}: it returns nothing; is the `return` missing?")
+    if error is None:
+        return outcome.value
+    if isinstance(error, OutOfTimeError):
+        return Verdict(False, f"the real model with your {name}: still running after {seconds:g} seconds")
+    return Verdict(False, f"the real model with your {name}: {explained(error)}")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 ROUNDING = 1e-3  # logits of the real models reach about 30; other orders of summation move them by less than this
 SAME = "the same up to rounding"
+NOTHING = "it writes nothing at all"
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,11 @@ def distance(difference: float, what: str = "logits") -> str:
 def of_answers(who: str, difference: float, text: str, package: str, *, but: str = "") -> Verdict:
     """A model's answer with the learner's part, and with the package's. but: what else is wrong with it."""
     if math.isnan(difference):
-        return Verdict(False, f"{who}: NaN in the logits, so there is no word to choose")
-    begin = f"{who}: {repr(text) if text else 'not a word'} · {distance(difference)}: "
+        return Verdict(False, f"{who}: its logits are NaN, so it cannot choose a word")
+    begin = f"{who}: {repr(text) if text else NOTHING} · {distance(difference)}: "
     if difference > ROUNDING:
-        other = f"the package's says {package!r}" if text != package else "although it says the same here"
-        return Verdict(False, f"{begin}a different model, {other}")
+        same_text = ", although it says the same here"
+        other = same_text if text == package else f"; with the package's own it says {package!r}"
+        return Verdict(False, f"{begin}a different model{other}")
     same = SAME if difference else "the same"
     return Verdict(not but, begin + (f"{same}, but {but}" if but else same))

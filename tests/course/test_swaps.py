@@ -17,6 +17,7 @@ from llamamm.course.checks.lesson06 import _block_forward, _logits
 from llamamm.course.checks.lesson09 import _Layer, _merged
 from llamamm.course.swap import real_model
 from llamamm.course.swaps import SWAPS, in_real_model, verdict
+from llamamm.course.swaps_verdict import of_answers
 from llamamm.errors import InputError
 from llamamm.llama32_vision.tiles import TileProcessor
 from llamamm.lora.lora import LoraLinear
@@ -121,6 +122,12 @@ def splice(x, where, features):
     return x.masked_scatter(where[..., None], features)
 
 
+def diagonal_without_start(padding, start):
+    T, S = padding.shape[1] - start, padding.shape[1]
+    visible = causal_mask(T, start=start) & padding[:, None]
+    return (visible | torch.eye(T, S).bool())[:, None]
+
+
 RIGHT = {
     "00.3": _greedy, "01.2": reference("01.2"), "02.1": norm, "02.3": swiglu, "03.1": softmax,
     "03.2": lambda n, start: causal_mask(n, start=start), "03.3": readable_attention,
@@ -139,27 +146,29 @@ WRONG = {
     "00.3": [(lambda f, ids, _, n: _greedy(f, ids, (), n), "not the same"),
              (lambda f, ids, stop, n: _greedy(f, ids, stop, n + 1), "asked for 2 it gives 3")],
     "01.2": [(message_01("newline after <|im_end|>"), r"different prompt from id 9 on: yours goes on with '<\|im_st")],
-    "02.1": [(lambda x, weight, eps: norm(x, 1, eps), "',,,,.*a different model, the package's says 'The capital"),  # noqa: ARG005
-             (lambda x, weight, eps: norm(x, weight, eps) * math.nan, "NaN in the logits")],
+    "02.1": [(lambda x, weight, eps: norm(x, 1, eps), "',,,,.*a different model; with the package's own it says 'The"),  # noqa: ARG005
+             (lambda x, weight, eps: norm(x, weight, eps) * math.nan, "logits are NaN"),
+             (lambda *_: None, "it returns nothing; is the `return` missing")],
     "02.3": [(lambda x, gate, up, down: swiglu(x, up, gate, down), "a different model")],
     "03.1": [(lambda scores: F.softmax(scores, dim=-2), "a different model"),
-             (lambda scores: F.softmax(scores, dim=-1), "the same up to rounding, but a padded place")],
+             (lambda scores: F.softmax(scores, dim=-1), "the same up to rounding, but a padding position")],
     "03.2": [(lambda n, start: torch.ones(n, start + n).tril().bool(), "a different model"),
              (lambda n, start: causal_mask(n), "RuntimeError: .*size of tensor")],  # noqa: ARG005
     "03.3": [(lambda q, k, v, mask: readable_attention(q, k.flip(1), v, mask), "a different model")],
     "03.4": [(lambda padding, start: causal_mask(padding.shape[1] - start, start=start)[None, None],
               "one at a time they give"),
              (lambda padding, start: (causal_mask(padding.shape[1] - start, start=start) & padding[:, None])[:, None],
-              "NaN in the logits: does a place of padding see nothing")],
+              "logits are NaN; does a padding position see nothing"),
+             (lambda padding, start: diagonal_without_start(padding, start), "different model as soon as tokens are")],
     "04.2": [(lambda head_dim, theta: rope_frequencies(head_dim), "a different model")],  # noqa: ARG005
     "04.3": [(lambda x, cos, sin: x, "a different model")],  # noqa: ARG005
     "04.5": [(lambda *given: stretched(*given, high=8.0), "a different model")],
     "05.2": [(type("Leaky", (_Growing,), {"advance": lambda *_: None}), "a different model")],
     "05.3": [(_Growing, "the same, but a ninth token in 8 places is not refused")],
-    "05.4": [(_reader(start=lambda *_: 0), "41 tokens instead of 41.*the same, but 11 tokens would have been enough"),
-             (_reader(rewind=False), "different text")],
+    "05.4": [(_reader(("all again",)), "41 tokens instead of 41.*the same, but 11 tokens would have been enough"),
+             (_reader(("no rewind",)), "different text")],
     "06.2": [(_block_forward(second="input_layernorm"), "a different model"), (_block_forward(first=""), "NaN")],
-    "06.3": [(lambda weights, cfg, ids: _logits(weights, cfg, ids, wrong="repeat"), "a different model")],
+    "06.3": [(lambda weights, cfg, ids: _logits(weights, cfg, ids, ("repeat",)), "a different model")],
     "07.2": [(lambda raw: {name: -t for name, t in reference("07.2")(raw).items()}, "a different model"),
              (lambda raw: {name: t.flatten() for name, t in reference("07.2")(raw).items()}, r"has the shape \(110592"),
              (lambda raw: {}, "not the 91 names")],  # noqa: ARG005
@@ -256,6 +265,24 @@ def test_a_blank_is_passed_on():
 
     with pytest.raises(NotImplementedError, match="exercise 02.1"):
         in_real_model("02.1", rms_norm)
+
+
+def test_the_blank_of_an_earlier_exercise_is_passed_on_and_pytorchs_own_error_is_not():
+    def softmax(_):
+        raise NotImplementedError("'exp' not implemented for 'Bool'")
+
+    def attention(q, k, v, mask):
+        raise NotImplementedError("exercise 03.1")
+
+    assert "NotImplementedError: 'exp' not implemented for 'Bool'" in str(verdict("03.1", softmax))
+    with pytest.raises(NotImplementedError, match="exercise 03.1"):
+        in_real_model("03.3", attention)
+
+
+def test_a_model_that_ends_at_once_writes_nothing_at_all():
+    line = str(of_answers("your rms_norm", 3.0, "", "Yes"))
+    assert line == ("your rms_norm: it writes nothing at all · logits up to 3 apart: a different model; with the "
+                    "package's own it says 'Yes'")  # fmt: skip
 
 
 def test_a_loop_that_never_ends_is_ended():

@@ -60,7 +60,7 @@ def _numbers_differ(expected: float, got: Any, tolerance: float) -> str | None:
         number = math.inf
     close = expected == got or math.isclose(expected, number, rel_tol=0, abs_tol=tolerance)
     both_nan = math.isnan(expected) and math.isnan(number)
-    return None if close or both_nan else f"the result should be {expected:.6g}, got {number:.6g}"
+    return None if close or both_nan else "the result should be {}, got {}".format(*_told_apart(expected, number))
 
 
 def _tensors_differ(expected: Tensor, got: Any, tolerance: float | None, where: str) -> str | None:
@@ -88,12 +88,21 @@ def _tensors_differ(expected: Tensor, got: Any, tolerance: float | None, where: 
         tolerance = ROUNDING[expected.dtype] * float(finite.max() if finite.numel() else 1)
     if not off.numel() or float(off.max()) <= tolerance:
         return None
-    return _at(expected, got, tuple(torch.unravel_index(off.argmax(), off.shape)), where)
+    return _at(expected, got, tuple(map(int, np.unravel_index(int(off.argmax()), tuple(off.shape)))), where)
 
 
 def _at(expected: Tensor, got: Tensor, place: tuple, where: str) -> str:
     here = where + ("[" + ", ".join(str(int(i)) for i in place) + "]" if place else "") or "the result"
-    return f"{here} should be {expected[place].item():.6g}, got {got[place].item():.6g}"
+    return "{} should be {}, got {}".format(here, *_told_apart(expected[place].item(), got[place].item()))
+
+
+def _told_apart(expected: float, got: float) -> tuple[str, str]:
+    """Two numbers with 6 digits, or with as many as it takes to see that they differ."""
+    for digits in (6, 9, 12, 17):
+        ours, theirs = f"{expected:.{digits}g}", f"{got:.{digits}g}"
+        if ours != theirs:
+            break
+    return ours, theirs
 
 
 def describe(value: Any) -> str:
@@ -107,17 +116,18 @@ def describe(value: Any) -> str:
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
 
 
-def shown(value: Any) -> str:
-    """An input as a learner can type it in, where it is small: (3, 4), [[1, 0], [0, 1]], else its shape."""
+def shown(value: Any, most: int = 9) -> str:
+    """An input as a learner can type it in, where it is small: (3, 4), [[1, 0], [0, 1]]; of a tensor of more than
+    `most` numbers, its shape."""
     if isinstance(value, Tensor):
         dtype = "" if value.dtype in (torch.float32, torch.int64, torch.bool) else f" ({str(value.dtype)[6:]})"
-        if value.numel() > 9:
+        if value.numel() > most:
             return f"{'x'.join(map(str, value.shape))} numbers{dtype}"
         return f"{_rounded(value.tolist())}{dtype}"
     if isinstance(value, int | float | bool | str) or value is None:
         return f"{value:.6g}" if isinstance(value, float) else repr(value)
     if isinstance(value, tuple | list) and len(value) <= 6:
-        return f"({', '.join(map(shown, value))})"
+        return f"({', '.join(shown(part, most) for part in value)})"
     return describe(value)
 
 

@@ -1,39 +1,35 @@
-"""How an exercise is described, and how a learner's answer to it is tried.
+"""How a learner's answer to an exercise is tried.
 
 An answer may be anything: the wrong type, the wrong shape, a function that raises, one that never ends, one that
 changes its input. Each gets a diagnosis, in bounded time.
-
-An exercise has properties ("large values in fp16"), each with inputs of its own, the smallest first. All are tried,
-and each that fails is named with its smallest failing input, what was expected and what came. A mistake that learners
-really make is recognised where it gives the same wrong result on the same input, however it was written; so two
-mistakes at once, in different properties, both get their sentence.
 """
 
 from __future__ import annotations
 
-import copy
 import functools
 import importlib
 import inspect
 import linecache
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
+from llamamm.course.blanks import blank_in, first, is_blank
 from llamamm.course.checks.compare import describe, difference, explained, shown, text_of
+from llamamm.course.checks.exercise import Diagnosis, Exercise, Mistake, Property
 from llamamm.course.checks.limits import TIME_LIMIT, OutOfTimeError, run_limited
 from llamamm.course.checks.report import CheckResult
+from llamamm.course.checks.watch import Watch
 from llamamm.errors import InputError
 
-__all__ = ["CheckResult", "Exercise", "Mistake", "Property", "check", "exercises_of", "find_exercise"]
+__all__ = ["CheckResult", "Diagnosis", "Exercise", "Mistake", "Property", "check", "exercises_of", "find_exercise"]
 
-POINTS = {"warm-up": 1, "core": 2, "break it": 2, "hard": 3}  # for each level
 SENTENCES = 3  # at most so many failing properties are told at once
+LONG = 60  # an input of more characters stands after the sentence
 
 
 @contextmanager
@@ -46,95 +42,6 @@ def _usual_torch() -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(dtype)
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A wrong answer that learners really give, and what to say to it."""
-
-    answer: Any
-    message: str
-
-
-@dataclass(frozen=True)
-class Property:
-    """One thing that must hold of an answer.
-
-    name: how the learner is told what failed, "large values in fp16"; "" where an exercise has one property alone.
-    cases: arguments for the answer, one tuple each, the smallest first, made from a seeded generator.
-    mistakes: wrong answers that break this property.
-    run: how to get a result from an answer and a case; by default it is called with the case's arguments.
-    tolerance: largest difference between numbers that still counts as equal; None: what rounding leaves in their dtype.
-    accept: says what is wrong with a result for a case, None if nothing, instead of a comparison with the reference's.
-    """
-
-    name: str
-    cases: Callable[[torch.Generator], Sequence[tuple]]
-    mistakes: tuple[Mistake, ...] = ()
-    run: Callable[[Any, tuple], Any] | None = None
-    tolerance: float | None = None
-    accept: Callable[[Any, tuple], str | None] | None = None
-
-    def inputs(self) -> Sequence[tuple]:
-        """The cases, each time the same."""
-        return self.cases(torch.Generator().manual_seed(0))
-
-    def result(self, answer: Any, case: tuple) -> Any:
-        """What an answer gives for a copy of a case; the seed is always the same."""
-        torch.manual_seed(0)
-        case = copy.deepcopy(case)
-        return answer(*case) if self.run is None else self.run(answer, case)
-
-    def problem(self, expected: Any, got: Any, case: tuple) -> str | None:
-        """What is wrong with a result, or None. expected: the reference's."""
-        return self.accept(got, case) if self.accept else difference(expected, got, self.tolerance)
-
-
-@dataclass(frozen=True)
-class Exercise:
-    """One exercise.
-
-    id: lesson and number, "04.1"; name: what the learner defines; minutes and level: as in the lesson's text.
-    importance: from 1 to 3, for a learner who has little time.
-    reference: the right answer. properties: what must hold of an answer, tried in this order.
-    forbids: names of PyTorch's functions that the learner is to write and not to call, "softmax".
-    cases, mistakes, run, tolerance, accept: of an exercise with one property, as in `Property`.
-    """
-
-    id: str
-    name: str
-    minutes: int
-    level: str
-    reference: Any
-    cases: Callable[[torch.Generator], Sequence[tuple]] | None = None
-    mistakes: tuple[Mistake, ...] = ()
-    run: Callable[[Any, tuple], Any] | None = None
-    tolerance: float | None = 1e-4
-    accept: Callable[[Any, tuple], str | None] | None = None
-    properties: tuple[Property, ...] = ()
-    forbids: Collection[str] = ()
-    importance: int = 2
-
-    def __post_init__(self) -> None:
-        if self.level not in POINTS:
-            raise InputError(f"exercise {self.id} has level {self.level!r}; levels are {', '.join(POINTS)}")
-        if (self.cases is None) == (not self.properties):
-            raise InputError(f"exercise {self.id} has cases or properties, and not both")
-        if self.cases is not None:
-            only = Property("", self.cases, self.mistakes, self.run, self.tolerance, self.accept)
-            object.__setattr__(self, "properties", (only,))
-        elif not self.mistakes:
-            object.__setattr__(self, "mistakes", tuple(m for p in self.properties for m in p.mistakes))
-
-    @property
-    def points(self) -> int:
-        """What a right answer earns."""
-        return POINTS[self.level]
-
-    @property
-    def difficulty(self) -> int:
-        """From 1 to 3."""
-        return {"warm-up": 1, "hard": 3}.get(self.level, 2)
 
 
 def find_exercise(exercise_id: str) -> Exercise:
@@ -170,18 +77,20 @@ def try_answer(exercise: Exercise, answer: Any, *, seconds: float = TIME_LIMIT) 
     if not callable(answer):
         return failed(exercise, f"give the function or class itself, {exercise.name}, not {describe(answer)}")
     with torch.random.fork_rng(devices=[]):  # also where an answer is left behind in mid-run
-        watch = _Watch(exercise.forbids)
-        outcome = run_limited(lambda: _tries(exercise, watch.over(answer)), seconds)
+        watch = Watch(exercise.forbids)
+        outcome = run_limited(lambda: _tries(exercise, watch, answer), seconds)
         if isinstance(outcome.error, OutOfTimeError):
             return failed(exercise, f"still running after {seconds:g} seconds: is there a loop that never ends?")
         if outcome.error is not None:
             return failed(exercise, explained(outcome.error))
         tries = outcome.value
-        if any(isinstance(t.error, NotImplementedError) for t in tries):
-            return failed(exercise, f"{exercise.name} is still to be written")
+        if (still := next(filter(None, (_still_to_write(exercise, t.error) for t in tries)), None)) is not None:
+            return failed(exercise, still)
         if watch.seen:
             return failed(exercise, f"{exercise.name} calls PyTorch's own {watch.seen}: that is what you are to write, "
                                     f"so compute it from simpler functions")
+        if watch.returns_nothing and not _is_right_without_result(exercise):
+            return failed(exercise, f"{exercise.name} returns nothing: is the `return` missing?")
         outcome = run_limited(lambda: judge(exercise, tries, answer), max(seconds, TIME_LIMIT))
     if isinstance(outcome.error, OutOfTimeError):
         return failed(exercise, "what it returned takes too long to compare")
@@ -197,11 +106,12 @@ class Try:
     property: Property
     results: list[Any] = field(default_factory=list)
     error: BaseException | None = None
+    given: tuple | None = None  # what the answer was called with when it raised the error
 
 
 @_usual_torch()
-def _tries(exercise: Exercise, answer: Any) -> list[Try]:
-    tries = []
+def _tries(exercise: Exercise, watch: Watch, answer: Any) -> list[Try]:
+    tries, answer = [], watch.over(answer)
     for prop in exercise.properties:
         tries.append(this := Try(prop))
         try:
@@ -210,26 +120,49 @@ def _tries(exercise: Exercise, answer: Any) -> list[Try]:
         except OutOfTimeError:
             raise
         except BaseException as error:  # whatever the learner's code raises is the diagnosis
-            this.error = error
+            this.error, this.given = error, watch.given
     return tries
 
 
 @_usual_torch()
 def judge(exercise: Exercise, tries: Sequence[Try], answer: Any) -> CheckResult:
-    """Compare results with what they should be, property by property, and name the mistakes that explain them."""
+    """Compare results with what they should be, property by property, and name the mistakes that explain them. An
+    error that several properties raise in the same line is told once."""
     end = time.monotonic() + TIME_LIMIT / 2
-    told = [text for this in tries if (text := _told(exercise, this, answer, end))]
+    wrong = [text for this in tries if (text := _told(exercise, this, answer, end)) is not None]
+    if not wrong:
+        again = [replace(this, property=replace(this.property, accept=this.property.otherwise))
+                 for this in tries if this.property.otherwise]  # fmt: skip
+        wrong = [text for this in again if (text := _told(exercise, this, answer, end)) is not None][:1]
     n_cases = sum(len(this.results) for this in tries)
-    if not told:
+    if not wrong:
         how_many = f"all {n_cases} cases" if n_cases > 1 else "the one case"
         return CheckResult(exercise.id, True, f"{exercise.name} is right in {how_many}", exercise.points)
+    told: dict[str, str] = {}  # one entry for each thing that is wrong
+    for text in wrong:
+        told.setdefault(getattr(text, "key", text), text)
+    texts, all_raised = list(told.values()), sum(isinstance(text, _Raised) for text in wrong) == len(tries)
     if len(tries) == 1:
-        return failed(exercise, told[0])
-    told = list(dict.fromkeys(told))
-    shown_here = "\n".join(f"  - {text}" for text in told[:SENTENCES])
-    more = f"\n  - and {len(told) - SENTENCES} more" if len(told) > SENTENCES else ""
-    n_right = len(tries) - len(told)
-    return failed(exercise, f"{n_right} of {len(tries)} properties hold\n{shown_here}{more}")
+        return failed(exercise, texts[0])
+    if len(texts) == 1 and all_raised:
+        return failed(exercise, texts[0].anywhere)
+    shown_here = "\n".join(f"  - {text}" for text in texts[:SENTENCES])
+    more = f"\n  - and {len(texts) - SENTENCES} more" if len(texts) > SENTENCES else ""
+    return failed(exercise, f"{len(tries) - len(wrong)} of {len(tries)} properties hold\n{shown_here}{more}")
+
+
+class _Raised(str):
+    """A sentence on an error. key: the kind and the line; anywhere: the sentence without the property's name."""
+
+    key: str
+    anywhere: str
+
+    @classmethod
+    def told(cls, name: str, kind: str, where: str, message: str, given: str) -> _Raised:
+        anywhere = f"it raised {kind}{where}: {message}{given}"
+        text = cls(name + anywhere)
+        text.key, text.anywhere = f"{kind}{where}" if where else anywhere, anywhere
+        return text
 
 
 def _told(exercise: Exercise, this: Try, answer: Any, end: float) -> str | None:
@@ -242,17 +175,28 @@ def _told(exercise: Exercise, this: Try, answer: Any, end: float) -> str | None:
     if not wrong and this.error is None:
         return None
     if not wrong:
-        given = f" for {shown(cases[len(this.results)])}" if prop.name and prop.run is None else ""
-        return f"{name}it raised {_explain(this.error, answer)}{given}"
-    first = wrong[0]
-    sentence = _mistake(this, cases, expected, wrong, end)
-    if prop.name and prop.run is None:
-        problem = f"for {shown(cases[first])} {problems[first]}"
-        return f"{name}{problem}. {_capital(sentence)}" if sentence else f"{name}{problem}"
+        given = this.given if prop.run else cases[len(this.results)]
+        given = f", called with {shown(given)}" if given and prop.name and len(shown(given)) <= 2 * LONG else ""
+        if prop.show is not None:
+            given = f", for {prop.show(cases[len(this.results)])}"
+        return _Raised.told(name, *_explain(this.error, answer), given)
+    here = wrong[0]
+    problem, sentence = problems[here], _mistake(this, cases, expected, wrong, end)
+    if prop.show is not None or prop.name and prop.run is None:
+        if isinstance(problem, Diagnosis) and not sentence:
+            problem, sentence = problem.problem, problem.sentence
+        sentence = sentence and _capital(sentence)
+        if prop.show is not None:
+            return f"{name}for {prop.show(cases[here])}: {problem}" + (f". {sentence}" if sentence else "")
+        given = shown(cases[here])
+        given = given if len(given) <= 3 * LONG else shown(cases[here], 0)
+        if len(given) > LONG:
+            return f"{name}{f'{sentence}. ' if sentence else ''}{problem}, for {given}"
+        return f"{name}for {given} {problem}" + (f". {sentence}" if sentence else "")
     if sentence:
         return name + sentence
-    place = f"in case {first + 1} of {len(cases)}, " if prop.accept is None else ""
-    return name + place + problems[first]
+    place = f"in case {here + 1} of {len(cases)}, " if prop.accept is None else ""
+    return name + place + problem
 
 
 def _capital(sentence: str) -> str:
@@ -265,23 +209,28 @@ def _mistake(
     this: Try, cases: Sequence[tuple], expected: Sequence[Any], wrong: Sequence[int], end: float
 ) -> str | None:
     """The message of the mistake that gives the same as the learner's answer in most of the wrong cases, and where
-    two do so in as many, in most of the others too. One that does so in no wrong case explains nothing; where many
-    results are right (`accept`), only one that gives the same everywhere does."""
-    prop, best, most = this.property, None, (0, 0)
+    two do so in as many, in most of the others, too. One that does
+    so in no wrong case explains nothing; in a property with a name, neither does one that would be wrong where the
+    answer is right; where many results are right (`accept`), only one that gives the same everywhere does."""
+    prop, best = this.property, None
+    most = (0, len(this.results))  # so many of the wrong cases alike, so many of the others
     if prop.accept:
-        most = (len(wrong), len(this.results) - len(wrong) - 1)
+        most = (len(wrong) - 1, len(this.results))
     elif not prop.name:  # its cases show many kinds of faults, and two kinds may agree in a few of them
         most = (len(wrong) // 2, len(this.results))
     for mistake in prop.mistakes:
-        same = [0, 0]  # in wrong cases, in right ones
+        same = [0, 0]
         for i, (case, got) in enumerate(zip(cases, this.results, strict=False)):
             if (left := end - time.monotonic()) <= 0:
                 return best
             made = run_limited(_usual_torch()(lambda m=mistake, c=case: prop.result(m.answer, c)), left)
             if made.error is None and _explains(prop, made.value, got, expected[i], case, i in wrong):
                 same[i not in wrong] += 1
-        if same[0] and tuple(same) > most:
-            best, most = mistake.message, tuple(same)
+            elif i not in wrong and (prop.name or prop.accept):
+                break
+        else:
+            if tuple(same) > most:
+                best, most = mistake.message, tuple(same)
     return best
 
 
@@ -294,30 +243,26 @@ def _explains(prop: Property, made: Any, got: Any, expected: Any, case: tuple, w
         return False
 
 
-class _Watch(TorchFunctionMode):
-    """Notices which of the named functions of PyTorch an answer calls."""
+def _still_to_write(exercise: Exercise, error: BaseException | None) -> str | None:
+    """What to write first, where an error comes from a blank, of this exercise or of one whose function it calls."""
+    blank = blank_in(error)
+    if blank == exercise.id or is_blank(error) and blank is None:
+        return f"{exercise.name} is still to be written"
+    if blank is not None:
+        return f"{first(blank)}, then run this cell again"
+    if type(error) is not NameError or error.name == exercise.name:
+        return None
+    for other in exercises_of(exercise.id.split(".")[0]):
+        if other.name == error.name:
+            return f"exercise {other.id} comes first: run the cell with your {other.name}, then this one again"
+    return None
 
-    def __init__(self, names: Collection[str]) -> None:
-        super().__init__()
-        self.names, self.seen = frozenset(names), ""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ARG002
-        name = getattr(func, "__name__", "")
-        if name in self.names:
-            self.seen = self.seen or name
-        return func(*args, **(kwargs or {}))
-
-    def over(self, answer: Any) -> Any:
-        """The answer, watched. A class is watched nowhere: its methods are called from elsewhere."""
-        if not self.names or inspect.isclass(answer):
-            return answer
-
-        @functools.wraps(answer)
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return answer(*args, **kwargs)
-
-        return watched
+def _is_right_without_result(exercise: Exercise) -> bool:
+    """Whether the right answer, too, returns nothing."""
+    watch, prop = Watch(), exercise.properties[0]
+    made = run_limited(lambda: prop.result(watch.over(exercise.reference), prop.inputs()[0]), TIME_LIMIT)
+    return made.error is None and watch.returns_nothing
 
 
 def failed(exercise: Exercise, message: str, *, missing: bool = False) -> CheckResult:
@@ -325,8 +270,9 @@ def failed(exercise: Exercise, message: str, *, missing: bool = False) -> CheckR
     return CheckResult(exercise.id, False, message, exercise.points, missing)
 
 
-def _explain(error: BaseException, answer: Any) -> str:
-    """What was raised, and in which line of the learner's own code: the innermost, where it was called from there."""
+def _explain(error: BaseException, answer: Any) -> tuple[str, str, str]:
+    """What was raised; in which line of the learner's own code, the innermost, where it was called from there; the
+    message."""
     files = {code.co_filename for code in _codes(answer)}
     where, step = "", error.__traceback__
     while step is not None:
@@ -336,7 +282,10 @@ def _explain(error: BaseException, answer: Any) -> str:
             owner = "your function" if code in _codes(answer) and inspect.isfunction(answer) else code.co_name
             where = f" in line {step.tb_lineno - code.co_firstlineno + 1} of {owner}{f' ({line})' if line else ''}"
         step = step.tb_next
-    return f"{type(error).__name__}{where}: {text_of(error)}"
+    message = text_of(error)
+    if not where and "NoneType" in message:  # the check's own line could do nothing with it
+        message += ": is a `return` missing?"
+    return type(error).__name__, where, message
 
 
 def _codes(answer: Any) -> list[Any]:

@@ -3,12 +3,18 @@
 A lesson writes one function, `variant(*case, faults)`: with no fault it gives the right answer, with the names of
 faults the answer with all of them in it. A wrong result is told by the fewest faults that give the same numbers. Each
 property tells its own faults, so two at once both get their sentence, however they are written.
+
+Use this where the answer is a function whose result can be compared and whose faults can be switched on and off. For
+classes, for exercises with many right answers, and for a property of one or two faults, write `core.Property` with
+`core.Mistake`. Here, too, a `Mistake` is made of each fault: tests read them, the diagnosis does not.
 """
 
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable, Collection
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -16,26 +22,37 @@ import torch
 from torch import Tensor
 
 from llamamm.course.checks.compare import difference
-from llamamm.course.checks.core import Exercise, Mistake, Property
+from llamamm.course.checks.core import Diagnosis, Exercise, Mistake, Property
 
 Cases = Callable[[torch.Generator], list[tuple]]
+OTHER_FORM = partial(difference, tolerance=math.inf)
 AT_ONCE = 3  # so many faults are looked for in one answer
 
 
+def _whole(result: Any) -> Any:
+    return result
+
+
 def fault_exercise(
-    variant: Callable[..., Any], sentences: dict[str, str], groups: dict[str, tuple[Cases, Collection[str]]],
+    variant: Callable[..., Any], sentences: dict[str, str], groups: dict[str, tuple],
     everything: Cases, *, tolerance: float | None = None, relative: bool = False,
     repair: Callable[[Tensor, Tensor], Tensor | None] | None = None, form: str = "",
-    run: Callable[[Any, tuple], Any] | None = None, at_once: int = AT_ONCE, **about: Any,
+    run: Callable[[Any, tuple], Any] | None = None, at_once: int = AT_ONCE,
+    differs: Callable[..., str | None] = difference, misshapen: Callable[..., str | None] = OTHER_FORM,
+    show: Callable[[tuple], str] | None = None, extra: tuple[Property, ...] = (), **about: Any,
 ) -> Exercise:  # fmt: skip
     """An exercise with a property for each group of faults, one for the result's form, one for all that is left.
 
     variant(*case, faults): the result, a tensor or whatever `difference` compares, with the named faults in it.
     sentences: what to say to each fault. groups: property -> its cases, the smallest first, and its faults; with
-    these inputs no two faults may look alike. everything: the cases in which form and numbers are compared.
+    these inputs no two faults may look alike; as a third, the part of a result to speak of.
+    everything: the cases in which form and numbers are compared.
     tolerance: as in `Property`, by default what rounding leaves. relative: numbers are compared by their ratio.
     repair: makes the expected form of a tensor that is nearly right. form: what to say of one that needed a repair.
-    run: how to get a result from an answer and a case. at_once: so many faults are looked for in one answer.
+    run: how to get a result from an answer and a case; show: a case in words.
+    at_once: so many faults are looked for in one answer.
+    differs, misshapen: for results other than tensors, how they differ, in words, and what is wrong with a result's
+    form, so that it cannot be compared; a list of any length may be compared. extra: further properties.
     about: the exercise's other fields.
     """
 
@@ -46,54 +63,80 @@ def fault_exercise(
             return f"[{i}] should be {expected[i]:.4g}, got {got[i]:.4g}" if off[i] > 1e-3 else None
         if isinstance(expected, Tensor) and tolerance is None:
             return difference(expected, got, 1e-4 if expected.dtype.itemsize > 2 else 3e-2)
-        return difference(expected, got, tolerance)
+        return difference(expected, got, tolerance) if differs is difference else differs(expected, got)
 
     def numbers(got: Any, expected: Any) -> Any:
         """The result in the form that it should have, or None where it cannot be brought to it."""
         if not isinstance(expected, Tensor):
-            return got if difference(expected, got, math.inf) is None else None
+            return got if misshapen(expected, got) is None else None
         if not isinstance(got, Tensor):
             return None
         if got.shape != expected.shape:
             got = repair(got, expected) if repair else None
         return None if got is None or got.is_complex() else got.detach().to(expected.dtype)
 
+    known: dict[bytes, dict[tuple[str, ...], Any]] = {}  # case -> faults -> result: groups share their cases
+
     def explained(got: Any, case: tuple) -> tuple[str, ...] | None:
+        expected = variant(*case, ())
+        if isinstance(expected, tuple | list | dict) and not isinstance(got, type(expected)):
+            return None
+        made = known.setdefault(pickle.dumps(case), {})
         for n in range(1, at_once + 1):
             for faults in combinations(sentences, n):
-                if differ(variant(*case, faults), got) is None:
+                if faults not in made:
+                    made[faults] = variant(*case, faults)
+                if differ(made[faults], got) is None:
                     return faults
         return None
 
-    def tell(own: Collection[str] | None) -> Callable[[Any, tuple], str | None]:
-        """own: the faults to tell of; None: what no fault explains."""
+    def told(faults: Collection[str], problem: str) -> str:
+        return Diagnosis.of(problem, ". ".join(sentences[fault] for fault in faults)) if faults else problem
+
+    def tell(own: Collection[str] | None, part: Callable[[Any], Any] = _whole) -> Callable[[Any, tuple], str | None]:
+        """own: the faults to tell of; None: what no fault explains. part: of a result, to speak of."""
 
         def accept(result: Any, case: tuple) -> str | None:
             expected = variant(*case, ())
             got = numbers(result, expected)
+            if got is None and not isinstance(expected, Tensor):
+                got = result if explained(result, case) else None  # a fault may give lists of other lengths
             problem = None if got is None else differ(expected, got)
             if problem is None:
                 return None
             faults = explained(got, case)
             if own is None:
                 return problem if faults is None else None
-            told = " ".join(f"{sentences[fault]}." for fault in faults or () if fault in own)
-            return f"{problem}. {told}".rstrip(".") if told else None
+            mine = [fault for fault in faults or () if fault in own]
+            return told(mine, differ(part(expected), part(got)) or problem) if mine else None
 
         return accept
 
+    def otherwise(result: Any, case: tuple) -> str | None:
+        """Where each group takes a wrong answer for the faults of other groups, it must not pass."""
+        expected = variant(*case, ())
+        got = numbers(result, expected)
+        problem = None if got is None else differ(expected, got)
+        return problem and told(explained(got, case) or (), problem)
+
     def right_form(result: Any, case: tuple) -> str | None:
         expected = variant(*case, ())
-        problem = difference(expected, result, math.inf)
+        problem = misshapen(expected, result)
+        if problem and not isinstance(expected, Tensor) and explained(result, case):
+            return None  # told by another property
         wrong_shape = isinstance(result, Tensor) and isinstance(expected, Tensor) and result.shape != expected.shape
-        return f"{problem}. {form}" if form and wrong_shape and numbers(result, expected) is not None else problem
+        nearly = form and wrong_shape and numbers(result, expected) is not None
+        return Diagnosis.of(problem, form) if nearly else problem
 
     is_tensor = isinstance(variant(*everything(torch.Generator().manual_seed(0))[0], ()), Tensor)
     properties = (
-        *(Property(name, cases, accept=tell(own), run=run) for name, (cases, own) in groups.items()),
-        Property("shape and dtype" if is_tensor else "form", everything, accept=right_form, run=run),
-        Property("all numbers" if is_tensor else "all results", everything, accept=tell(None), run=run),
+        *(Property(name, cases, accept=tell(*own), run=run, show=show, otherwise=otherwise)
+          for name, (cases, *own) in groups.items()),
+        Property("shape and dtype" if is_tensor else "form", everything, accept=right_form, run=run, show=show),
+        Property("all numbers" if is_tensor else "all results", everything, accept=tell(None), run=run, show=show,
+                 otherwise=otherwise),
+        *extra,
     )
-    mistakes = tuple(Mistake(lambda *case, f=fault: variant(*case, (f,)), told) for fault, told in sentences.items())
+    mistakes = tuple(Mistake(lambda *case, f=fault: variant(*case, (f,)), text) for fault, text in sentences.items())
     return Exercise(**{"reference": lambda *case: variant(*case, ()), "mistakes": mistakes, **about},
                     properties=properties)

@@ -9,9 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llamamm.course.checks.compare import difference
 from llamamm.course.checks.core import Exercise, Mistake, Property
+from llamamm.course.checks.faults import Cases, fault_exercise
 
 # ---- 00.1 ----
+
+
+def _given(*cases: tuple) -> Cases:
+    """Cases that need no random numbers."""
+    return lambda _: list(cases)
+
+
+def _softmax(s: Tensor, faults: Collection[str] = ()) -> Tensor:
+    if not faults:
+        return s.softmax(dim=-1)
+    if "not divided" in faults and {"no power", "logarithm"} & {*faults}:
+        return s * math.nan  # the scores themselves: what led to them cannot be told
+    powers = {"no power": s, "sign lost": s.abs(), "base 2": 2**s}
+    powers = next((powers[fault] for fault in powers if fault in faults), s.exp())
+    by = powers.max() if "by the largest" in faults else s.sum() if "by the scores" in faults else powers.sum()
+    probs = powers if "not divided" in faults else powers / by
+    return probs.log() if "logarithm" in faults else probs
 
 
 def _softmax_cases(g: torch.Generator) -> list[tuple]:
@@ -23,17 +42,84 @@ def _softmax_cases(g: torch.Generator) -> list[tuple]:
     ]
 
 
+SCORES = (torch.tensor([2.0, 1.0, -0.5]),)
+SOFTMAX = fault_exercise(
+    _softmax,
+    {
+        "no power": "You divided the scores by their sum, which gives negative numbers (and 0 / 0): raise e to each "
+                    "first",
+        "sign lost": "You took the scores without their sign: then -3 counts as much as 3. Raise e to each score "
+                     "instead",
+        "base 2": "You raised 2 to each score: softmax raises e = 2.718..., torch.exp",
+        "not divided": "You raised a power for each score and stopped: divide by the sum of all",
+        "by the largest": "You divided by the largest instead of the sum: the probabilities must add up to 1",
+        "by the scores": "You divided by the sum of the scores: divide by the sum of what e to the power of each gives",
+        "logarithm": "These are the logarithms of the probabilities: leave the logarithm out",
+    },
+    {
+        "e to the power of each": (_given(SCORES), ("no power", "sign lost", "base 2")),
+        "divided by the sum": (_given(SCORES), ("not divided", "by the largest", "by the scores")),
+        "no logarithm": (_given(SCORES), ("logarithm",)),
+    },
+    _softmax_cases,
+    tolerance=1e-5,
+    id="00.1", name="softmax", minutes=4, level="warm-up",
+)  # fmt: skip
+
 # ---- 00.2 ----
 
 
-def _next_id(logits: Tensor) -> int:
-    return int(logits[0, -1].argmax())
+def _next_id(logits: Tensor, faults: Collection[str] = ()) -> Any:
+    """logits: (1, T, V)."""
+    x = -logits if "lowest" in faults else logits
+    rows = x[0] if "every" in faults else (x[0, :, -1] if "column" in faults else x.flatten() if "all" in faults
+                                           else x[0, 0 if "first" in faults else -1])[None]  # fmt: skip
+    best = rows.max(dim=-1)
+    sign = -1 if "lowest" in faults else 1
+    found = (sign * best.values if "score" in faults else best.indices).tolist()
+    return found if "every" in faults else found[0]
 
 
 def _next_id_cases(g: torch.Generator) -> list[tuple]:
     first = torch.tensor([[[9.0, 0.0, 0.0, 1.0], [0.0, 1.0, 3.0, 2.0]]])
     return [(first,), (torch.randn(1, 1, 5, generator=g),), *((torch.randn(1, 7, 30, generator=g),) for _ in range(4))]
 
+
+def _plain(answer: Callable, case: tuple) -> Any:
+    """The result, a tensor of several numbers as a list."""
+    result = answer(*case)
+    return result.tolist() if isinstance(result, Tensor) and result.numel() > 1 else result
+
+
+def _no_number(expected: Any, got: Any) -> str | None:
+    several = isinstance(got, list) and all(isinstance(i, int | float) for i in got)
+    return None if several else difference(expected, got, math.inf)
+
+
+# 4 positions, 6 ids; no two faults give the same id or score
+TEXT = (torch.tensor([[[-3.5, 0.25, 1.75, 0.5, 3.25, -1.5], [0.75, 9.5, 2.25, -0.25, 1.25, 1.5],
+                       [4.5, 0.1, -2.5, -8.5, 3.75, -0.5], [1.1, 4.25, 5.75, 0.6, 2.4, -2.75]]]),)  # fmt: skip
+NEXT = fault_exercise(
+    _next_id,
+    {
+        "first": "You read the scores at the first position: what comes next stands at the last one, -1",
+        "all": "Your argmax without a position numbers all scores of the whole text: take the last position's row "
+               "first",
+        "every": "You gave the best id at every position: only the last position says what follows the whole text",
+        "column": "You took the last id at each position, and so chose a position: [0, -1] is the last position, all "
+                  "ids",
+        "score": "You gave the score itself: wanted is its place, the id (argmax)",
+        "lowest": "You looked for the lowest score: the best has the highest",
+    },
+    {
+        "the last position": (_given(TEXT), ("first", "all", "every", "column")),
+        "the id": (_given(TEXT), ("score",)),
+        "the highest score": (_given(TEXT), ("lowest",)),
+    },
+    _next_id_cases,
+    run=_plain, misshapen=_no_number,
+    id="00.2", name="next_id", minutes=4, level="warm-up",
+)  # fmt: skip
 
 # ---- 00.3 ----
 
@@ -126,11 +212,97 @@ def _same_list(given: list[int], case: tuple) -> str | None:
     return None if given == case[1] else "you changed the caller's list `ids`: work on a copy, list(ids)"
 
 
+GREEDY = Exercise(
+    id="00.3",
+    name="greedy",
+    minutes=10,
+    level="core",
+    reference=_greedy,
+    properties=(
+        Property(
+            "each new id is read the next time",
+            lambda g: [(ToyModel(seed), torch.randint(0, 10, (1,), generator=g).tolist(), frozenset(), 6)
+                       for seed in range(4)],
+            (
+                Mistake(
+                    lambda f, ids, stop, n: _greedy(lambda _: f(ids), ids, stop, n),
+                    "you ask about the same prompt in every round: the new id has to be read with the rest the "
+                    "next time",
+                ),
+                Mistake(
+                    lambda f, ids, stop, n: _greedy(lambda text: f(text[-1:]), ids, stop, n),
+                    "you let the model read only the newest id: it keeps no memory here, so give it the whole text",
+                ),
+            ),
+            run=_first_new(4),
+        ),
+        Property(
+            "a stop id ends the answer",
+            lambda _: [(Script(*_SCRIPT), [8], frozenset(stop), 8) for stop in ([3], [4, 7], [9])],
+            (
+                Mistake(
+                    _greedy_with_stop,
+                    "the stop id is among your new ids: it means 'end of turn' and is no part of the answer",
+                ),
+                Mistake(
+                    lambda f, ids, _, n: _greedy(f, ids, (), n),
+                    "you went on after a stop id: end the loop where the best id is in stop_ids",
+                ),
+                Mistake(
+                    lambda f, ids, stop, n: [i for i in _greedy(f, ids, (), n) if i not in stop],
+                    "you left the stop id out and went on: it has to end the loop",
+                ),
+            ),
+            run=_first_new(7),
+        ),
+        Property(
+            "at most max_new ids",
+            _nothing_stops((1, 3, 2, 5), (3, 4, 0, 7)),
+            (
+                Mistake(
+                    lambda f, ids, stop, n: _greedy(f, ids, stop, max(n - len(ids), 0)),
+                    "you stop too early: max_new counts the new ids alone, without those of the prompt",
+                ),
+                Mistake(
+                    lambda f, ids, stop, n: _greedy(f, ids, stop, n + 1),
+                    "you gave one id more than max_new allows: compare before you ask for the next one",
+                ),
+            ),
+            run=_how_many,
+        ),
+        Property(
+            "only the new ids come back",
+            _nothing_stops((1, 3), (5, 6)),
+            (
+                Mistake(
+                    lambda f, ids, stop, n: ids + _greedy(f, ids, stop, n),
+                    "you gave the prompt back together with the answer: give only the new ids",
+                ),
+            ),
+            run=_returned,
+        ),
+        Property(
+            "the list ids stays as it is",
+            _nothing_stops((1, 3), (5, 6)),
+            run=_left_alone,
+            accept=_same_list,
+        ),
+    ),
+)
+
 # ---- 00.4 ----
 
 
-def _places(scores: Tensor, token: int) -> Tensor:
-    return (scores > scores[:, [token]]).sum(dim=1) + 1
+def _places(scores: Tensor, token: int, faults: Collection[str] = ()) -> Tensor:
+    own = scores[:1, [token]] if "first row's score" in faults else scores[:, [token]]
+    if "argsort" in faults:
+        place = scores.argsort(dim=1, descending=True, stable=True)[:, token] + 1
+    else:
+        scores, own = (-scores, -own) if "lower" in faults else (scores, own)
+        better = scores >= own if {"itself", "ties"} & {*faults} else scores > own
+        place = better.sum(dim=1) + ("ties" not in faults)
+    place = place - int("from 0" in faults)
+    return place[:1].expand_as(place).clone() if "first row" in faults else place
 
 
 def _places_cases(g: torch.Generator) -> list[tuple]:
@@ -142,6 +314,36 @@ def _places_cases(g: torch.Generator) -> list[tuple]:
         (torch.randn(4, 12, generator=g), 11),
     ]
 
+
+def _for_each_row(got: Tensor, expected: Tensor) -> Tensor | None:
+    """One place for all rows -> one for each."""
+    return got.flatten().expand(len(expected)) if got.numel() == 1 else None
+
+
+# the token has the places 1 with a tie, 3, and 5; no two faults give the same
+TABLE = (torch.tensor([[0.2, 4.0, 1.0, 4.0, 0.9, 3.0, 3.5], [0.1, 0.7, 0.2, 0.8, 0.3, 0.9, 0.6],
+                       [9.0, 1.0, 3.0, 2.0, 0.5, 7.0, 0.6]]), 1)  # fmt: skip
+PLACES = fault_exercise(
+    _places,
+    {
+        "from 0": "Your places begin at 0: the best has place 1",
+        "itself": "You counted the token itself (>=) and then added 1: count those strictly better",
+        "ties": "You counted equal scores as better: with a tie for the best, both have place 1",
+        "lower": "You counted those with a lower score: the best would have the last place",
+        "argsort": "Your argsort says which token stands in a place: you need the place in which the token stands",
+        "first row": "This is the place in the first row alone: give one place for each row",
+        "first row's score": "You compared every row with the token's score in the first row: each has its own, "
+                             "scores[:, [token]]",
+    },
+    {
+        "the best has place 1": (_given(TABLE), ("from 0", "itself", "ties")),
+        "how many are better": (_given(TABLE), ("lower", "argsort")),
+        "each row for itself": (_given(TABLE), ("first row", "first row's score")),
+    },
+    _places_cases,
+    repair=_for_each_row, form="There should be one place for each row",
+    id="00.4", name="places", minutes=15, level="hard",
+)  # fmt: skip
 
 # ---- 00.5 ----
 
@@ -189,198 +391,14 @@ def _flat_problem(result: Any, case: tuple) -> str | None:
     )
 
 
-EXERCISES: tuple[Exercise, ...] = (
-    Exercise(
-        id="00.1",
-        name="softmax",
-        minutes=4,
-        level="warm-up",
-        reference=lambda scores: scores.softmax(dim=-1),
-        cases=_softmax_cases,
-        tolerance=1e-5,
-        mistakes=(
-            Mistake(
-                lambda s: s / s.sum(),
-                "you divided the scores by their sum, which gives negative numbers (and 0 / 0): raise e to each first",
-            ),
-            Mistake(
-                lambda s: s.abs() / s.abs().sum(),
-                "you took the scores without their sign: then -3 counts as much as 3. Raise e to each score instead",
-            ),
-            Mistake(lambda s: s.exp(), "you raised e to each score and stopped: divide by the sum of all"),
-            Mistake(
-                lambda s: s.exp() / s.exp().max(),
-                "you divided by the largest instead of the sum: the probabilities must add up to 1",
-            ),
-            Mistake(
-                lambda s: s.exp() / s.sum(),
-                "you divided by the sum of the scores: divide by the sum of what e to the power of each gives",
-            ),
-            Mistake(
-                lambda s: 2**s / (2**s).sum(), "you raised 2 to each score: softmax raises e = 2.718..., torch.exp"
-            ),
-            Mistake(
-                lambda s: s.log_softmax(-1), "these are the logarithms of the probabilities: leave the logarithm out"
-            ),
-        ),
-    ),
-    Exercise(
-        id="00.2",
-        name="next_id",
-        minutes=4,
-        level="warm-up",
-        reference=_next_id,
-        cases=_next_id_cases,
-        mistakes=(
-            Mistake(
-                lambda x: int(x[0, 0].argmax()),
-                "you read the scores at the first position: what comes next stands at the last one, -1",
-            ),
-            Mistake(
-                lambda x: int(x.argmax()),
-                "argmax without a position numbers all scores of the whole text: take the last position's row first",
-            ),
-            Mistake(
-                lambda x: int(x[0].argmax(dim=-1)[0]),
-                "you read the scores at the first position: what comes next stands at the last one, -1",
-            ),
-            Mistake(
-                lambda x: float(x[0, -1].max()), "that is the best score itself: wanted is its place, the id (argmax)"
-            ),
-            Mistake(lambda x: int(x[0, -1].argmin()), "that is the id with the lowest score: the best has the highest"),
-            Mistake(
-                lambda x: x[0].argmax(dim=-1).tolist(),
-                "you gave the best id at every position: only the last position says what follows the whole text",
-            ),
-            Mistake(
-                lambda x: x[0].argmax(dim=-1),
-                "you gave the best id at every position: only the last position says what follows the whole text",
-            ),
-            Mistake(
-                lambda x: int(x[0, :, -1].argmax()),
-                "you took the last id at each position, and so chose a position: [0, -1] is the last position, all ids",
-            ),
-        ),
-    ),
-    Exercise(
-        id="00.3",
-        name="greedy",
-        minutes=10,
-        level="core",
-        reference=_greedy,
-        properties=(
-            Property(
-                "each new id is read the next time",
-                lambda g: [(ToyModel(seed), torch.randint(0, 10, (1,), generator=g).tolist(), frozenset(), 6)
-                           for seed in range(4)],
-                (
-                    Mistake(
-                        lambda f, ids, stop, n: _greedy(lambda _: f(ids), ids, stop, n),
-                        "you ask about the same prompt in every round: the new id has to be read with the rest the "
-                        "next time",
-                    ),
-                    Mistake(
-                        lambda f, ids, stop, n: _greedy(lambda text: f(text[-1:]), ids, stop, n),
-                        "you let the model read only the newest id: it keeps no memory here, so give it the whole text",
-                    ),
-                ),
-                run=_first_new(4),
-            ),
-            Property(
-                "a stop id ends the answer",
-                lambda _: [(Script(*_SCRIPT), [8], frozenset(stop), 8) for stop in ([3], [4, 7], [9])],
-                (
-                    Mistake(
-                        _greedy_with_stop,
-                        "the stop id is among your new ids: it means 'end of turn' and is no part of the answer",
-                    ),
-                    Mistake(
-                        lambda f, ids, _, n: _greedy(f, ids, (), n),
-                        "you went on after a stop id: end the loop where the best id is in stop_ids",
-                    ),
-                    Mistake(
-                        lambda f, ids, stop, n: [i for i in _greedy(f, ids, (), n) if i not in stop],
-                        "you left the stop id out and went on: it has to end the loop",
-                    ),
-                ),
-                run=_first_new(7),
-            ),
-            Property(
-                "at most max_new ids",
-                _nothing_stops((1, 3, 2, 5), (3, 4, 0, 7)),
-                (
-                    Mistake(
-                        lambda f, ids, stop, n: _greedy(f, ids, stop, max(n - len(ids), 0)),
-                        "you stop too early: max_new counts the new ids alone, without those of the prompt",
-                    ),
-                    Mistake(
-                        lambda f, ids, stop, n: _greedy(f, ids, stop, n + 1),
-                        "you gave one id more than max_new allows: compare before you ask for the next one",
-                    ),
-                ),
-                run=_how_many,
-            ),
-            Property(
-                "only the new ids come back",
-                _nothing_stops((1, 3), (5, 6)),
-                (
-                    Mistake(
-                        lambda f, ids, stop, n: ids + _greedy(f, ids, stop, n),
-                        "you gave the prompt back together with the answer: give only the new ids",
-                    ),
-                ),
-                run=_returned,
-            ),
-            Property(
-                "the list ids stays as it is",
-                _nothing_stops((1, 3), (5, 6)),
-                run=_left_alone,
-                accept=_same_list,
-            ),
-        ),
-    ),
-    Exercise(
-        id="00.4",
-        name="places",
-        minutes=15,
-        level="hard",
-        reference=_places,
-        cases=_places_cases,
-        mistakes=(
-            Mistake(lambda s, t: _places(s, t) - 1, "your places begin at 0: the best has place 1"),
-            Mistake(
-                lambda s, t: (s >= s[:, [t]]).sum(dim=1) + 1,
-                "you counted the token itself (>=) and then added 1: count those strictly better",
-            ),
-            Mistake(
-                lambda s, t: (s >= s[:, [t]]).sum(dim=1),
-                "you counted equal scores as better: with a tie for the best, both have place 1",
-            ),
-            Mistake(
-                lambda s, t: (s < s[:, [t]]).sum(dim=1) + 1,
-                "you counted those with a lower score: the best would have the last place",
-            ),
-            Mistake(
-                lambda s, t: s.argsort(dim=1, descending=True)[:, t] + 1,
-                "argsort says which token stands in a place: you need the place in which the token stands",
-            ),
-            Mistake(
-                lambda s, t: (s[0] > s[0, t]).sum() + 1,
-                "that is the place in the first row alone: give one place for each row",
-            ),
-            Mistake(
-                lambda s, t: (s > s[0, t]).sum(dim=1) + 1,
-                "you compared every row with the token's score in the first row: each has its own, scores[:, [token]]",
-            ),
-        ),
-    ),
-    Exercise(
-        id="00.5",
-        name="flat_temperature",
-        minutes=10,
-        level="break it",
-        reference=_flat_temperature,
-        cases=_flat_cases,
-        accept=_flat_problem,
-    ),
+FLAT = Exercise(
+    id="00.5",
+    name="flat_temperature",
+    minutes=10,
+    level="break it",
+    reference=_flat_temperature,
+    cases=_flat_cases,
+    accept=_flat_problem,
 )
+
+EXERCISES: tuple[Exercise, ...] = (SOFTMAX, NEXT, GREEDY, PLACES, FLAT)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llamamm.course.checks.compare import describe, explained
 from llamamm.course.checks.core import Exercise, Mistake, Property
 from llamamm.text.layers import RMSNorm
 
@@ -41,7 +42,7 @@ def _sum_no_root(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * x / (x.pow(2).sum(dim=-1, keepdim=True) + eps)
 
 
-NO_ROOT = "you divided by the mean square itself: take its square root"
+NO_ROOT = "you divided by the mean square itself: take its square root first"
 SUM = "you divided by the vector's length: take the mean of the squares, not their sum"
 
 
@@ -56,18 +57,19 @@ def _rows_apart(got: Any, _case: tuple) -> str | None:
         return None  # told elsewhere
     if together.shape == alone.shape and torch.allclose(together, alone, rtol=1e-3, atol=1e-5):
         return None
-    return "a vector's result depends on the others beside it: take the mean with dim=-1 and keepdim=True"
+    return ("a vector's result changes when other vectors stand beside it: take the mean of each vector alone, with "
+            "dim=-1 and keepdim=True")  # fmt: skip
 
 
 def _same_direction(got: Any, case: tuple) -> str | None:
     """Only where the result points, not how long it is."""
     x = case[0].double()
     if not isinstance(got, Tensor) or got.shape != x.shape:
-        return f"a result of shape {tuple(x.shape)} is needed"
+        return f"the shape should be {tuple(x.shape)}, got {describe(got)}"
     y, centred = got.double(), x - x.mean(dim=-1, keepdim=True)
     if float(F.cosine_similarity(y, x, dim=-1).min()) > 0.9999:
         return None
-    why = "that subtracts the mean, as LayerNorm does: RMSNorm keeps it"
+    why = "you subtracted the mean, as LayerNorm does; RMSNorm does not"
     is_layer_norm = float(F.cosine_similarity(y, centred, dim=-1).min()) > 0.9999
     return f"the result should point where x points, got {_numbers(got)}{f': {why}' if is_layer_norm else ''}"
 
@@ -91,22 +93,23 @@ def _epsilon(got: Any, case: tuple) -> str | None:
         return None if not got.any() else f"a zero vector should stay zero, got {_numbers(got)}: epsilon is missing"
     if abs(size - expected) <= 5e-3 * expected or eps == 1.0 and size < 0.9:
         return None
-    why = "epsilon is outside the square root" if size < expected else "epsilon is missing, or no more than a limit"
+    why = "epsilon is outside the square root" if size < expected else "epsilon is missing, or only a limit (clamp)"
     wanted = _numbers(x.sign() * expected)
-    return f"the result should be {wanted}, got {_numbers(got)}: {why}; add it to the mean square"
+    return f"the result should be {wanted}, got {_numbers(got)}: {why}; add it to the mean square, then take the root"
 
 
 def _result_dtype(got: Any, case: tuple) -> str | None:
     dtype = case[0].dtype
     if not isinstance(got, Tensor) or got.dtype == dtype:
         return None
-    return f"the result should be in {dtype}, got {got.dtype}: cast back to x.dtype, then multiply by the weight"
+    return f"the dtype should be {dtype}, that of x, got {got.dtype}: cast back to x.dtype, then multiply by the weight"
 
 
 def _large(got: Any, _case: tuple) -> str | None:
     if not isinstance(got, Tensor) or got.any() and got.isfinite().all():
         return None
-    return f"got {_numbers(got)}: you took the squares in x's own dtype, where 300² overflows; compute in fp32"
+    return (f"got {_numbers(got)}: you squared in x's own dtype, fp16, where 300² overflows; turn x into fp32 first "
+            f"(x.float())")  # fmt: skip
 
 
 def _with_and_without_weight(answer: Answer, case: tuple) -> tuple[Tensor, Tensor]:
@@ -125,8 +128,8 @@ def _weight_after_cast(got: Any, case: tuple) -> str | None:
     n_off = int((weighted != right).sum())
     if not n_off or not torch.allclose(weighted.float(), right.float(), rtol=0.02, atol=1e-3):
         return None
-    return (f"{n_off} of {right.numel()} numbers are off by their last digit: you multiplied by the weight first; cast "
-            f"back to x.dtype, then multiply")  # fmt: skip
+    return (f"{n_off} of {right.numel()} numbers are off in their last digit: you multiplied by the weight before you "
+            f"cast back; cast to x.dtype first, then multiply")  # fmt: skip
 
 
 def _input_after(answer: Answer, case: tuple) -> Tensor:
@@ -137,7 +140,8 @@ def _input_after(answer: Answer, case: tuple) -> Tensor:
 def _unchanged(got: Any, case: tuple) -> str | None:
     if torch.equal(got, case[0]):
         return None
-    return "your function changes its input: of an fp32 tensor, x.float() is x itself, so an in-place step reaches it"
+    return ("your function changes x, which the caller still needs: of an fp32 tensor, x.float() is x itself and no "
+            "copy, so steps in place (*=, mul_) change x too")  # fmt: skip
 
 
 def _ones(*entries: float, dtype: torch.dtype = torch.float32, eps: float = 1e-5) -> tuple:
@@ -157,15 +161,16 @@ RMS_NORM = Exercise(
         Property("a vector's size", lambda _: [_ones(*v, eps=1e-6) for v in ((3, -3), (1, 2, -3), (2, 4, -6))],
                  mistakes=(
             Mistake(_no_root, NO_ROOT), Mistake(_sum, SUM), Mistake(_sum_no_root, f"{SUM}. Also, {NO_ROOT}"),
-            Mistake(lambda x, w, _eps: w * x, "nothing is divided: divide x by its root mean square"),
+            Mistake(lambda x, w, _eps: w * x,
+                    "you only multiplied by the weight: first divide x by its root mean square"),
         )),
         Property("the mean stays", lambda _: [_ones(1, 2, 6), _ones(11, 12, 16)], accept=_same_direction),
         Property("the weight", lambda _: [(torch.tensor([1.0, 2, 6]), torch.tensor([2.0, 0.5, -3]), 1e-5)],
                  run=_weight_alone, tolerance=1e-3, mistakes=(
             Mistake(lambda _x, w, _eps: torch.ones_like(w),
-                    "you forgot the weight: each channel is multiplied by its own learned number"),
-            Mistake(lambda _x, w, _eps: 1 + w, "that is 1 + weight: multiply by the weight itself"),
-            Mistake(lambda _x, w, _eps: 1 / w, "you divided by the weight: multiply"),
+                    "you forgot the weight: multiply each channel by its own learned number"),
+            Mistake(lambda _x, w, _eps: 1 + w, "you multiplied by 1 + weight: take the weight itself"),
+            Mistake(lambda _x, w, _eps: 1 / w, "you divided by the weight: multiply by it"),
         )),
         # an epsilon so large that the mean square hardly counts, and so neither does how it was taken
         Property("epsilon", lambda _: [_ones(0, 0), _ones(0.01, -0.01, eps=0.9999), _ones(1, -1, eps=1.0)],
@@ -202,14 +207,62 @@ def _scale(x: Tensor, eps: float) -> Tensor:
     return torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + eps)
 
 
-def _dx(answer: Answer, case: tuple) -> Tensor:
-    dx, _ = answer(*case)
-    return dx
+def _called(answer: Answer, case: tuple) -> tuple[Any, Any]:
+    """dx and dw, also where they come in the opposite order or where a single vector is too little: either fault has
+    its own property."""
+    x, weight, eps, grad = case
+    dx, dw = answer(*case) if x.dim() > 1 else answer(x[None], weight, eps, grad[None])
+    if _is_swapped(answer):
+        dx, dw = dw, dx
+    return (dx[0] if x.dim() == 1 and isinstance(dx, Tensor) and dx.dim() == 2 else dx), dw
 
 
-def _dw(answer: Answer, case: tuple) -> Tensor:
-    _, dw = answer(*case)
-    return dw
+def _is_swapped(answer: Answer) -> bool:
+    """Whether dw comes first, as the shapes for two rows of three numbers show. Of two of the same shape dx is the one
+    that is 0, since grad points where x points."""
+    try:
+        first, second = answer(torch.ones(2, 3), torch.ones(3), 0.0, torch.ones(2, 3))
+    except Exception:  # told by the properties that call it
+        return False
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor) or second.shape != (2, 3):
+        return False
+    return first.shape == (3,) or first.shape == (2, 3) and bool(second.abs().max() < 1e-5 < first.abs().min())
+
+
+def _dx(answer: Answer, case: tuple) -> Any:
+    return _called(answer, case)[0]
+
+
+def _dw(answer: Answer, case: tuple) -> Any:
+    return _called(answer, case)[1]
+
+
+def _order(answer: Answer, case: tuple) -> str | None:
+    if _is_swapped(answer):
+        return "you return (dw, dx): dx comes first, then dw"
+    got = answer(*case)
+    if isinstance(got, tuple | list) and len(got) == 2:
+        return None
+    return f"return dx and dw, two tensors; got {describe(got)}"
+
+
+def _one_vector(answer: Answer, case: tuple) -> tuple | str:
+    """The shapes for a vector without any axis before its channels, or what it raised, where two rows raise nothing."""
+    x, weight, eps, grad = case
+    if not isinstance(answer(x[None], weight, eps, grad[None]), tuple | list):  # told elsewhere, as is what it raises
+        return (2,), (2,)
+    try:
+        return tuple(tuple(g.shape) for g in answer(*case))
+    except Exception as error:
+        return explained(error)
+
+
+def _takes_one_vector(got: tuple | str, case: tuple) -> str | None:
+    if isinstance(got, str):
+        return (f"for x of shape {tuple(case[0].shape)}, a single vector, it raised {got}; x may have any number of "
+                f"axes before the last, or none: reshape(-1, C) makes rows of all of them")  # fmt: skip
+    shapes = f"dx of shape {tuple(case[0].shape)} and dw of shape {tuple(case[1].shape)}"
+    return None if got == ((2,), (2,)) else f"for a single vector, return {shapes}; yours are of shape {got}"
 
 
 def _dx_of_silent(answer: Answer, case: tuple) -> Tensor:
@@ -222,20 +275,21 @@ def _second_term(got: Any, case: tuple) -> str | None:
     x, weight, eps, _ = case
     expected = _dx_of_silent(_backward, case)
     if not isinstance(got, Tensor) or got.shape != expected.shape:
-        return f"dx should be of shape {tuple(x.shape)}"
+        return f"the shape of dx should be {tuple(x.shape)}"
     if torch.allclose(got, expected, rtol=1e-3, atol=1e-7):
         return None
     problem = f"of dx, {_numbers(expected)} should be left in the channels whose grad is 0, got {_numbers(got)}"
     ratio, r = got / expected, float(_scale(x, eps))
     if float(ratio.abs().max()) < 1e-6:
-        return (f"{problem}: you treated the root mean square as a constant; it depends on every entry of x, "
-                f"which gives a second term")  # fmt: skip
+        return (f"{problem}: you treated the root mean square as a constant, but it depends on every entry of x; "
+                f"the second term is missing")  # fmt: skip
     if not torch.allclose(ratio, ratio[..., :1].expand_as(ratio), rtol=1e-3):
         return problem
-    why = ["the second term has the wrong sign: a larger x makes 1/RMS smaller"] if float(ratio[0]) < 0 else []
+    sign = "the second term has the wrong sign: a larger x makes r smaller, so subtract it"
+    why = [sign] if float(ratio[0]) < 0 else []
     faults = [
-        ("in the second term take the mean over channels, not the sum", x.shape[-1]),
-        ("the weight is missing in the second term: it, too, starts from w · grad", 1 / float(weight[0])),
+        ("in the second term, take the mean over the channels, not the sum", x.shape[-1]),
+        ("the weight is missing in the second term: it, too, contains w · grad", 1 / float(weight[0])),
         ("the second term needs r³, not r: the derivative of s^(-1/2) is -1/2 · s^(-3/2)", r**-2),
         ("the second term needs r³, not r²: s^(-3/2) is r³", r**-1),
     ]
@@ -289,24 +343,33 @@ BACKWARD = Exercise(
     id="02.2", name="rms_norm_backward", minutes=20, level="hard", importance=2, reference=_backward,
     forbids=("backward", "grad", "vjp", "rms_norm"),
     properties=(
+        Property("the order", lambda _: [(torch.ones(2, 3), torch.ones(3), 0.0, torch.ones(2, 3))], run=_order,
+                 accept=lambda problem, _: problem),
+        Property("a single vector", lambda _: [(torch.tensor([3.0, 4.0]), torch.ones(2), 0.0, torch.tensor([1.0, 0]))],
+                 run=_one_vector, accept=_takes_one_vector),
         # the other properties have none
         Property("epsilon", lambda _: [(torch.zeros(2), torch.ones(2), 0.25, torch.tensor([1.0, -2.0]))], run=_dx,
                  accept=_backward_epsilon),
         Property("dw", _dw_cases, run=_dw, mistakes=(
             Mistake(_wrong_dw(lambda x, _w, r, d: d * x * r),
-                    "dw must be summed over all rows, since every row used the same weight: shape (C,)"),
+                    "sum dw over all rows, since every row used the same weight: its shape is (C,)"),
+            Mistake(_wrong_dw(lambda x, _w, r, d: (d * x * r).sum()),
+                    "you summed dw over the channels, too: sum over the rows alone, and its shape is (C,)"),
+            Mistake(_wrong_dw(lambda x, _w, r, d: (d * x * r).sum(dim=-1)),
+                    "you summed dw over the channels: sum over the rows, and its shape is (C,)"),
             Mistake(_wrong_dw(lambda x, _w, r, d: (d * x * r).sum(dim=0)),
-                    "dw must be summed over all dimensions but the last, not over the first alone: shape (C,)"),
+                    "sum dw over all dimensions but the last, not over the first alone: its shape is (C,)"),
             Mistake(_wrong_dw(lambda x, _w, r, d: _rows(d * x * r).mean(dim=0)),
-                    "dw is the sum over the rows, not their mean"),
+                    "take the sum over the rows for dw, not their mean"),
             Mistake(_wrong_dw(lambda x, w, r, d: _rows(d * w * x * r).sum(dim=0)),
                     "the weight does not belong in dw: the derivative of w · x · r with respect to w is x · r"),
             Mistake(_wrong_dw(lambda x, _w, _r, d: _rows(d * x).sum(dim=0)),
                     "r is missing in dw: the weight multiplies the normed x, so it is x · r"),
         )),
         Property("dx, first term", _first_term_cases, run=_dx, mistakes=(
-            Mistake(_no_weight_in_first, "the weight is missing in dx: the gradient passes through it first, w · grad"),
-            Mistake(lambda x, w, _e, d: (d * w, x), "r is missing in dx's first term: w · grad · r"),
+            Mistake(_no_weight_in_first,
+                    "the weight is missing in dx: the gradient passes back through it first, w · grad"),
+            Mistake(lambda x, w, _e, d: (d * w, x), "r is missing in dx's first term: it is w · grad · r"),
         )),
         # r = 1/7: each fault multiplies by a number of its own
         Property("dx, second term", lambda _: [
@@ -329,17 +392,19 @@ def _swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "silu": (F.silu, ""),
-    "sigmoid": (torch.sigmoid, "that is sigmoid(g): silu(g) is g · sigmoid(g)"),
-    "relu": (torch.relu, "that is ReLU: silu(g) is g · sigmoid(g)"),
-    "gelu": (F.gelu, "that is GELU: silu(g) is g · sigmoid(g)"),
-    "tanh": (torch.tanh, "that is tanh: silu(g) is g · sigmoid(g)"),
+    "sigmoid": (torch.sigmoid, "you used sigmoid(g) alone: silu(g) is g · sigmoid(g)"),
+    "relu": (torch.relu, "you used ReLU: silu(g) is g · sigmoid(g)"),
+    "gelu": (F.gelu, "you used GELU: silu(g) is g · sigmoid(g)"),
+    "tanh": (torch.tanh, "you used tanh: silu(g) is g · sigmoid(g)"),
 }
 PLACES = {
     "gate": "",
     "up": "you applied silu to up: it belongs on the gate",
     "both": "you applied silu to gate and up: up stays as it is",
+    "product": "you applied silu to the product of gate and up: apply it to the gate alone, then multiply",
     "none": "silu is missing: without it nothing opens or closes the gate",
 }
+ADDED = "you added gate and up: multiply them, so that the gate can close"
 
 
 def _hidden(place: str, act: Callable[[Tensor], Tensor], add: bool) -> Answer:
@@ -348,7 +413,8 @@ def _hidden(place: str, act: Callable[[Tensor], Tensor], add: bool) -> Answer:
     def answer(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
         g, u = x @ gate.T, x @ up.T
         g, u = act(g) if place in ("gate", "both") else g, act(u) if place in ("up", "both") else u
-        return (g + u if add else g * u) @ down.T
+        hidden = g + u if add else g * u
+        return (act(hidden) if place == "product" else hidden) @ down.T
 
     return answer
 
@@ -357,7 +423,7 @@ def _hidden_mistakes() -> tuple[Mistake, ...]:
     """Every combination of a wrong place, a wrong function and a sum, with a sentence for each fault."""
     found = []
     for (place, where), (name, (act, what)), add in itertools.product(PLACES.items(), ACTIVATIONS.items(), (0, 1)):
-        told = [t for t in (where, what, "you added gate and up: a gate multiplies" if add else "") if t]
+        told = [t for t in (where, what, ADDED if add else "") if t]
         if told and (place != "none" or name == "silu"):
             found.append(Mistake(_hidden(place, act, bool(add)), ". Also, ".join(told)))
     return tuple(found)
@@ -380,8 +446,8 @@ def _the_right_way_round(got: Any, case: tuple) -> str | None:
             made = _turned(*some)(*case)
             if isinstance(got, Tensor) and got.shape == made.shape and torch.allclose(got, made, rtol=1e-3):
                 wanted = f"the result should be {_numbers(_swiglu(*case))}, got {_numbers(got)}"
-                why = "a matrix has one row for each number it gives, so x @ matrix.T"
-                return f"{wanted}: {' and '.join(some)} the wrong way round; {why}"
+                why = "a matrix has one row for each number that it produces, so write x @ matrix.T"
+                return f"{wanted}: you used {' and '.join(some)} the wrong way round; {why}"
     return None
 
 
@@ -391,7 +457,8 @@ def _tokens_together_and_alone(answer: Answer, case: tuple) -> tuple[Tensor, Ten
 
 
 def _tokens_apart(got: Any, case: tuple) -> str | None:
-    return _rows_apart(got, case) and "a token's result depends on the others: each goes through the matrices alone"
+    return _rows_apart(got, case) and (
+        "a token's result changes when other tokens stand beside it: each goes through the matrices alone")
 
 
 def _finite(got: Any, _case: tuple) -> str | None:
@@ -463,7 +530,7 @@ BREAKING = Exercise(
     id="02.4", name="breaking_inputs", minutes=5, level="break it", importance=1,
     reference=lambda: (torch.full((4,), 300.0).half(), torch.full((4,), 1e-5).half()),
     properties=(
-        _breaks("large", 1e-5, "the mean of the squares must be over 65,504, the largest fp16 number"),
+        _breaks("large", 1e-5, "the mean of its squares must be above 65,504, the largest fp16 number"),
         _breaks("small", 0.0, "its squares must be rounded to 0 in fp16, so they must be below 3e-8"),
     ),
 )  # fmt: skip

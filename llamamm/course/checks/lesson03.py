@@ -47,60 +47,70 @@ def _finite(scores: Tensor) -> Tensor:
     return scores.clamp(min=torch.finfo(scores.dtype).min)
 
 
-OVERFLOW = "e^100 is more than fp32 can hold: subtract the row's largest score before e to the power"
-ONE_SHIFT = ("you subtract one number from the whole table, which leaves nothing of a row whose scores are all much "
-             "lower: each row needs its own largest (dim=-1, keepdim=True)")  # fmt: skip
-EMPTY = ("the largest score of such a row is minus infinity, and -inf minus -inf is NaN, as is 0 / 0: subtract 0 "
-         "there, and divide the row by 1")  # fmt: skip
-WHOLE = "you divided by the sum of the whole table: each row, the last axis, sums to 1 by itself (dim=-1, keepdim=True)"
-MEAN = "you subtract the mean, and what is far above it still overflows: subtract the largest score"
-SIZE = "you subtract the largest size, and nothing is left of large negative scores: subtract the largest score itself"
+OVERFLOW = "e^100 is more than fp32 can hold: subtract the row's largest score before you exponentiate"
+ONE_SHIFT = ("you subtract the same number from the whole table, so nothing is left of a row whose scores are all much "
+             "lower: give each row its own largest score (dim=-1, keepdim=True)")  # fmt: skip
+EMPTY = ("the largest score of a row that sees nothing is minus infinity, and -inf minus -inf is NaN, as is 0 / 0: "
+         "there, subtract 0 instead, and divide by 1")  # fmt: skip
+WHOLE = ("you divided by the sum of the whole table: every row, along the last axis, should sum to 1 by itself "
+         "(dim=-1, keepdim=True)")  # fmt: skip
+MEAN = "you subtract the row's mean, and scores far above it still overflow: subtract the row's largest score"
+SIZE = ("you subtract the largest absolute value, so nothing is left of a row of large negative scores: subtract the "
+        "largest score itself")  # fmt: skip
+LIMIT = ("you keep the number that you subtract above a limit (clamp), so nothing is left of a row whose scores are "
+         "all far below it: subtract the row's largest score itself, and 0 only where that is -inf")  # fmt: skip
+CUT = ("you cut scores off at a limit (clamp), so that scores beyond it all get the same weight: subtract the row's "
+       "largest score from all of them instead")  # fmt: skip
 
 
-def _overflows() -> tuple[Mistake, ...]:
-    """Ways to write e to the power, over the sum, without a shift that helps."""
-    return (
-        Mistake(_shares, OVERFLOW), Mistake(lambda s: _shares(s).nan_to_num(0.0), OVERFLOW),
-        Mistake(lambda s: s.exp() / (s.exp().sum(-1, keepdim=True) + 1e-9), OVERFLOW),
-        Mistake(lambda s: (s.exp() / (s.exp().sum(-1, keepdim=True) + 1e-9)).nan_to_num(0.0), OVERFLOW),
-        Mistake(lambda s: _shares(s, s.mean(-1, keepdim=True)), MEAN),
-        Mistake(lambda s: _shares(s, s.mean(-1, keepdim=True)).nan_to_num(0.0), MEAN),
-        Mistake(lambda s: _shares(s, s.abs().amax(-1, keepdim=True)), SIZE),
-    )  # fmt: skip
+def _told(message: str, *answers: Callable) -> tuple[Mistake, ...]:
+    """Each of the answers as it is, and with zeros instead of NaN, as a learner may hide them."""
+    return tuple(Mistake(how, message) for answer in answers
+                 for how in (answer, lambda s, answer=answer: answer(s).nan_to_num(0.0)))  # fmt: skip
 
+
+def _largest(scores: Tensor) -> Tensor:
+    return scores.amax(-1, keepdim=True)
+
+
+FAR = (  # ways to write e to the power, over the sum, that fail for scores far from 0
+    *_told(OVERFLOW, _shares, lambda s: s.exp() / (s.exp().sum(-1, keepdim=True) + 1e-9)),
+    *_told(MEAN, lambda s: _shares(s, s.mean(-1, keepdim=True))),
+    *_told(SIZE, lambda s: _shares(s, s.abs().amax(-1, keepdim=True))),
+    *_told(LIMIT, lambda s: _shares(s, _largest(s).clamp(min=0.0)), lambda s: _shares(s, _largest(s).clamp(min=-80.0))),
+    *_told(CUT, lambda s: _shares(s.clamp(max=80.0)), lambda s: _shares(s.clamp(-80.0, 80.0)),
+           lambda s: _shares(s.clamp(-40.0, 40.0))),
+)  # fmt: skip
+ONE_FOR_ALL = (*_told(ONE_SHIFT, lambda s: _shares(s, s.max())), *FAR)
 
 SOFTMAX = (
     Property("one row", lambda g: [(torch.tensor([0.0, 0.0]),), (torch.tensor([1.0, 0.0]),),
                                    (torch.randn(5, generator=g),), (torch.tensor([3.0]),)],
-             (Mistake(torch.exp, "these are the powers: divide them by their sum, so that they sum to 1"),
-              Mistake(lambda s: s / s.sum(), "you divided the scores themselves by their sum: take e to the power "
-                      "first, since a score may be negative"),
-              Mistake(lambda s: torch.log_softmax(s, -1), "this is the logarithm of the weights"),
-              Mistake(torch.sigmoid, "a sigmoid looks at one score alone: divide each power by the sum of all"),
+             (Mistake(torch.exp, "you returned the powers: divide them by their sum, so that they sum to 1"),
+              Mistake(lambda s: s / s.sum(), "you divided the scores themselves by their sum: exponentiate them first, "
+                      "since a score may be negative"),
+              Mistake(lambda s: torch.log_softmax(s, -1), "you returned the logarithm of the weights: exponentiate it"),
+              Mistake(torch.sigmoid, "A sigmoid looks at each score alone: divide each power by the sum of them all"),
               Mistake(lambda s: _shares(s * math.log(2)), "you took powers of 2: softmax takes powers of e"))),
     Property("each row by itself", lambda g: [(torch.zeros(2, 2),), (torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 2.0]]),),
                                               (torch.randn(2, 3, 4, 5, generator=g),)],
              (Mistake(lambda s: _shares(s, dim=None), WHOLE),
-              *(Mistake(lambda s, d=d: _shares(s, dim=d), "your sum goes down the columns: it is each row, the last "
-                        "axis, that sums to 1 (dim=-1)") for d in (0, 1, -2)))),
-    Property("scores of 100", lambda _: [(torch.tensor([100.0, 0.0, -5.0]),), (torch.tensor([1000.0, 999.0]),),
-                                         (torch.tensor([1000.0, 0.0, 0.0]),), (torch.tensor([-1000.0, -1001.0]),)],
-             (*_overflows(),
-              *(Mistake(lambda s, top=top: _shares(s.clamp(max=top)), "you cut large scores off, so 1000 and 999 get "
-                        "the same weight: subtract the row's largest score from all of them")
-                for top in (50.0, 80.0, 88.0)))),
-    Property("rows of different height", lambda _: [(torch.tensor([[0.0, 0.0], [1000.0, 0.0]]),),
-                                                    (torch.tensor([[[-900.0, -901.0]], [[0.0, 1.0]]]),)],
-             (Mistake(lambda s: _shares(s, s.max()), ONE_SHIFT),
-              Mistake(lambda s: _shares(s, s.max()).nan_to_num(0.0), ONE_SHIFT),
-              Mistake(lambda s: _shares(s, s.amax(-1, keepdim=True), None), WHOLE), *_overflows())),
+              *(Mistake(lambda s, d=d: _shares(s, dim=d), "you summed down the columns: every row, along the last "
+                        "axis, should sum to 1 (dim=-1)") for d in (0, 1, -2)))),
+    Property("scores far from 0", lambda _: [(torch.tensor([100.0, 0.0, -5.0]),), (torch.tensor([1000.0, 999.0]),),
+                                             (torch.tensor([1000.0, 0.0, 0.0]),), (torch.tensor([-60.0, -61.0]),),
+                                             (torch.tensor([-1000.0, -1001.0]),)], FAR),
+    Property("rows of different height", lambda _: [(torch.tensor([[0.0, 0, 0], [1000, 999, 0]]),),
+                                                    (torch.tensor([[-60.0, -61], [0, 1]]),),
+                                                    (torch.tensor([[[-900.0, -901]], [[0, 1]]]),)],
+             (*ONE_FOR_ALL, Mistake(lambda s: _shares(s, _largest(s), None), WHOLE))),
     Property("a row that sees nothing", lambda _: [(torch.full((1, 2), -INF),),
                                                    (torch.tensor([[0.0, -INF], [-INF, -INF]]),)],
-             (Mistake(lambda s: _shares(s, s.amax(-1, keepdim=True)), EMPTY),
-              Mistake(lambda s: _shares(_finite(s), _finite(s).amax(-1, keepdim=True)),
-                      "such a row should give zeros; you share the weight among keys that it must not see"),
-              Mistake(lambda s: _shares(s, s.amax(-1, keepdim=True)).nan_to_num(1.0),
-                      "such a row should give zeros, not ones"))),
+             (Mistake(lambda s: _shares(s, _largest(s)), EMPTY),
+              Mistake(lambda s: _shares(_finite(s), _largest(_finite(s))),
+                      "A row that sees nothing should give zeros; yours shares its weight among keys it must not see"),
+              Mistake(lambda s: _shares(s, _largest(s)).nan_to_num(1.0),
+                      "A row that sees nothing should give zeros, not ones"))),
 )  # fmt: skip
 
 
@@ -228,17 +238,20 @@ def _rows_of_weights(rng: torch.Generator, *shape: int) -> tuple[Tensor, Tensor]
 
 
 ROW = {
-    "no sum": "the sum is missing: raising one score lowers all other weights of the row, so subtract Σ g·w",
-    "alone": "w·(1 - w)·g is each weight's own share alone: raising one score also lowers all the others",
-    "no weights outside": "multiply the difference by the weight: a weight near 0 hardly moves",
-    "no weights inside": "weight the gradients inside the sum: it is Σ g·w, the average of g that the row takes",
-    "mean": "take the sum of g·w and not its mean: the weights already make an average of it",
-    "sign": "your sign is turned round: it is g minus the sum, so that a score with a large g rises",
+    "no sum": "the sum is missing: raising one score lowers all the other weights in its row, so subtract Σ g·w from g",
+    "alone": "w·(1 - w)·g counts only each weight's own rise: raising a score also lowers all the others, so subtract "
+             "Σ g·w over the row from g",
+    "no weights outside": "multiply the difference g - Σ g·w by the weight: a weight near 0 hardly moves",
+    "no weights inside": "inside the sum, multiply each g by its weight: Σ g·w is the row's weighted average of g",
+    "mean": "take the sum of g·w, not its mean: the weights sum to 1, so the sum already is an average of g",
+    "sign": "the sign is reversed: it is g minus the sum, so that a score whose g is above the average gets a positive "
+            "gradient",
 }
 TABLE = {
-    "whole table": "you summed over the whole table: each row is a softmax by itself (dim=-1)",
-    "no keepdim": "you summed each row and then subtracted the sums from the columns: keep the axis (keepdim=True)",
-    "columns": "you summed down the columns: a row, the last axis, is what one softmax made",
+    "whole table": "you summed over the whole table: each row is a softmax of its own (dim=-1)",
+    "no keepdim": "you summed along the rows, but then subtracted the sums from the columns: keep the axis "
+                  "(keepdim=True)",
+    "columns": "you summed down the columns: one softmax made one row, so sum along the last axis (dim=-1)",
 }
 BACKWARD = (
     Property("one row", lambda g: [(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])),
@@ -281,8 +294,11 @@ def _try_inputs(answer: Any, case: tuple) -> dict[str, bool] | str:
             return f"{name} should be a tensor of whole numbers of shape (1, T), got {what}"
         if not ids.numel() or int(ids.min()) < 0 or int(ids.max()) >= vocab_size:
             return f"{name} should hold at least one id, all from 0 to {vocab_size - 1}, got {ids.tolist()}"
-    if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t < min(a.shape[1], b.shape[1]):
-        return f"t should be a position in both texts, 0 to {min(a.shape[1], b.shape[1]) - 1}, got {t!r}"
+    if a.shape != b.shape:
+        return (f"a has {a.shape[1]} tokens and b has {b.shape[1]}: make both texts equally long, so that the tokens "
+                f"alone differ")  # fmt: skip
+    if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t < a.shape[1]:
+        return f"t should be a position in the texts, a whole number from 0 to {a.shape[1] - 1}, got {t!r}"
     with torch.no_grad():
         differs = [float((m(a)[0, t] - m(b)[0, t]).abs().max()) > 1e-4 for m in _two_models(vocab_size)]
     return {

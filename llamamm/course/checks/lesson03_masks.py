@@ -25,7 +25,7 @@ def _form(got: Any, shape: tuple[int, ...]) -> str | None:
     if tuple(got.shape) != shape:
         return f"the shape should be {shape}, got {tuple(got.shape)}"
     if got.is_floating_point() and bool((got == -INF).any()):
-        return "this is a mask to be added to the scores (0 and -inf): here it should be bool"
+        return "this is a mask to add to the scores (0 and -inf): here it should be bool, True where a query may look"
     return None if got.dtype == torch.bool else f"the dtype should be bool, got {got.dtype}: add .bool()"
 
 
@@ -61,7 +61,7 @@ def _of_causal(judge: Callable[[Tensor, int], str | None]) -> Callable[[Any, tup
 def _itself(mask: Tensor, start: int) -> str | None:
     blind = _first(~mask.diagonal(start))
     return blind and (f"row {blind[0]} is the token at position {blind[0] + start} and does not see key "
-                      f"{blind[0] + start}, itself: its own key counts (<= and not <)")  # fmt: skip
+                      f"{blind[0] + start}, itself: a token may look at itself (<=, not <)")  # fmt: skip
 
 
 def _past(mask: Tensor, start: int) -> str | None:
@@ -74,7 +74,7 @@ def _past(mask: Tensor, start: int) -> str | None:
     text = f"row {row} is the token at position {row + start}; of the earlier keys it sees {_keys(past[row])}"
     triangles = [torch.ones_like(mask).tril(n) & due for n in (1, 0, -1)]
     if start and any(torch.equal(past, triangle) for triangle in triangles):
-        return f"{text}: you forgot the offset, query i stands at position start + i"
+        return f"{text}: you forgot the offset; query i stands at position start + i"
     return f"{text}: it should see them all"
 
 
@@ -91,7 +91,7 @@ def _mask_form(got: Any, case: tuple) -> str | None:
         if tuple(got.shape) == (n, n):
             problem += ": the cached keys come first, S = start + n_queries"
         elif tuple(got.shape) == (start + n, n):
-            problem += ": rows and columns are exchanged, a row is a query"
+            problem += ": rows and columns are exchanged; a row is a query, a column a key"
     return problem
 
 
@@ -99,8 +99,8 @@ def _causal_cases(_: torch.Generator) -> list[tuple]:
     return [(1, 0), (2, 0), (1, 2), (2, 3), (4, 1), (3, 3)]
 
 
-_ROUND = "True and False are the wrong way round: True means that a query may look"
-_UPPER = "you show the future and hide the past: compare the other way round"
+_ROUND = "True and False are swapped: True means that a query may look"
+_UPPER = "you show the future and hide the past: turn the comparison round"
 
 
 def _upper(n: int, start: int) -> Tensor:
@@ -168,8 +168,16 @@ def _real_past(mask: Tensor, padding: Tensor, start: int) -> str | None:
     text = f"{_where(wrong, start)} does not see key {wrong[2]}, a real token that is not after it"
     no_offset = torch.ones_like(mask[0]).tril()
     if start and any(torch.equal(mask & due & (ahead < 0), no_offset.tril(n) & due & (ahead < 0)) for n in (0, -1)):
-        return f"{text}: you forgot the offset, new token i stands at position start + i"
+        return f"{text}: you forgot the offset; new token i stands at position start + i"
     return text
+
+
+def _diagonal_without_start(mask: Tensor, start: int) -> bool:
+    """Whether row i sees key i for certain, as if that were its own."""
+    return bool(start) and bool(mask.diagonal(dim1=-2, dim2=-1).all())
+
+
+DIAGONAL = "row i is the token at position start + i, so its own key is start + i, not i: you forgot the offset"
 
 
 def _no_padding(mask: Tensor, padding: Tensor, start: int) -> str | None:
@@ -177,9 +185,12 @@ def _no_padding(mask: Tensor, padding: Tensor, start: int) -> str | None:
     wrong = _first(mask & query & ~key & (ahead < 0))
     if wrong is None:
         return None
-    text = f"{_where(wrong, start)} sees key {wrong[2]}, which is padding"
+    text = f"{_where(wrong, start)} sees key {wrong[2]}, a padding position"
+    off_diagonal = ~torch.eye(*mask.shape[1:]).bool()
+    if _diagonal_without_start(mask, start) and not bool((mask & query & ~key & off_diagonal & (ahead < 0)).any()):
+        return f"{text}: {DIAGONAL}"
     rows_hidden = not bool((mask & ~query).any())
-    cure = "you hid the rows of padding, hide its columns" if rows_hidden else "hide the columns of padding"
+    cure = "you hid the rows of padding; hide its columns" if rows_hidden else "hide the columns of padding"
     return f"{text}: {cure} (padding[:, None, :])"
 
 
@@ -187,12 +198,16 @@ def _no_empty_row(mask: Tensor, padding: Tensor, start: int) -> str | None:
     query, _, ahead = _parts(mask, padding, start)
     wrong = _first((~mask.any(-1, keepdim=True) & ~query).expand_as(mask))
     if wrong:
-        return (f"{_where(wrong, start)} is padding and sees nothing: PyTorch's softmax makes NaN of it, "
+        return (f"{_where(wrong, start)} is padding and sees nothing: PyTorch's softmax turns such a row into NaN, "
                 f"so let it see itself")  # fmt: skip
     wrong = _first(mask & ~query & (ahead != 0)) or _first(~mask & ~query & (ahead == 0))
     if wrong is None:
         return None
     which = f"sees key {wrong[2]}" if bool(mask[tuple(wrong)]) else "does not see itself"
+    keys = torch.arange(mask.shape[2])
+    diagonal = (keys == keys[: mask.shape[1], None]) | (ahead == 0)  # where the row's own key is, and where it seems
+    if _diagonal_without_start(mask, start) and not bool((mask & ~query & ~diagonal).any()):
+        return f"{_where(wrong, start)} is padding and {which}: {DIAGONAL}"
     return f"{_where(wrong, start)} is padding and {which}: let it see itself and nothing else"
 
 
@@ -204,7 +219,7 @@ def _padding_cases(_: torch.Generator) -> list[tuple]:
 
 
 _REAL = (Mistake(lambda padding, start: build_mask(padding.shape[1] - start, start=start, padding=~padding),
-                 "you took True for padding: in `padding`, True means a real token"),)  # fmt: skip
+                 "you took True to mean padding: in `padding`, True marks a real token"),)  # fmt: skip
 PADDING_PROPERTIES = (
     Property("its form", _padding_cases, accept=_padded_form),
     Property("nobody sees the future", _padding_cases, accept=_of_padded(_no_future)),

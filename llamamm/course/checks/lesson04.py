@@ -75,7 +75,8 @@ def _one_for_each_pair(got: Tensor, expected: Tensor) -> Tensor | None:
     """D frequencies, each twice -> D/2."""
     if got.shape != (2 * len(expected),):
         return None
-    return got[: len(expected)] if torch.equal(*got.chunk(2)) else got[::2]
+    halves = got.chunk(2)
+    return halves[0] if torch.equal(*halves) else got[::2] if torch.equal(got[::2], got[1::2]) else None
 
 
 def _frequency_cases(_: torch.Generator) -> list[tuple]:
@@ -129,6 +130,10 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, faults: Collection[str], *, for
         first = second = 0
     new_a = a * c + first * b * s
     new_b = b * c + second * (new_a if "overwritten" in faults else a) * s
+    if "negated" in faults:
+        new_a, new_b = -new_a, -new_b
+    if "exchanged" in faults:
+        new_a, new_b = new_b, new_a
     return torch.stack((new_a, new_b), -1).flatten(-2) if neighbours else torch.cat((new_a, new_b), -1)
 
 
@@ -162,9 +167,11 @@ PLACES = {
     "heads": "You turned head h by the angle of token h: tokens are the third axis of (B, H, T, D)",
     "swapped": "You took the sine where the cosine belongs: at position 0 nothing may change",
     "overwritten": "You overwrote the first half before you used it for the second: both need the old halves",
+    "exchanged": "Your two halves come in the opposite order: put the new a first, then the new b",
 }
 TURNS = {
-    "which way a pair turns": (_one_pair, ("other way", "no minus", "one road", "swapped", "overwritten")),
+    "which way a pair turns": (_one_pair, ("other way", "no minus", "one road", "swapped", "overwritten", "negated",
+                                           "exchanged")),
     "which numbers are a pair": (_two_pairs, ("neighbours", "table")),
     "as many heads as tokens": (_heads, ("heads",)),
 }
@@ -174,6 +181,7 @@ TURN = fault_exercise(
         "other way": "You turned clockwise: the first half is a·cos − b·sin, the second b·cos + a·sin",
         "no minus": "The minus is missing: the first half is a·cos − b·sin",
         "one road": "You only multiplied by the cosine: each new number is a mixture of both numbers of its pair",
+        "negated": "All numbers have the opposite sign: that is half a turn too many",
         **PLACES,
     },
     TURNS,
@@ -187,6 +195,8 @@ BACK = fault_exercise(
                      "angle",
         "no minus": "The minus is missing: the gradient of b is b's own times cos, minus a's times sin",
         "one road": "You only multiplied by the cosine: each number also went into its partner, times the sine",
+        "negated": "All numbers have the opposite sign: cos(−a) is cos a, so minus the angle changes the sign of the "
+                   "sine alone",
         **PLACES,
     },
     TURNS,
@@ -206,7 +216,8 @@ def _llama3(head_dim: int, theta: float, factor: float, original: int, faults: C
     keep = (turns - 1) / 3
     if "by wavelength" in faults:
         keep = (original - original / turns) / (original - original / 4)
-    keep = keep if "no clamp" in faults else keep.clamp(0, 1)
+    low, high = "no lower clamp" in faults or "no clamp" in faults, "no upper clamp" in faults or "no clamp" in faults
+    keep = keep.clamp(-math.inf if low else 0, math.inf if high else 1)
     keep = (keep > 0).double() if "steps down" in faults else (keep >= 1).double() if "steps up" in faults else keep
     keep = 1 - keep if "upside down" in faults else keep
     if "all" in faults or "none" in faults:
@@ -215,7 +226,8 @@ def _llama3(head_dim: int, theta: float, factor: float, original: int, faults: C
 
 
 def _llama3_cases(_: torch.Generator) -> list[tuple]:
-    return [(64, 1_000_000.0, 4.0, 512)]
+    """With a factor of 4, a share of −1/3 would make a speed of exactly 0, of which fp32 leaves rounding alone."""
+    return [(64, 1_000_000.0, 6.0, 512)]
 
 
 def _llama3_real_cases(generator: torch.Generator) -> list[tuple]:
@@ -229,7 +241,9 @@ LLAMA3 = fault_exercise(
         "none": "Nothing is scaled: these are the plain frequencies",
         "all": "You slowed all pairs down: those that make 4 turns or more are kept",
         "upside down": "The rule is upside down: keep the fast pairs, slow the slow ones down",
-        "no clamp": "The share to keep must be clamped between 0 and 1: yours goes beyond at both ends",
+        "no clamp": "Clamp the share to keep between 0 and 1: yours goes beyond both",
+        "no lower clamp": "Clamp the share to keep at 0, too: for pairs of less than one turn yours is negative",
+        "no upper clamp": "Clamp the share to keep at 1, too: for pairs of more than 4 turns yours is larger",
         "steps down": "Between 1 and 4 turns the two are blended: yours keeps all that makes more than one turn",
         "steps up": "Between 1 and 4 turns the two are blended: yours slows all that makes fewer than 4 turns",
         "by wavelength": "You blended in proportion to the wavelength: it goes by turns, original / wavelength",
@@ -241,7 +255,8 @@ LLAMA3 = fault_exercise(
     },
     {
         "which pairs are slowed down": (_llama3_cases, ("none", "all", "upside down")),
-        "between 1 and 4 turns": (_llama3_cases, ("no clamp", "steps down", "steps up", "by wavelength")),
+        "between 1 and 4 turns": (_llama3_cases, ("no clamp", "no lower clamp", "no upper clamp", "steps down",
+                                                  "steps up", "by wavelength")),
         "the number of turns": (_llama3_cases, ("no 2π", "original", "half")),
         "the factor": (_llama3_cases, ("factor 8", "factor 32")),
     },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llamamm.course.checks.core import Exercise, Mistake, Property
+from llamamm.course.checks.faults import Cases, fault_exercise
 from llamamm.text.attention import readable_attention
 from llamamm.text.config import LLAMA32_3B_CONFIG, SMOLLM2_CONFIG, RopeScaling, TextConfig
 from llamamm.text.layers import RMSNorm
@@ -20,42 +21,60 @@ from llamamm.text.rope import apply_rope, compute_rope_params
 # ---- 06.1: count_parameters ----
 
 
+def _given(*cases: tuple) -> Cases:
+    """Cases that need no random numbers."""
+    return lambda _: list(cases)
+
+
+def _count(cfg: TextConfig, faults: Collection[str] = ()) -> int:
+    """A test holds it equal to built models."""
+    C, D = cfg.hidden_size, cfg.hidden_size // cfg.n_heads if "square" in faults else cfg.head_dim
+    K = cfg.n_heads if "all heads" in faults else cfg.n_kv_heads
+    norms = 0 if "no norms" in faults else 1 if "one norm" in faults else 2
+    matrices = 2 if "two matrices" in faults else 3
+    block = 2 * cfg.n_heads * D * C + 2 * K * D * C + matrices * cfg.intermediate_size * C + norms * C
+    tables = 2 if "head twice" in faults else 1 if cfg.tie_embeddings or "no head" in faults else 2
+    n_layers = 1 if "one block" in faults else cfg.n_layers
+    return n_layers * block + tables * cfg.vocab_size * C + C * ("no last norm" not in faults)
+
+
+def _integers_differ(expected: int, got: Any) -> str | None:
+    return None if expected == got else f"the result should be {expected}, got {got}"
+
+
 def _count_cases(_: torch.Generator) -> list[tuple]:
     tiny = ({}, {"head_dim": 24, "tie_embeddings": False, "n_layers": 1}, {"n_kv_heads": 1, "intermediate_size": 200})
     return [(cfg,) for cfg in (*(TextConfig.tiny(**c) for c in tiny), SMOLLM2_CONFIG, LLAMA32_3B_CONFIG)]
 
 
-def _count(cfg: TextConfig, *, tables: int | None = None, kv_heads: int | None = None, head_dim: int | None = None,
-           mlp_matrices: int = 3, norms: int = 2, last_norm: int = 1) -> int:  # fmt: skip
-    """Right by default, each argument a way to be wrong. A test holds it equal to built models."""
-    C, D = cfg.hidden_size, cfg.head_dim if head_dim is None else head_dim
-    K = cfg.n_kv_heads if kv_heads is None else kv_heads
-    block = 2 * cfg.n_heads * D * C + 2 * K * D * C + mlp_matrices * cfg.intermediate_size * C + norms * C
-    tables = (1 if cfg.tie_embeddings else 2) if tables is None else tables
-    return cfg.n_layers * block + tables * cfg.vocab_size * C + last_norm * C
-
-
-COUNT = Exercise(
+# with these numbers no two faults give the same
+ODD = {"vocab_size": 512, "hidden_size": 60, "intermediate_size": 77, "n_layers": 5, "n_heads": 6, "n_kv_heads": 2,
+       "head_dim": 14}  # fmt: skip
+TIED, UNTIED = TextConfig.tiny(**ODD), TextConfig.tiny(**ODD, tie_embeddings=False)
+COUNT = fault_exercise(
+    _count,
+    {
+        "head twice": "You counted a tied head: where cfg.tie_embeddings is true, head and embedding are one matrix",
+        "no head": "You left the head out of a model that is not tied: there it is a second V × C matrix",
+        "all heads": "k_proj and v_proj have n_kv_heads heads, not n_heads",
+        "square": "Use cfg.head_dim: a head need not have the size hidden_size / n_heads",
+        "two matrices": "The feed-forward layer has three matrices: gate, up and down",
+        "one norm": "A block has two norms, one before each layer",
+        "no norms": "A block's two norms have weights, too: C each",
+        "no last norm": "The norm before the head is missing: C more",
+        "one block": "You counted one block: there are cfg.n_layers of them",
+    },
+    {
+        "a tied head": (_given((TIED,)), ("head twice",)),
+        "a head of its own": (_given((UNTIED,)), ("no head",)),
+        "attention": (_given((TIED,)), ("all heads", "square")),
+        "the feed-forward layer": (_given((TIED,)), ("two matrices",)),
+        "the norms": (_given((TIED,)), ("one norm", "no norms", "no last norm")),
+        "all blocks": (_given((TIED,)), ("one block",)),
+    },
+    _count_cases,
+    differs=_integers_differ, run=lambda answer, case: answer(*case),
     id="06.1", name="count_parameters", minutes=5, level="warm-up",
-    reference=_count, cases=_count_cases,
-    mistakes=(
-        Mistake(lambda cfg: _count(cfg, tables=2),
-                "you counted a tied head: where cfg.tie_embeddings is true, head and embedding are one matrix"),
-        Mistake(lambda cfg: _count(cfg, tables=1),
-                "you left the head out of a model that is not tied: there it is a second V × C matrix"),
-        Mistake(lambda cfg: _count(cfg, kv_heads=cfg.n_heads),
-                "k_proj and v_proj have n_kv_heads heads, not n_heads"),
-        Mistake(lambda cfg: _count(cfg, head_dim=cfg.hidden_size // cfg.n_heads),
-                "use cfg.head_dim: a head need not have the size hidden_size / n_heads, and does not in case 2"),
-        Mistake(lambda cfg: _count(cfg, mlp_matrices=2),
-                "the feed-forward layer has three matrices: gate, up and down"),
-        Mistake(lambda cfg: _count(cfg, norms=1), "a block has two norms, one before each layer"),
-        Mistake(lambda cfg: _count(cfg, norms=0), "a block's two norms have weights, too: C each"),
-        Mistake(lambda cfg: _count(cfg, last_norm=0), "the norm before the head is missing: C more"),
-        Mistake(lambda cfg: _count(cfg, norms=0, last_norm=0), "norms have weights, too: C each, two in every block "
-                "and one before the head"),
-        Mistake(lambda cfg: _count(cfg.replace(n_layers=1)), "you counted one block: there are cfg.n_layers of them"),
-    ),
 )  # fmt: skip
 
 
@@ -311,47 +330,48 @@ def _from_modules(weights: dict[str, Tensor], cfg: TextConfig, ids: Tensor) -> T
     return model(ids)
 
 
-def _logits(weights: dict[str, Tensor], cfg: TextConfig, ids: Tensor, *, wrong: str = "") -> Tensor:
-    """The right answer, but for what `wrong` names."""
+@torch.no_grad()
+def _logits(weights: dict[str, Tensor], cfg: TextConfig, ids: Tensor, faults: Collection[str] = ()) -> Tensor:
+    """The right answer, with faults in it."""
     (B, T), D = ids.shape, cfg.head_dim
-    cos, sin = compute_rope_params(D, theta=10_000.0 if wrong == "theta" else cfg.rope_theta, context_length=T,
-                                   scaling=None if wrong == "scaling" else cfg.rope_scaling)  # fmt: skip
+    cos, sin = compute_rope_params(D, theta=10_000.0 if "theta" in faults else cfg.rope_theta, context_length=T,
+                                   scaling=None if "scaling" in faults else cfg.rope_scaling)  # fmt: skip
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], weights[f"{name}.weight"], 1e-5 if wrong == "eps" else cfg.norm_eps)
+        return F.rms_norm(x, x.shape[-1:], weights[f"{name}.weight"], 1e-5 if "eps" in faults else cfg.norm_eps)
 
     def linear(x: Tensor, name: str) -> Tensor:
         return F.linear(x, weights[f"{name}.weight"])
 
     def heads(x: Tensor) -> Tensor:
-        return x.view(B, -1, T, D) if wrong == "view" else x.view(B, T, -1, D).transpose(1, 2)
+        return x.view(B, -1, T, D) if "view" in faults else x.view(B, T, -1, D).transpose(1, 2)
 
     x = F.embedding(ids, weights["embed_tokens.weight"])
-    norms = ["input_layernorm", "post_attention_layernorm"][:: -1 if wrong == "norms" else 1]
+    norms = ["input_layernorm", "post_attention_layernorm"][:: -1 if "norms" in faults else 1]
     for i in range(cfg.n_layers):
-        layer = f"layers.{0 if wrong == 'layer' else i}"
+        layer = "layers.0" if "layer" in faults else f"layers.{i}"
         n = norm(x, f"{layer}.{norms[0]}")
         q, k, v = (heads(linear(n, f"{layer}.self_attn.{p}_proj")) for p in "qkv")
-        if wrong != "rope":
+        if "rope" not in faults:
             q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
-        if wrong == "rope v":
+        if "rope v" in faults:
             v = apply_rope(v, cos, sin)
-        if wrong == "repeat":
+        if "repeat" in faults:
             k, v = (t.repeat(1, cfg.n_heads // cfg.n_kv_heads, 1, 1) for t in (k, v))
-        mask = torch.ones(T, T, dtype=torch.bool) if wrong == "future" else None
+        mask = torch.ones(T, T, dtype=torch.bool) if "future" in faults else None
         out = readable_attention(q, k, v, mask)
-        out = out.reshape(B, T, -1) if wrong == "back" else out.transpose(1, 2).reshape(B, T, -1)
+        out = out.reshape(B, T, -1) if "back" in faults else out.transpose(1, 2).reshape(B, T, -1)
         added = linear(out, f"{layer}.self_attn.o_proj")
-        x = added if wrong == "residual" else x + added
+        x = added if "residual" in faults else x + added
         n = norm(x, f"{layer}.{norms[1]}")
         gate, up = linear(n, f"{layer}.mlp.gate_proj"), linear(n, f"{layer}.mlp.up_proj")
-        if wrong == "gate":
+        if "gate" in faults:
             gate, up = up, gate
-        added = linear((gate if wrong == "silu" else F.silu(gate)) * up, f"{layer}.mlp.down_proj")
-        x = added if wrong == "residual" else x + added
-    if wrong != "last norm":
+        added = linear((gate if "silu" in faults else F.silu(gate)) * up, f"{layer}.mlp.down_proj")
+        x = added if "residual" in faults else x + added
+    if "last norm" not in faults:
         x = norm(x, "norm")
-    return linear(x, "embed_tokens" if wrong == "tied" else "lm_head")
+    return linear(x, "embed_tokens" if "tied" in faults else "lm_head")
 
 
 _LOGITS_MESSAGES = {
@@ -375,14 +395,37 @@ _LOGITS_MESSAGES = {
 }
 
 
-def _wrong_logits(wrong: str) -> Callable[..., Tensor]:
-    return lambda weights, cfg, ids: _logits(weights, cfg, ids, wrong=wrong)
+def _everything_shows(_: torch.Generator) -> list[tuple]:
+    """One case in which every fault can be seen: two layers, not tied, stretched angles, its own epsilon and base."""
+    changes = {"n_heads": 6, "n_kv_heads": 2, "head_dim": 12, "tie_embeddings": False, "norm_eps": 0.1,
+               "rope_theta": 500.0, "rope_scaling": RopeScaling(8.0, 1.0, 4.0, 16)}  # fmt: skip
+    return [(*_weights(3, **changes), torch.tensor([[5, 9, 33, 2, 60, 7]]))]
 
 
-LOGITS = Exercise(
-    id="06.3", name="llama_logits", minutes=30, level="hard",
-    reference=_from_modules, cases=_logits_cases, tolerance=1e-3,
-    mistakes=tuple(Mistake(_wrong_logits(w), message) for w, message in _LOGITS_MESSAGES.items()),
+_known: dict[tuple, Tensor] = {}  # each property asks again
+
+
+def _logits_once(weights: dict[str, Tensor], cfg: TextConfig, ids: Tensor, faults: Collection[str]) -> Tensor:
+    key = cfg, tuple(ids.flatten().tolist()), tuple(faults)
+    if key not in _known:
+        _known[key] = _logits(weights, cfg, ids, faults)
+    return _known[key]
+
+
+LOGITS = fault_exercise(
+    _logits_once,
+    {name: message[0].upper() + message[1:] if name not in ("rope", "view", "repeat") else message
+     for name, message in _LOGITS_MESSAGES.items()},
+    {
+        "the order of the tokens": (_everything_shows, ("rope", "rope v", "theta", "scaling", "future")),
+        "the heads": (_everything_shows, ("view", "back", "repeat")),
+        "the stream and its norms": (_everything_shows, ("residual", "norms", "eps", "layer")),
+        "the feed-forward layer": (_everything_shows, ("gate", "silu")),
+        "the head": (_everything_shows, ("last norm", "tied")),
+    },
+    _logits_cases,
+    tolerance=1e-3, at_once=2, run=lambda answer, case: answer(*case),
+    id="06.3", name="llama_logits", minutes=30, level="hard", reference=_from_modules,
 )  # fmt: skip
 
 

@@ -1,17 +1,19 @@
-"""Checks for lesson 09: counting an adapter, the layer, merging, a rank from its energy, an adapter that vanishes."""
+"""Checks of lesson 09: counting an adapter, the layer, merging, a rank from its energy, an adapter that vanishes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llamamm.course.checks.core import Exercise, Mistake
+from llamamm.course.checks.compare import describe, shown
+from llamamm.course.checks.core import Exercise, Property
+from llamamm.course.checks.faults import fault_exercise
 from llamamm.lora.lora import LoraLinear
 from llamamm.lora.settings import ALL_TARGETS, ATTENTION_TARGETS, LoraSettings
 from llamamm.text.config import TextConfig
@@ -19,86 +21,61 @@ from llamamm.text.config import TextConfig
 # ---- 09.1: numbers of an adapter ----
 
 
-def _count(
-    cfg: TextConfig,
-    r: int,
-    targets: Sequence[str],
-    *,
-    kv_heads: bool = True,
-    square: bool = False,
-    rank: str = "r",
-    blocks: bool = True,
-    sides: str = "both",
-    product: bool = False,
-    inner: bool = True,
-) -> int:
-    """The right sum; each argument plants one mistake."""
-    width, q = cfg.hidden_size, cfg.hidden_size if square else cfg.n_heads * cfg.head_dim
-    kv = cfg.n_kv_heads * cfg.head_dim if kv_heads else q
-    wide = cfg.intermediate_size if inner else width
+def _count(cfg: TextConfig, r: int, targets: Sequence[str], faults: Collection[str]) -> int:
+    width, q = cfg.hidden_size, cfg.hidden_size if "square" in faults else cfg.n_heads * cfg.head_dim
+    kv = q if "kv heads" in faults else cfg.n_kv_heads * cfg.head_dim
+    wide = width if "narrow" in faults else cfg.intermediate_size
     sizes = {"q_proj": (width, q), "k_proj": (width, kv), "v_proj": (width, kv), "o_proj": (q, width),
              "gate_proj": (width, wide), "up_proj": (width, wide), "down_proj": (wide, width)}  # fmt: skip
     total = 0
     for c, n in (sizes[name] for name in targets):
-        total += c * n if product else {"both": c + n, "A": c, "B": n}[sides]
-    return total * (cfg.n_layers if blocks else 1) * {"r": r, "none": 1, "twice": 2 * r}[rank]
+        total += c * n if "product" in faults else c if "A alone" in faults else n if "B alone" in faults else c + n
+    blocks = 1 if "one block" in faults else cfg.n_layers
+    return total * blocks * (1 if "no rank" in faults else 2 * r if "rank twice" in faults else r)
 
 
-COUNT = Exercise(
-    id="09.1", name="lora_parameters", minutes=5, level="warm-up",
-    reference=_count,
-    cases=lambda _: [
+def _sizes_in_words(cfg: TextConfig) -> str:
+    return (f"hidden_size {cfg.hidden_size}, intermediate_size {cfg.intermediate_size}, n_layers {cfg.n_layers}, "
+            f"n_heads {cfg.n_heads}, n_kv_heads {cfg.n_kv_heads}, head_dim {cfg.head_dim}")  # fmt: skip
+
+
+def _counted(*targets: str) -> Callable[[torch.Generator], list[tuple]]:
+    """A small shape in which no two numbers are equal."""
+    sizes = {"hidden_size": 10, "intermediate_size": 17, "n_layers": 11, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8}
+    return lambda _: [(TextConfig.tiny(**sizes), 3, list(targets))]
+
+
+COUNT = fault_exercise(
+    _count,
+    {
+        "kv heads": "You gave k_proj and v_proj as many outputs as q_proj: they make n_kv_heads · head_dim numbers",
+        "square": "You took hidden_size for the queries: q_proj makes, and o_proj reads, n_heads · head_dim numbers",
+        "one block": "You counted one block: each of the n_layers blocks has its own adapters",
+        "A alone": "You counted A alone: B has N · r numbers more",
+        "B alone": "You counted B alone: A has r · C numbers more",
+        "no rank": "You left out the rank: A has r rows and B has r columns",
+        "rank twice": "You counted r twice: A and B together are r · (C + N) numbers",
+        "product": "You multiplied N and C, the sides of the weight itself: A and B are r · (C + N) numbers",
+        "narrow": "You took hidden_size on both sides of the feed-forward: one side is intermediate_size wide",
+    },
+    {
+        "the strips of a matrix": (_counted("k_proj", "up_proj"), ("A alone", "B alone", "product")),
+        "the feed-forward": (_counted("up_proj", "down_proj"), ("narrow",)),
+        "the attention": (_counted("q_proj", "k_proj", "o_proj"), ("kv heads", "square")),
+        "the rank": (_counted("q_proj", "down_proj"), ("no rank", "rank twice")),
+        "the blocks": (_counted("q_proj"), ("one block",)),
+    },
+    lambda _: [
         (TextConfig.llama32_1b(), 8, list(ALL_TARGETS)), (TextConfig.llama32_3b(), 16, ["q_proj", "v_proj"]),
         (TextConfig.smollm2_135m(), 1, ["down_proj"]), (TextConfig.tiny(head_dim=32), 4, list(ATTENTION_TARGETS)),
         (TextConfig.tiny(), 2, []),
     ],
-    mistakes=(
-        Mistake(partial(_count, kv_heads=False),
-                "you gave k_proj and v_proj as many outputs as q_proj: they make n_kv_heads x head_dim numbers"),
-        Mistake(partial(_count, square=True),
-                "you took hidden_size for the queries: q_proj makes, and o_proj reads, n_heads x head_dim numbers"),
-        Mistake(partial(_count, blocks=False),
-                "you counted one block: each of the n_layers blocks has its own adapters"),
-        Mistake(partial(_count, sides="A"), "you counted A alone: B has N x r numbers more"),
-        Mistake(partial(_count, sides="B"), "you counted B alone: A has r x C numbers more"),
-        Mistake(partial(_count, rank="none"), "you left out the rank: A has r rows and B has r columns"),
-        Mistake(partial(_count, rank="twice"), "you counted r twice: A and B together are r x (C + N) numbers"),
-        Mistake(partial(_count, product=True),
-                "you counted r x N x C, which is more than the weight itself: A and B are r x (C + N)"),
-        Mistake(partial(_count, product=True, rank="none"),
-                "you counted N x C, the weights themselves: the adapter has r x (C + N) numbers"),
-        Mistake(partial(_count, inner=False),
-                "you took hidden_size on both sides of the feed-forward: one side is intermediate_size wide"),
-    ),
+    tolerance=0.0, show=lambda case: f"{_sizes_in_words(case[0])}, r {case[1]}, targets {case[2]}",
+    id="09.1", name="lora_parameters", minutes=5, level="warm-up",
 )  # fmt: skip
 
 
 # ---- 09.2: the layer; what it does, how it starts, what trains ----
-
-
-class _Layer(nn.Module):
-    """A right layer, and with one of the arguments a wrong one."""
-
-    def __init__(self, base: nn.Linear, r: int, alpha: float, *, start: str = "B zero", scale: str = "alpha / r",
-                 frozen: bool = True, without: str = "", noise: bool = False) -> None:  # fmt: skip
-        super().__init__()
-        self.base = base.requires_grad_(not frozen)
-        n, c = base.weight.shape
-        self.scale = {"alpha / r": alpha / r, "alpha": alpha, "1": 1.0, "r / alpha": r / alpha,
-                      "alpha / sqrt r": alpha / math.sqrt(r)}[scale]  # fmt: skip
-        self.without, self.noise = without, noise
-        self.a = nn.Parameter(torch.zeros(r, c) if start in ("A zero", "both zero") else torch.randn(r, c) / c**0.5)
-        self.b = nn.Parameter(torch.zeros(n, r) if start in ("B zero", "both zero") else torch.randn(n, r) / r**0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        update = self.scale * F.linear(F.linear(x, self.a), self.b)
-        if self.without == "base":
-            return update
-        if self.without == "update":
-            return self.base(x)
-        if self.without == "bias":
-            return F.linear(x, self.base.weight) + update
-        return self.base(x) + update
 
 
 class _Reference:
@@ -112,8 +89,33 @@ class _Reference:
         return layer
 
 
-def _layer_cases(g: torch.Generator) -> list[tuple]:
-    cases = []
+def _output(weight: Tensor, bias: Tensor | None, r: int, alpha: float, a: Tensor, b: Tensor, x: Tensor,
+            faults: Collection[str]) -> Tensor:  # fmt: skip
+    """What a layer should give for x, once its strips are a and b."""
+    scale = alpha / r
+    if "no scale" in faults:
+        scale = 1.0
+    if "alpha alone" in faults:
+        scale = alpha
+    if "upside down" in faults:
+        scale = r / alpha
+    if "root" in faults:
+        scale = alpha / math.sqrt(r)
+    update = scale * F.linear(F.linear(x, a), b)
+    if "no update" in faults:
+        update = torch.zeros_like(update)
+    if "no base" in faults:
+        return update
+    return F.linear(x, weight, None if "no bias" in faults else bias) + update
+
+
+def _small_layer(_: torch.Generator) -> list[tuple]:
+    weight, strips = torch.tensor([[2.0, 1.0]]), (torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 1.0]]))
+    return [(weight, torch.tensor([50.0]), 2, 6.0, *strips, torch.tensor([1.0, 4.0]))]
+
+
+def _layers(g: torch.Generator) -> list[tuple]:
+    cases = _small_layer(g)
     for n, c, r, alpha, bias, shape in ((5, 7, 2, 6.0, False, (3, 7)), (4, 4, 1, 2.0, True, (2, 3, 4)),
                                         (6, 3, 3, 3.0, True, (3,))):  # fmt: skip
         weight, offset = torch.randn(n, c, generator=g), torch.randn(n, generator=g) if bias else None
@@ -122,174 +124,304 @@ def _layer_cases(g: torch.Generator) -> list[tuple]:
     return cases
 
 
-def _run_layer(answer: Callable, case: tuple) -> dict[str, Any]:
-    """Build one around a linear; look at its start; give it strips, and look at its output and what has a gradient."""
-    weight, offset, r, alpha, a, b, x = case
-    base = nn.Linear(weight.shape[1], weight.shape[0], bias=offset is not None)
+def _layer_in_words(case: tuple) -> str:
+    names = ("weight", "bias", "r", "alpha", "a", "b", "x")
+    return ", ".join(f"{name} {shown(value)}" for name, value in zip(names, case, strict=True))
+
+
+def _base(case: tuple) -> nn.Linear:
+    weight, bias, *_ = case
+    base = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     with torch.no_grad():
         base.weight.copy_(weight)
-        if offset is not None:
-            base.bias.copy_(offset)
-    layer = answer(base, r, alpha)
-    named = dict(layer.named_parameters())
+        if bias is not None:
+            base.bias.copy_(bias)
+    return base
+
+
+def _built(answer: Callable, case: tuple) -> Any:
+    """The learner's layer around a linear with the case's weight and bias."""
+    return answer(_base(case), case[2], case[3])
+
+
+def _parts(layer: Any, case: tuple) -> str | None:
+    """What is wrong with the layer's form, or None."""
+    if not isinstance(layer, nn.Module):
+        return f"LoraLayer(base, r, alpha) should be an nn.Module, got {describe(layer)}"
     missing = [name for name in "ab" if not isinstance(getattr(layer, name, None), nn.Parameter)]
     if missing:
-        raise TypeError(f"the layer has no nn.Parameter called {' and '.join(missing)}")
-    for name, own, right in (("a", layer.a, a), ("b", layer.b, b)):
+        return f"the layer has no nn.Parameter called {' and '.join(missing)}"
+    for name, right in (("a", case[4]), ("b", case[5])):
+        own = getattr(layer, name)
         if own.shape != right.shape:
-            raise ValueError(f"{name} should have the shape {tuple(right.shape)} here, it has {tuple(own.shape)}")
-    out: dict[str, Any] = {f"{name} begins as zeros": not bool(getattr(layer, name).detach().any()) for name in "ab"}
+            return f"{name} should have the shape {tuple(right.shape)}, it has {tuple(own.shape)}"
+        if own.dtype != torch.float32:
+            return f"{name} should be fp32, it is {own.dtype}"
+    return None
+
+
+def _start(layer: Any, case: tuple) -> str | None:
+    if _parts(layer, case):
+        return None
+    a, b = (bool(getattr(layer, name).detach().any()) for name in "ab")
+    if not a and not b:
+        return "A and B both begin as zeros: then neither ever gets a gradient. A must begin random"
+    if not a:
+        return "A begins as zeros and B random; the exercise, and everybody's files, have it the other way round"
+    if b:
+        return "B begins random, so the layer differs from its base before it has learned anything: begin with zeros"
+    return None
+
+
+def _with_strips(answer: Callable, case: tuple, base: nn.Linear) -> tuple[Any, Any]:
+    """The layer, with the case's strips in it, and its output; None and the right output where it has another form,
+    which "its parameters" tells."""
+    layer = answer(base, case[2], case[3])
+    if _parts(layer, case):
+        return None, _output(*case, ())
     with torch.no_grad():
-        layer.a.copy_(a)
-        layer.b.copy_(b)
-    y = layer(x)
-    out["output"] = y.detach()
-    if not y.requires_grad:
-        return {**out, "trains": "nothing"}
-    y.pow(2).sum().backward()
-    own = {id(layer.a), id(layer.b)}
-    out["a gets a gradient"] = layer.a.grad is not None
-    out["b gets a gradient"] = layer.b.grad is not None
-    out["others that train"] = sum(p.requires_grad for p in named.values() if id(p) not in own)
-    return out
+        layer.a.copy_(case[4])
+        layer.b.copy_(case[5])
+    return layer, layer(case[6])
 
 
-LAYER = Exercise(
-    id="09.2", name="LoraLayer", minutes=15, level="core",
-    reference=_Reference,
-    cases=_layer_cases,
-    run=_run_layer,
-    mistakes=(
-        Mistake(partial(_Layer, start="both random"),
-                "B begins random, so the layer differs from its base before it has learned anything: begin with zeros"),
-        Mistake(partial(_Layer, start="both zero"),
-                "A and B both begin as zeros: then neither ever gets a gradient. A must begin random"),
-        Mistake(partial(_Layer, start="A zero"),
-                "A begins as zeros and B random; the exercise, and everybody's files, have it the other way round"),
-        Mistake(partial(_Layer, scale="1"), "you left out the scale alpha / r"),
-        Mistake(partial(_Layer, scale="alpha"), "you multiplied by alpha: divide it by r"),
-        Mistake(partial(_Layer, scale="r / alpha"), "the scale is upside down: it is alpha / r"),
-        Mistake(partial(_Layer, scale="alpha / sqrt r"), "alpha / sqrt(r) is rsLoRA's scale; here it is alpha / r"),
-        Mistake(partial(_Layer, frozen=False),
-                "the base still trains: freeze it with requires_grad_(False), which is the point of LoRA"),
-        Mistake(partial(_Layer, without="base"), "you return the update alone: add what the base gives, W x"),
-        Mistake(partial(_Layer, without="update"), "your forward never uses A and B"),
-        Mistake(partial(_Layer, without="bias"), "you lost the base's bias: call self.base(x)"),
-    ),
+def _trained(answer: Callable, case: tuple) -> dict[str, Any] | None:
+    """After a step backward: whether a and b have a gradient, whether the base trains, and which others do."""
+    base = _base(case)
+    layer, y = _with_strips(answer, case, base)
+    if layer is None or not isinstance(y, Tensor):
+        return None
+    known = {id(p) for p in (layer.a, layer.b, *base.parameters())}
+    others = [name for name, p in layer.named_parameters() if p.requires_grad and id(p) not in known]
+    if y.requires_grad:
+        y.float().pow(2).sum().backward()
+    trains = [name for name, p in base.named_parameters() if p.requires_grad]
+    return {"a": layer.a.grad is not None, "b": layer.b.grad is not None, "base": trains, "others": others}
+
+
+def _what_trains(got: Any, _case: tuple) -> str | None:
+    if got is None:
+        return None
+    told = []
+    if without := [name for name in "ab" if not got[name]]:
+        told.append(f"no gradient for {' and '.join(without)}: forward must compute with the parameter itself")
+    if got["base"]:
+        told.append(f"the base still trains, its {' and its '.join(got['base'])}: freeze it with "
+                    f"requires_grad_(False), which is the point of LoRA")  # fmt: skip
+    if got["others"]:
+        told.append(f"{' and '.join(got['others'])} would train as well: a and b alone should")
+    return "; ".join(told) or None
+
+
+_OUTPUTS = fault_exercise(
+    _output,
+    {
+        "no scale": "You left out the scale, alpha / r",
+        "alpha alone": "You multiplied by alpha: divide it by r",
+        "upside down": "The scale is upside down: it is alpha / r",
+        "root": "You divided alpha by the root of r, which is rsLoRA's scale; here it is alpha / r",
+        "no base": "You return the update alone: add what the base gives, W x",
+        "no update": "Your forward never uses A and B",
+        "no bias": "You lost the base's bias: call self.base(x)",
+    },
+    {
+        "the scale": (_small_layer, ("no scale", "alpha alone", "upside down", "root")),
+        "base and update": (_small_layer, ("no base", "no update", "no bias")),
+    },
+    _layers,
+    run=lambda answer, case: _with_strips(answer, case, _base(case))[1], show=_layer_in_words,
+    id="09.2", name="LoraLayer", minutes=15, level="core", reference=_Reference,
 )  # fmt: skip
+
+LAYER = replace(_OUTPUTS, properties=(
+    Property("its parameters", _layers, run=_built, accept=_parts, show=_layer_in_words),
+    Property("how it begins", _small_layer, run=_built, accept=_start),
+    *_OUTPUTS.properties,
+    Property("what trains", _small_layer, run=_trained, accept=_what_trains),
+))  # fmt: skip
 
 
 # ---- 09.3: merging ----
 
 
-def _merged(
-    weight: Tensor, a: Tensor, b: Tensor, alpha: float, *, scaled: str = "alpha / r", add: bool = True, sign: int = 1,
-    cast: str = "after", in_place: bool = False,
-) -> Tensor:  # fmt: skip
-    scale = {"alpha / r": alpha / a.shape[0], "alpha": alpha, "1": 1.0}[scaled]
-    delta = sign * scale * (b @ a)
-    if cast == "before":
-        out = weight + delta.to(weight.dtype)
-    elif cast == "strips":
-        out = weight + scale * (b.to(weight.dtype) @ a.to(weight.dtype))
+def _merged(weight: Tensor, a: Tensor, b: Tensor, alpha: float, faults: Collection[str]) -> Tensor:
+    scale = alpha / a.shape[0]
+    if "no scale" in faults:
+        scale = 1.0
+    if "alpha alone" in faults:
+        scale = alpha
+    if "by C" in faults:
+        scale = alpha / a.shape[1]
+    if "by N" in faults:
+        scale = alpha / b.shape[0]
+    if "subtracted" in faults:
+        scale = -scale
+    if "strips rounded" in faults:
+        delta = scale * (b.to(weight.dtype) @ a.to(weight.dtype))
     else:
-        out = weight.float() * add + delta
-        out = out if cast == "never" else out.to(weight.dtype)
-    if in_place:
-        weight.copy_(out)
-    return out
+        delta = scale * (b @ a)
+    if "update rounded" in faults:
+        delta = delta.to(weight.dtype)
+    return (weight.float() * ("update alone" not in faults) + delta.float()).to(weight.dtype)
 
 
-def _merge_cases(g: torch.Generator) -> list[tuple]:
+def _small_merge(_: torch.Generator) -> list[tuple]:
+    """r, N, C and alpha are 2, 3, 4 and 24, so each wrong scale is another number."""
+    strips = torch.tensor([[1.0, 2, 4, 0], [3, 0, 1, 2]]), torch.tensor([[1.0, 0], [2, 1], [0, 3]])
+    return [(100 * torch.arange(1.0, 13).view(3, 4), *strips, 24.0)]
+
+
+def _in_thousandths(g: torch.Generator, *shape: int) -> Tensor:
+    """Random numbers of which products and sums are exact in fp32, in whatever order they are added up."""
+    return torch.randint(-1023, 1024, shape, generator=g) / 1024
+
+
+def _rounded_merge(g: torch.Generator) -> list[tuple]:
+    return [(_in_thousandths(g, 3, 4).bfloat16(), _in_thousandths(g, 2, 4), _in_thousandths(g, 3, 2), 1.0)]
+
+
+def _merges(g: torch.Generator) -> list[tuple]:
     cases = []
     for n, c, r, alpha, dtype in ((5, 7, 2, 3.0, torch.float32), (4, 4, 1, 2.0, torch.float32),
-                                  (16, 24, 4, 2.0, torch.bfloat16), (3, 2, 3, 6.0, torch.float16)):  # fmt: skip
-        strips = 0.3 * torch.randn(r, c, generator=g), 0.3 * torch.randn(n, r, generator=g)
+                                  (16, 24, 4, 2.0, torch.bfloat16), (3, 2, 4, 8.0, torch.float16)):  # fmt: skip
+        strips = _in_thousandths(g, r, c), _in_thousandths(g, n, r)
         cases.append((torch.randn(n, c, generator=g).to(dtype), *strips, alpha))
     return cases
 
 
-def _run_merge(answer: Callable, case: tuple) -> dict[str, Any]:
-    weight, a, b, alpha = case
-    before = weight.clone()
-    return {"merged": answer(weight, a, b, alpha), "weight left as it was": torch.equal(weight, before)}
+def _never_rounded(result: Any, case: tuple) -> str | None:
+    """Only what has the right numbers for a narrower dtype, in fp32 still."""
+    if not isinstance(result, Tensor) or result.dtype == case[0].dtype or result.shape != case[0].shape:
+        return None
+    return (f"the result is {str(result.dtype).removeprefix('torch.')}, the weight "
+            f"{str(case[0].dtype).removeprefix('torch.')}. Give it back in the weight's own dtype")  # fmt: skip
 
 
-MERGE = Exercise(
-    id="09.3", name="merged_weight", minutes=10, level="core",
-    reference=_merged,
-    cases=_merge_cases,
-    run=_run_merge,
-    mistakes=(
-        Mistake(partial(_merged, scaled="1"), "you left out the scale alpha / r"),
-        Mistake(partial(_merged, scaled="alpha"),
-                "you multiplied by alpha: divide it by r, the number of rows of a"),
-        Mistake(partial(_merged, add=False), "you return the update alone: add it to the weight"),
-        Mistake(partial(_merged, sign=-1), "you subtracted the update: that is how one would unmerge"),
-        Mistake(partial(_merged, cast="before"),
-                "you rounded the update to the weight's dtype before adding: add in fp32, round once at the end"),
-        Mistake(partial(_merged, cast="strips"),
-                "you converted a and b to the weight's dtype: keep them in fp32, convert the weight, round at the end"),
-        Mistake(partial(_merged, cast="never"), "the result is fp32: give it back in the weight's own dtype"),
-        Mistake(partial(_merged, in_place=True), "you changed the weight that was given: make a new tensor"),
-    ),
+def _weight_after(answer: Callable, case: tuple) -> Tensor:
+    answer(*case)
+    return case[0]
+
+
+def _left_as_it_was(weight: Tensor, case: tuple) -> str | None:
+    if torch.equal(weight, case[0]):
+        return None
+    return "the weight that was given is another one afterwards. You changed it in place: make a new tensor"
+
+
+_MERGE = fault_exercise(
+    _merged,
+    {
+        "no scale": "You left out the scale, alpha / r",
+        "alpha alone": "You multiplied by alpha: divide it by r, the number of rows of a",
+        "by C": "You divided alpha by the columns of a: r is the number of its rows",
+        "by N": "You divided alpha by the rows of b: r is the number of its columns, and of the rows of a",
+        "update alone": "You return the update alone: add it to the weight",
+        "subtracted": "You subtracted the update: that is how one would unmerge",
+        "update rounded": "You rounded the update to the weight's dtype before adding: add in fp32, round once at the "
+                          "end",
+        "strips rounded": "You converted a and b to the weight's dtype: keep them in fp32, convert the weight, round "
+                          "at the end",
+    },
+    {
+        "the scale": (_small_merge, ("no scale", "alpha alone", "by C", "by N")),
+        "weight plus update": (_small_merge, ("update alone", "subtracted")),
+        "one rounding, at the end": (_rounded_merge, ("update rounded", "strips rounded")),
+    },
+    _merges,
     tolerance=1e-6,
+    id="09.3", name="merged_weight", minutes=10, level="core",
 )  # fmt: skip
+
+MERGE = replace(_MERGE, properties=(
+    *_MERGE.properties[:3],
+    Property("the weight's dtype", _merges, accept=_never_rounded),
+    Property("the weight that was given", _small_merge, run=_weight_after, accept=_left_as_it_was),
+    *_MERGE.properties[3:],
+))  # fmt: skip
 
 
 # ---- 09.4: which rank is enough ----
 
 
-def _rank(
-    update: Tensor, share: float, *, power: int = 2, off: int = 0, of: str = "total", largest_first: bool = True,
-    strict: bool = False, zero: int = 0,
-) -> int:  # fmt: skip
+def _rank(update: Tensor, share: float, faults: Collection[str]) -> int:
+    power = 1 if "values" in faults else 4 if "squared twice" in faults else 2
     energy = torch.linalg.svdvals(update.double()).pow(power)
-    if float(energy.sum()) == 0:
-        return zero
-    if of == "largest":  # how many are at least this share of the strongest
-        return int((energy >= share * energy[0]).sum())
-    if not largest_first:
+    slack = 1e-6 if "more than" in faults else -1e-6
+    off = ("too many" in faults) - ("too few" in faults)
+    if "of the largest" in faults:  # how many are at least this share of the strongest
+        return int((energy >= (share + slack) * energy[0]).sum()) + off
+    if "weakest first" in faults:
         energy = energy.flip(0)
-    goal = (share + (1e-6 if strict else -1e-6)) * energy.sum()
-    return min(int((energy.cumsum(0) < goal).sum()) + 1, len(energy)) + off
+    if "residue" in faults:  # stops where what is left has the share, not what is held
+        return min(int((energy.sum() - energy.cumsum(0) > (share + slack) * energy.sum()).sum()) + 1, len(energy)) + off
+    return min(int((energy.cumsum(0) < (share + slack) * energy.sum()).sum()) + 1, len(energy)) + off
 
 
-def _rank_cases(g: torch.Generator) -> list[tuple]:
-    def made(strengths: list[float], n: int, c: int) -> Tensor:
-        u = torch.linalg.qr(torch.randn(n, len(strengths), generator=g)).Q
-        v = torch.linalg.qr(torch.randn(c, len(strengths), generator=g)).Q
-        return u @ torch.diag(torch.tensor(strengths)) @ v.T
-
-    return [
-        (torch.diag(torch.tensor([3.0, 1.0])), 0.9), (torch.diag(torch.tensor([3.0, 1.0])), 0.91),
-        (made([5.0, 4.0, 3.0, 2.0, 1.0], 12, 9), 0.5), (made([5.0, 4.0, 3.0, 2.0, 1.0], 9, 12), 0.9),
-        (made([4.0, 2.0, 1.0], 8, 8), 1.0), (torch.ones(4, 6), 0.99), (torch.zeros(3, 5), 0.9),
-    ]  # fmt: skip
+def _ranks(strengths: tuple[float, ...], shares: tuple[float, ...], n: int, c: int, faults: Collection[str]) -> dict:
+    update = _of_strengths(strengths, n, c)
+    return {f"share {share:g}": _rank(update, share, faults) for share in shares}
 
 
-RANK = Exercise(
-    id="09.4", name="smallest_rank", minutes=20, level="hard",
-    reference=_rank,
-    cases=_rank_cases,
-    mistakes=(
-        Mistake(partial(_rank, power=1),
-                "you added up singular values: the energy is the sum of their squares"),
-        Mistake(partial(_rank, power=4),
-                "you squared twice: the energy is the sum of the squared singular values"),
-        *(Mistake(partial(_rank, off=-1, zero=zero),
-                  "one too few: place i of the running sum holds what rank i + 1 holds") for zero in (0, -1)),
-        *(Mistake(partial(_rank, off=1, zero=zero),
-                  "one too many: the first rank that reaches the share is enough") for zero in (0, 1)),
-        Mistake(partial(_rank, strict=True),
-                "you ask for more than the share: a rank that holds exactly the share is enough"),
-        Mistake(partial(_rank, largest_first=False),
-                "you began with the weakest: the best approximation keeps the strongest"),
-        Mistake(partial(_rank, of="largest"),
-                "you compared each with the largest one: it is the sum of the first r that must reach the share"),
-        Mistake(partial(_rank, zero=1), "an update of zeros needs no rank at all: 0"),
-    ),
+def _of_strengths(strengths: tuple[float, ...], n: int, c: int) -> Tensor:
+    """A matrix (n, c) with these singular values."""
+    if len(strengths) == n == c:
+        return torch.diag(torch.tensor(strengths))
+    g = torch.Generator().manual_seed(len(strengths))
+    u, v = (torch.linalg.qr(torch.randn(side, len(strengths), generator=g)).Q for side in (n, c))
+    return u @ torch.diag(torch.tensor(strengths)) @ v.T
+
+
+def _run_ranks(answer: Callable, case: tuple) -> dict[str, Any]:
+    strengths, shares, n, c = case
+    return {f"share {share:g}": answer(_of_strengths(strengths, n, c), share) for share in shares}
+
+
+def _rank_of_zeros(result: Any, _case: tuple) -> str | None:
+    right = isinstance(result, int | float | Tensor) and not isinstance(result, bool) and result == 0
+    return None if right else f"should be 0, got {describe(result)}: an update of zeros needs no rank at all"
+
+
+def _strengths_in_words(case: tuple) -> str:
+    strengths, _, n, c = case
+    return f"an update ({n}, {c}) of the strengths {', '.join(f'{s:g}' for s in strengths)}"
+
+
+def _in_steps(_: torch.Generator) -> list[tuple]:
+    return [((6.0, 5.0, 3.0, 2.0), (0.1, 0.3, 0.4, 0.95), 4, 4)]
+
+
+_RANK = fault_exercise(
+    _ranks,
+    {
+        "values": "You added up singular values: the energy is the sum of their squares",
+        "squared twice": "You squared twice: the energy is the sum of the squared singular values",
+        "too few": "One too few: place i of the running sum holds what rank i + 1 holds",
+        "too many": "One too many: the first rank that reaches the share is enough",
+        "more than": "You ask for more than the share: a rank that holds exactly the share is enough",
+        "weakest first": "You began with the weakest: the best approximation keeps the strongest",
+        "of the largest": "You compared each with the largest one: it is the sum of the first r that must reach the "
+                          "share",
+        "residue": "You stop where the rest is down to the share: it is what is kept that must reach the share",
+    },
+    {
+        "the energy": (_in_steps, ("values", "squared twice")),
+        "what is added up": (_in_steps, ("weakest first", "of the largest", "residue")),
+        "how many": (_in_steps, ("too few", "too many")),
+        "exactly the share": (lambda _: [((2.0, 2.0), (0.3, 0.5), 2, 2)], ("more than",)),
+    },
+    lambda _: [
+        ((3.0, 1.0), (0.9, 0.91), 2, 2), ((5.0, 4.0, 3.0, 2.0, 1.0), (0.5,), 12, 9), ((4.0, 2.0, 1.0), (1.0,), 8, 8),
+        ((5.0, 4.0, 3.0, 2.0, 1.0), (0.9,), 9, 12), ((24.0**0.5,), (0.99, 1.0), 4, 6),
+    ],
+    run=_run_ranks, tolerance=0.0, show=_strengths_in_words,
+    id="09.4", name="smallest_rank", minutes=20, level="hard", 
+    reference=lambda update, share: _rank(update, share, ()) if update.any() else 0,
 )  # fmt: skip
+
+RANK = replace(_RANK, properties=(
+    *_RANK.properties,
+    Property("an update of zeros", lambda _: [(torch.zeros(3, 5), 0.9)], accept=_rank_of_zeros),
+))  # fmt: skip
 
 
 # ---- 09.5: break it ----
@@ -307,39 +439,62 @@ def _vanish_cases(g: torch.Generator) -> list[tuple]:
     return cases
 
 
-def _accept_vanishing(result: Any, case: tuple) -> str | None:
-    (weight,) = case
-    N, C = weight.shape
+def _strips(result: Any, case: tuple) -> str | None:
+    """What is wrong with the form of the two strips, or None."""
+    N, C = case[0].shape
     if not (isinstance(result, tuple | list) and len(result) == 2 and all(isinstance(t, Tensor) for t in result)):
-        return "return two tensors, a and b"
+        return f"return two tensors, a and b; got {describe(result)}"
     a, b = result
     if tuple(a.shape) != (1, C) or tuple(b.shape) != (N, 1):
-        return f"a should be (1, {C}) and b ({N}, 1), got {tuple(a.shape)} and {tuple(b.shape)}"
+        swapped = " You swapped the two" if tuple(a.shape) == (N, 1) and tuple(b.shape) == (1, C) else ""
+        return f"a should be (1, {C}) and b ({N}, 1), got {tuple(a.shape)} and {tuple(b.shape)}.{swapped}".rstrip(".")
     if a.dtype != torch.float32 or b.dtype != torch.float32:
         return f"a and b should be fp32, got {a.dtype} and {b.dtype}"
-    delta = b @ a
-    if not delta.isfinite().all():
-        return "the update holds NaN or infinity"
-    if not delta.any():
-        return "the update is zero: it vanishes, but it says nothing apart either"
+    return None if (b @ a).isfinite().all() else "the update holds NaN or infinity"
+
+
+def _nothing_is_left(result: Any, case: tuple) -> str | None:
+    if _strips(result, case):
+        return None
+    delta, (weight,) = result[1] @ result[0], case
     changed = int(((weight.float() + delta).bfloat16() != weight).sum())
-    moved, largest = float((b * a.sum()).abs().min()), float(delta.abs().max())
-    of_all = f"{changed} of {N * C} weights change when merged"
-    if changed and largest <= 1 / 512:
+    if not changed:
+        return None
+    of_all, largest = f"{changed} of {weight.numel()} weights change", float(delta.abs().max())
+    if largest <= 1 / 512:
         return (f"{of_all}. The update stays below 1/512, half of what separates neighbours from 0.5 up, but below 0.5 "
                 f"they are only 1/512 apart: a weight of exactly 0.5 moves towards zero beyond 1/1024")
-    if changed:
-        return f"{of_all}: entries of the update reach {largest:.2g}, which is more than rounding takes away"
-    if moved < C / 2000 - 1e-7:
-        return f"merged it vanishes, but apart it whispers: an output moves by {moved:.2g} only, not by C / 2000"
-    return None
+    return f"{of_all}: entries of the update reach {largest:.2g}, which is more than rounding takes away"
+
+
+def _it_speaks(result: Any, case: tuple) -> str | None:
+    if _strips(result, case):
+        return None
+    (a, b), C = result, case[0].shape[1]
+    if not (b @ a).any():
+        return "the update is zero, so the adapter says nothing apart either"
+    quietest = float((b @ (a @ torch.ones(C, 1))).abs().min())
+    if quietest >= C / 2000 - 1e-7:
+        return None
+    why = ""
+    if float((b.abs() @ a.abs().sum(1, keepdim=True)).min()) >= C / 2000 - 1e-7:
+        why = ". The entries of a cancel out when they are added up: give them the same sign"
+    moves = f"for x of all ones an output moves by {quietest:.2g} only, not by C / 2000 = {C / 2000:.2g}"
+    return f"it whispers: {moves}{why}"
+
+
+def _weight_in_words(case: tuple) -> str:
+    return f"a weight {tuple(case[0].shape)}"
 
 
 VANISH = Exercise(
     id="09.5", name="vanishing_adapter", minutes=15, level="break it",
     reference=lambda weight: (torch.full((1, weight.shape[1]), 1 / 1100), torch.ones(weight.shape[0], 1)),
-    cases=_vanish_cases,
-    accept=_accept_vanishing,
+    properties=(
+        Property("two strips", _vanish_cases, accept=_strips, show=_weight_in_words),
+        Property("merged, nothing is left", _vanish_cases, accept=_nothing_is_left, show=_weight_in_words),
+        Property("apart, it speaks", _vanish_cases, accept=_it_speaks, show=_weight_in_words),
+    ),
 )  # fmt: skip
 
 EXERCISES: tuple[Exercise, ...] = (COUNT, LAYER, MERGE, RANK, VANISH)

@@ -1,16 +1,19 @@
-"""Checks for lesson 15: an image's tokens, its canvas, who sees it, features side by side, a wasteful picture."""
+"""Checks of lesson 15: an image's tokens, its canvas, who sees it, features side by side, a wasteful picture."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
+from functools import cache, partial
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llamamm.course.checks.core import Exercise, Mistake
+from llamamm.course.checks.compare import describe
+from llamamm.course.checks.core import Exercise, Mistake, Property
+from llamamm.course.checks.faults import fault_exercise
 from llamamm.llama32_vision.config import TiledVisionConfig
 from llamamm.llama32_vision.tiles import TileProcessor
 from llamamm.llama32_vision.tower import MULTIPLE
@@ -20,15 +23,17 @@ from llamamm.senses.config import EncoderConfig
 # ---- 15.1: tokens of an image ----
 
 
-def _tokens(
-    side: int, n_tiles: int, patch: int = 14, *, cls: int = 1, fill: str = "tile", tiles: bool = True,
-    squared: bool = True,
-) -> tuple[int, int]:  # fmt: skip
-    """The right numbers; each argument plants one mistake."""
-    n = (side // patch) ** (2 if squared else 1) + cls
-    k = n_tiles if tiles else 1
-    filled = {"tile": k * -(-n // 8) * 8, "sum": -(-k * n // 8) * 8, "none": k * n, "down": k * (n // 8) * 8}[fill]
-    return k * n, filled
+def _tokens(side: int, n_tiles: int, *rest: Any) -> tuple[int, int]:
+    """rest: the patch's side where a case has one, and the faults."""
+    patch, faults = (14, *rest)[-2:]
+    patch = 14 if "always 14" in faults else patch
+    n = (side // patch) ** (1 if "one row" in faults else 2) + ("no CLS" not in faults)
+    k = 1 if "one tile" in faults else n_tiles
+    if "never filled" in faults:
+        return k * n, k * n
+    if "sum filled" in faults:
+        return k * n, -(-k * n // 8) * 8
+    return k * n, k * (n // 8 if "rounded down" in faults else -(-n // 8)) * 8
 
 
 def _package_tokens(side: int, n_tiles: int, patch: int = 14) -> tuple[int, int]:
@@ -37,103 +42,150 @@ def _package_tokens(side: int, n_tiles: int, patch: int = 14) -> tuple[int, int]
     return n_tiles * n, n_tiles * (n + -n % MULTIPLE)
 
 
-TOKENS = Exercise(
-    id="15.1", name="image_tokens", minutes=4, level="warm-up",
-    reference=_package_tokens,
-    cases=lambda _: [(560, 1), (560, 4), (448, 3), (28, 2, 7), (56, 1, 7), (98, 4)],
-    mistakes=(
-        Mistake(partial(_tokens, cls=0), "you count the patches alone: each tile has a CLS token, too"),
-        Mistake(partial(_tokens, fill="sum"),
-                "you fill up the sum of all tiles: each tile is filled up by itself, to a multiple of 8"),
-        Mistake(partial(_tokens, fill="none"),
-                "the second number is not filled up: each tile's tokens to a multiple of 8"),
-        Mistake(partial(_tokens, fill="down"), "you round down to a multiple of 8: tokens are added, none is dropped"),
-        Mistake(partial(_tokens, tiles=False), "that is one tile: multiply by how many there are"),
-        Mistake(partial(_tokens, squared=False),
-                "side / patch is one row of patches: a tile has that many rows of them"),
-    ),
+def _three_tiles(_: torch.Generator) -> list[tuple]:
+    return [(42, 3)]
+
+
+TOKENS = fault_exercise(
+    _tokens,
+    {
+        "no CLS": "You count the patches alone: each tile has a CLS token, too",
+        "one row": "side / patch is one row of patches: a tile has that many rows of them",
+        "one tile": "That is one tile: multiply by how many there are",
+        "always 14": "You wrote 14 where `patch` belongs: it is an argument",
+        "sum filled": "You fill up the sum of all tiles: each tile is filled up by itself, to a multiple of 8",
+        "never filled": "The second number is not filled up: each tile's tokens to a multiple of 8",
+        "rounded down": "You round down to a multiple of 8: tokens are added, none is dropped",
+    },
+    {
+        "the tokens of a tile": (_three_tiles, ("no CLS", "one row")),
+        "several tiles": (_three_tiles, ("one tile",)),
+        "another patch": (lambda _: [(42, 3, 7)], ("always 14",)),
+        "filled up to 8": (_three_tiles, ("sum filled", "never filled", "rounded down")),
+    },
+    lambda _: [(560, 1), (560, 4), (448, 3), (28, 2, 7), (56, 1, 7), (98, 4)],
+    id="15.1", name="image_tokens", minutes=4, level="warm-up", reference=_package_tokens,
 )  # fmt: skip
 
 
 # ---- 15.2: the canvas ----
 
 
-def _canvas(
-    height: int, width: int, side: int, max_tiles: int = 4, *, enough: str = "smallest", otherwise: str = "largest",
-    pick: str = "fewest", transposed: bool = False, fit: Callable = min, exact: bool = False,
-) -> tuple[int, int]:  # fmt: skip
-    if transposed:
+def _canvas(height: int, width: int, side: int, *rest: Any) -> tuple[int, int]:
+    """rest: the most tiles where a case has them, and the faults."""
+    max_tiles, faults = (4, *rest)[-2:]
+    if "transposed" in faults:
         height, width = width, height
+    max_tiles = 4 if "always 4" in faults else max_tiles
     counts = range(1, max_tiles + 1)
-    grids = [(r, c) for r in counts for c in counts if (r * c == max_tiles if exact else r * c <= max_tiles)]
+    least = max_tiles if "all tiles" in faults else 1
+    grids = [(r, c) for r in counts for c in counts if least <= r * c <= max_tiles]
+    fit = max if "larger factor" in faults else min
     scale = {(r, c): fit(r * side / height, c * side / width) for r, c in grids}
-    up = [s for s in scale.values() if s >= 1] if enough != "ignored" else []
-    if up:
-        best = min(up)
-    else:
-        best = max(scale.values()) if otherwise == "largest" else min(scale.values())
-    equal = [grid for grid in grids if scale[grid] == best]
-    if pick == "fewest":
-        return min(equal, key=lambda grid: grid[0] * grid[1])
-    return equal[0] if pick == "first" else max(equal, key=lambda grid: grid[0] * grid[1])
+    up = [] if "always largest" in faults else [s for s in scale.values() if s >= 1]
+    best = min(up) if up else min(scale.values()) if "smallest" in faults else max(scale.values())
+    most = -1 if "most tiles" in faults else 1
+    return min((grid for grid in grids if scale[grid] == best), key=lambda grid: most * grid[0] * grid[1])
 
 
-def _package_canvas(height: int, width: int, side: int, max_tiles: int = 4) -> tuple[int, int]:
-    return TileProcessor(tile_size=side, max_tiles=max_tiles).canvas(height, width)
+WASTED = {
+    "always largest": "You always take the largest scale: a small image would fill four tiles. Among scales of 1 and "
+                      "more the smallest wastes least",
+    "smallest": "Where no canvas holds the image you take the smallest scale: the largest loses least",
+    "most tiles": "Of canvases with equal scale you take the one with most tiles: the fewest cost least",
+    "transposed": "Rows and columns are exchanged: rows go with the height, and come first",
+    "larger factor": "You take the larger of the two factors: then the image sticks out on the other side",
+    "all tiles": "You only look at canvases of max_tiles tiles: fewer are allowed",
+    "always 4": "You wrote 4 where `max_tiles` belongs: it is an argument",
+}  # fmt: skip
 
 
-def _sizes(_: torch.Generator) -> list[tuple]:
+@cache
+def _images() -> tuple[tuple[int, ...], ...]:
+    """Height, width, the tile's side and sometimes the most tiles, the smallest first. One image tells few faults from
+    each other, all of them tell each."""
     draw = random.Random(0)
-    fixed = [(600, 512, 224), (100, 100, 224), (224, 224, 224), (225, 224, 224), (100, 900, 224), (3000, 300, 224),
-             (10, 10_000, 224), (400, 400, 224), (300, 300, 224, 9), (900, 200, 100, 6)]  # fmt: skip
-    return fixed + [(draw.randint(1, 1500), draw.randint(1, 1500), 224) for _ in range(200)]
+    fixed = [(100, 150, 224), (224, 224, 224), (225, 224, 224), (300, 100, 224), (400, 400, 224), (600, 512, 224),
+             (100, 900, 224), (1500, 1000, 224), (3000, 300, 224), (10, 10_000, 224)]  # fmt: skip
+    more = [(150, 350, 100, 9), (50, 150, 100, 9), (900, 200, 100, 6), (150, 500, 100, 12)]
+    return *fixed, *more, *((draw.randint(1, 1500), draw.randint(1, 1500), 224) for _ in range(50))
+
+
+@cache
+def _canvases(faults: tuple[str, ...]) -> list[tuple[int, int]]:
+    return [_canvas(*image, faults) for image in _images()]
+
+
+def _for_images(answer: Callable[..., Any], _case: tuple) -> list[Any]:
+    return [answer(*image) for image in _images()]
+
+
+def _wrong_form(got: Any) -> bool:
+    return not isinstance(got, tuple | list) or len(got) != 2 or not all(isinstance(n, int) for n in got)
+
+
+def _two_numbers(results: list[Any], _case: tuple) -> str | None:
+    wrong = next((i for i, got in enumerate(results) if _wrong_form(got)), None)
+    return None if wrong is None else (
+        f"for {_images()[wrong]} give (rows, columns), two whole numbers, got {describe(results[wrong])}"
+    )  # fmt: skip
+
+
+def _canvas_faults(*own: str) -> Callable[[list[Any], tuple], str | None]:
+    """own: the faults to tell of; none: what no fault explains."""
+
+    def accept(results: list[Any], _case: tuple) -> str | None:
+        if any(map(_wrong_form, results)):
+            return None
+        results, right = [tuple(got) for got in results], _canvases(())
+        wrong = [i for i, got in enumerate(results) if got != right[i]]
+        sets = (faults for n in range(4) for faults in combinations(WASTED, n))
+        found = next((faults for faults in sets if _canvases(faults) == results), None)
+        if not wrong or own and found is None or not own and found is not None:
+            return None
+        told = [fault for fault in found or () if fault in own]
+        if own and not told:
+            return None
+        first = next((i for i in wrong if told and _canvases((told[0],))[i] == results[i]), wrong[0])
+        problem = f"for {_images()[first]} the result should be {right[first]}, got {results[first]}"
+        return ". ".join([problem, *(WASTED[fault] for fault in told)])
+
+    return accept
 
 
 CANVAS = Exercise(
     id="15.2", name="best_canvas", minutes=10, level="core",
-    reference=_package_canvas,
-    cases=_sizes,
-    run=lambda answer, case: list(answer(*case)),
-    mistakes=(
-        Mistake(partial(_canvas, enough="ignored"),
-                "you always take the largest scale: a small image would fill four tiles. Among scales of 1 and more "
-                "the smallest wastes least"),
-        Mistake(partial(_canvas, otherwise="smallest"),
-                "where no canvas holds the image you take the smallest scale: the largest loses least"),
-        Mistake(partial(_canvas, pick="most"),
-                "of canvases with equal scale you take the one with most tiles: the fewest cost least"),
-        Mistake(lambda *case: _canvas(*case)[::-1],
-                "rows and columns are exchanged: rows go with the height, and come first"),
-        Mistake(partial(_canvas, transposed=True), "rows and columns are exchanged: rows go with the height"),
-        Mistake(partial(_canvas, fit=max),
-                "you take the larger of the two factors: then the image sticks out on the other side"),
-        Mistake(partial(_canvas, exact=True),
-                "you only look at canvases of max_tiles tiles: fewer are allowed"),
+    reference=lambda height, width, side, max_tiles=4: TileProcessor(tile_size=side, max_tiles=max_tiles).canvas(
+        height, width),
+    properties=tuple(
+        Property(name, lambda _: [()], run=_for_images, accept=accept) for name, accept in (
+            ("form", _two_numbers), ("small images", _canvas_faults("always largest")),
+            ("large images", _canvas_faults("smallest")), ("equal scales", _canvas_faults("most tiles")),
+            ("height and width", _canvas_faults("transposed", "larger factor")),
+            ("which canvases there are", _canvas_faults("all tiles", "always 4")), ("all images", _canvas_faults()))
     ),
+    mistakes=tuple(Mistake(lambda *image, f=fault: _canvas(*image, (f,)), told) for fault, told in WASTED.items()),
 )  # fmt: skip
 
 
 # ---- 15.3: who sees which image ----
 
 
-def _visible(
-    ids: Sequence[int], image_token: int, *, neighbours: str = "together", own: bool = True, keep: bool = False,
-    before: bool = False,
-) -> list[list[int]]:  # fmt: skip
+def _visible(ids: Sequence[int], image_token: int, faults: Collection[str]) -> list[list[int]]:
     out, sight, n = [], [], 0
     for i, token in enumerate(ids):
+        before = sight
         if token == image_token:
-            side_by_side = neighbours == "together" and i > 0 and ids[i - 1] == image_token
-            if not own:
-                out.append(list(sight))
-            sight = [*sight, n] if side_by_side or keep else [n]
+            beside = i > 0 and ids[i - 1] == image_token
+            number = n + ("from 1" in faults)
+            if "apart" in faults or not beside:
+                sight = [*sight, number] if "to the end" in faults else [number]
+            else:
+                sight = [*sight, number]
             n += 1
-            if own:
-                out.append(list(sight))
-        else:
-            out.append(list(sight))
-    if before and n:
-        out = [row or [0] for row in out]
+        out.append(list(before if "from the next" in faults else sight))
+    if "words before" in faults and n:
+        return [row or [int("from 1" in faults)] for row in out]
     return out
 
 
@@ -142,21 +194,26 @@ def _by_spans(ids: Sequence[int], image_token: int) -> list[list[int]]:
     return [[n for n, (begin, end) in enumerate(spans) if begin <= i < end] for i in range(len(ids))]
 
 
-VISIBLE = Exercise(
-    id="15.3", name="visible", minutes=12, level="core",
-    reference=_by_spans,
-    cases=lambda _: [([1, 2, 3], 9), ([9, 1, 2], 9), ([1, 9, 2, 3, 9, 4], 9), ([1, 9, 9, 2, 3], 9), ([9, 9, 9], 9),
-                     ([1, 9, 9, 2, 9, 3, 3], 9), ([5, 5, 7, 5, 7, 7, 5], 7), ([4, 1], 4)],
-    mistakes=(
-        Mistake(partial(_visible, neighbours="apart"),
-                "images side by side are seen together by the words behind them: your second hides the first"),
-        Mistake(partial(_visible, own=False), "an image's own token sees it already"),
-        Mistake(partial(_visible, keep=True),
-                "an image is seen up to the next image's token, not to the end: a word looks at the last before it"),
-        Mistake(partial(_visible, before=True),
-                "words before the first image see nothing: an empty list"),
-        Mistake(lambda ids, token: [[n + 1 for n in row] for row in _visible(ids, token)], "images are counted from 0"),
-    ),
+VISIBLE = fault_exercise(
+    _visible,
+    {
+        "apart": "Images side by side are seen together by the words behind them: your second hides the first",
+        "to the end": "An image is seen up to the next image's token, not to the end: a word looks at the last one "
+                      "before it",
+        "from the next": "An image's own token sees it already",
+        "words before": "Words before the first image see nothing: an empty list",
+        "from 1": "Images are counted from 0",
+    },
+    {
+        "before the first image": (lambda _: [([4, 9, 4], 9)], ("words before",)),
+        "an image's own token": (lambda _: [([4, 9, 4], 9), ([9, 4, 9, 4], 9)], ("from the next",)),
+        "how images are counted": (lambda _: [([4, 9, 4], 9)], ("from 1",)),
+        "side by side": (lambda _: [([9, 9, 4], 9)], ("apart",)),
+        "one after the other": (lambda _: [([9, 4, 9, 4], 9)], ("to the end",)),
+    },
+    lambda _: [([1, 2, 3], 9), ([9, 1, 2], 9), ([1, 9, 2, 3, 9, 4], 9), ([1, 9, 9, 2, 3], 9), ([9, 9, 9], 9),
+               ([1, 9, 9, 2, 9, 3, 3], 9), ([5, 5, 7, 5, 7, 7, 5], 7), ([4, 1], 4)],
+    id="15.3", name="visible", minutes=12, level="core", reference=_by_spans,
 )  # fmt: skip
 
 
@@ -164,32 +221,22 @@ VISIBLE = Exercise(
 
 
 def _hand_out(
-    embedded: Tensor, blocks: Sequence[Callable], norm: Callable, after: Sequence[Callable], keep: Sequence[int], *,
-    side: str = "before", order: str = "final first", layout: str = "interleaved", normed: bool = False,
-    norm_last: bool = False, globals_: bool = True,
+    embedded: Tensor, blocks: Sequence[Callable], norm: Callable, after: Sequence[Callable], keep: Sequence[int],
+    faults: Collection[str] = (),
 ) -> Tensor:  # fmt: skip
     x, kept = embedded, []
     for n, block in enumerate(blocks):
         entered, x = x, block(x)
         if n in keep:
-            kept.append(entered if side == "before" else x)
-    x = x if norm_last else norm(x)
-    for block in after if globals_ else ():
+            kept.append(x if "leaves" in faults else entered)
+    x = x if {"norm last", "no norm"} & {*faults} else norm(x)
+    for block in () if "no after" in faults else after:
         x = block(x)
-    x = norm(x) if norm_last else x
-    kept = [norm(k) for k in kept] if normed else kept
-    wide = torch.stack(kept, dim=-1).flatten(2) if layout == "interleaved" else torch.cat(kept, dim=-1)
-    return torch.cat([x, wide] if order == "final first" else [wide, x], dim=-1)
-
-
-def _towers(generator: torch.Generator) -> list[tuple]:
-    def blocks(n: int, width: int) -> list[Callable]:
-        return [partial(_mix, torch.randn(width, width, generator=generator) / width) for _ in range(n)]
-
-    cases = []
-    for B, N, C, n, n_after, keep in ((1, 1, 3, 3, 1, (0, 2)), (2, 4, 5, 5, 2, (1, 2, 4)), (1, 3, 4, 2, 0, (1,))):
-        cases.append((torch.randn(B, N, C, generator=generator), blocks(n, C), _centred, blocks(n_after, C), keep))
-    return cases
+    x = norm(x) if "norm last" in faults else x
+    kept = [norm(k) for k in kept] if "normed" in faults else kept
+    kept = kept[::-1] if "reversed" in faults else kept
+    wide = torch.cat(kept, dim=-1) if "blocks" in faults else torch.stack(kept, dim=-1).flatten(2)
+    return torch.cat([wide, x] if "kept first" in faults else [x, wide], dim=-1)
 
 
 def _mix(weight: Tensor, x: Tensor) -> Tensor:
@@ -200,53 +247,84 @@ def _centred(x: Tensor) -> Tensor:
     return (x - x.mean(dim=-1, keepdim=True)) / (x.std(dim=-1, keepdim=True) + 1)
 
 
-HAND_OUT = Exercise(
+def _tower(g: torch.Generator, B: int, N: int, C: int, n: int, n_after: int, keep: tuple[int, ...]) -> tuple:
+    blocks, after = ([partial(_mix, torch.randn(C, C, generator=g) / C) for _ in range(k)] for k in (n, n_after))
+    return torch.randn(B, N, C, generator=g), blocks, _centred, after, keep
+
+
+def _small_tower(g: torch.Generator) -> list[tuple]:
+    return [_tower(g, 1, 1, 3, 3, 1, (0, 2))]
+
+
+HAND_OUT = fault_exercise(
+    _hand_out,
+    {
+        "leaves": "You keep what leaves the blocks (as transformers 5 does): keep what enters them",
+        "normed": "The kept features are not normalised",
+        "no norm": "You leave out the norm behind the blocks",
+        "norm last": "The norm stands before the functions in `after`, not behind them",
+        "no after": "You leave out the functions in `after`",
+        "blocks": "The kept features stand block after block: for each channel its kept values stand together; stack "
+                  "on the last dimension, then flatten",
+        "reversed": "The kept features stand in the opposite order: that of `keep`, the earliest block first",
+        "kept first": "The final features come first, then the kept ones",
+    },
+    {
+        "what is kept": (_small_tower, ("leaves", "normed")),
+        "the final features": (_small_tower, ("no norm", "norm last", "no after")),
+        "how they are laid side by side": (_small_tower, ("blocks", "reversed", "kept first")),
+    },
+    lambda g: [_tower(g, 1, 1, 3, 3, 1, (0, 2)), _tower(g, 2, 4, 5, 5, 2, (1, 2, 4)), _tower(g, 1, 3, 4, 2, 0, (1,))],
+    run=lambda answer, case: answer(*case),  # functions are no input that can be shown
     id="15.4", name="hand_out", minutes=15, level="hard",
-    reference=_hand_out,
-    cases=_towers,
-    mistakes=(
-        Mistake(partial(_hand_out, side="after"),
-                "you keep what leaves the blocks (as transformers 5 does): keep what enters them"),
-        Mistake(partial(_hand_out, layout="blocks"),
-                "the kept features stand block after block: for each channel its kept values stand together; stack "
-                "on the last dimension, then flatten"),
-        Mistake(partial(_hand_out, order="kept first"), "the final features come first, then the kept ones"),
-        Mistake(partial(_hand_out, normed=True), "the kept features are not normalised"),
-        Mistake(partial(_hand_out, norm_last=True), "the norm stands before the blocks in `after`, not behind them"),
-        Mistake(partial(_hand_out, globals_=False), "you leave out the functions in `after`"),
-    ),
 )  # fmt: skip
 
 
 # ---- 15.5: a wasteful picture ----
 
 
-def _accept_wasteful(size: Any, case: tuple) -> str | None:
-    (side,) = case
+def _picture(size: Any) -> tuple[int, int] | None:
+    right = isinstance(size, tuple | list) and len(size) == 2 and all(type(n) is int and n >= 2 for n in size)
+    return tuple(size) if right else None
+
+
+def _is_picture(size: Any, _case: tuple) -> str | None:
+    if _picture(size):
+        return None
     if not isinstance(size, tuple | list) or len(size) != 2 or not all(type(n) is int for n in size):
         return f"give (height, width), two whole numbers; got {size!r}"
-    height, width = size
-    if min(size) < 2:
-        return f"both must be at least 2, got {height} x {width}"
+    return f"height and width must be at least 2, got {size[0]} x {size[1]}"
+
+
+def _wastes(size: Any, case: tuple) -> str | None:
+    if _picture(size) is None:
+        return None
+    (side,), (height, width) = case, size
     processor = TileProcessor(tile_size=side)
     rows, columns = processor.canvas(height, width)
     fitted = processor.fitted(height, width, rows, columns)
     black = 1 - fitted[0] * fitted[1] / (rows * columns * side**2)
     if black > 0.7:
         return None
-    seen = f"with tiles of {side}, {height} x {width} gets {rows} x {columns} tiles and {black:.0%} of them is black"
+    seen = f"with tiles of {side}, {height} x {width} gets {rows} x {columns} tile{'s' * (rows * columns > 1)} and " \
+           f"{black:.0%} of the canvas is black"  # fmt: skip
     if rows * columns == 1:
-        return f"{seen}: a small picture is enlarged to fill its one tile; a canvas of several is never filled so"
+        return f"{seen}: a picture that fits in one tile is enlarged to fill it; make it a little too large for one"
     if rows == 1 or columns == 1:
         return f"{seen}: you waste in one direction; what if the second row and the second column are nearly empty?"
     return f"{seen}: how much of the second row do you need to get one?"
 
 
+def _tile_sizes(_: torch.Generator) -> list[tuple]:
+    return [(28,), (224,), (448,), (560,)]
+
+
 WASTEFUL = Exercise(
-    id="15.5", name="wasteful", minutes=10, level="break it",
-    reference=lambda side: (side + 1, side + 1),
-    cases=lambda _: [(224,), (448,), (560,), (28,)],
-    accept=_accept_wasteful,
+    id="15.5", name="wasteful", minutes=10, level="break it", reference=lambda side: (side + 1, side + 1),
+    properties=(
+        Property("two whole numbers", _tile_sizes, accept=_is_picture),
+        Property("more than 70% is black", _tile_sizes, accept=_wastes),
+    ),
 )  # fmt: skip
 
-EXERCISES = (TOKENS, CANVAS, VISIBLE, HAND_OUT, WASTEFUL)
+EXERCISES: tuple[Exercise, ...] = (TOKENS, CANVAS, VISIBLE, HAND_OUT, WASTEFUL)

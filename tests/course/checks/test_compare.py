@@ -82,3 +82,12 @@ def test_an_object_that_claims_to_equal_everything_is_not_believed():
 def test_an_infinite_tolerance_compares_the_form_alone(expected, got, message):
     found = difference(expected, got, float("inf"))
     assert found is None if message is None else message in found
+
+
+@pytest.mark.parametrize(("expected", "got", "told"), [
+    (5_636_096, 5_636_097, "should be 5636096, got 5636097"), (1.0, 2.0, "should be 1, got 2"),
+    (1.0, 1.0 + 1e-8, "should be 1, got 1.00000001"),
+    (torch.tensor([7_000_000]), torch.tensor([7_000_001]), "[0] should be 7000000, got 7000001"),
+])  # fmt: skip
+def test_two_numbers_that_differ_are_told_with_enough_digits(expected, got, told):
+    assert told in difference(expected, got, 0.0)

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from llamamm.course.checks import Exercise, Mistake, Property, check, core, exercises_of, find_exercise
+from llamamm.course.checks.core import try_answer
+from llamamm.course.checks.faults import fault_exercise
 from llamamm.errors import InputError
 from tests.course.checks.test_compare import Agreeable
 
@@ -70,7 +72,7 @@ def test_the_right_answer_passes_and_says_in_how_many_cases():
         (lambda x: 1 + x, "you added one"),
         (lambda x: 3 * x, r"case 1 of 2, \[\d\] should be .*, got"),
         (lambda x: x.tolist(), "should be a tensor, got .*list"),
-        (lambda x: None, "should be a tensor, got None"),  # noqa: ARG005
+        (lambda x: None, "^double returns nothing: is the `return` missing\\?$"),  # noqa: ARG005
         (lambda x: 2 * x[:-1], r"shape should be \(3,\), got \(2,\)"),
         (lambda x: (2 * x).double(), "dtype should be torch.float32, got torch.float64"),
         (lambda x: 2 * x * float("nan"), "3 of 3 numbers are NaN, 0 should be"),
@@ -205,6 +207,47 @@ def test_a_stub_is_not_an_error():
     assert message_of(double) == "double is still to be written"
 
 
+def test_a_bare_not_implemented_error_is_a_stub_and_pytorchs_own_is_an_error():
+    def bare(x):
+        raise NotImplementedError
+
+    def torchs(x):
+        raise NotImplementedError("'exp' not implemented for 'Bool'")
+
+    assert message_of(bare) == "double is still to be written"
+    assert "it raised NotImplementedError in line 2" in message_of(torchs)
+    assert "it raised NameError" in message_of(lambda x: no_such_name(x))  # noqa: F821
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_blank_of_an_earlier_exercise_comes_first(wrapped):
+    def even():
+        raise NotImplementedError("exercise 99.2")
+
+    def double(x):
+        try:
+            return even() * x
+        except NotImplementedError as error:
+            if wrapped:
+                raise ValueError("no") from error
+            raise
+
+    assert message_of(double).startswith("exercise 99.2 comes first: write ")
+
+
+def test_the_function_of_an_earlier_exercise_that_is_not_there_comes_first():
+    answer = eval("lambda x: even() * x", {})
+    assert message_of(answer) == "exercise 99.2 comes first: run the cell with your even, then this one again"
+
+
+def test_a_function_may_return_nothing_where_that_is_right(monkeypatch):
+    empty = Exercise(id="99.5", name="empty", minutes=1, level="core", reference=lambda x: x.clear(),
+                     cases=lambda _: [([1, 2],)], run=lambda answer, case: (answer(*case), case[0])[1])
+    monkeypatch.setattr(core, "exercises_of", lambda _: (empty,))
+    assert check("99.5", lambda x: x.clear())
+    assert "returns nothing" not in message_of(lambda x: x.append(1), "99.5")
+
+
 @pytest.mark.parametrize("swallow", [False, True])
 def test_an_endless_loop_ends(swallow):
     def double(x):
@@ -315,6 +358,40 @@ def test_an_error_in_one_property_does_not_hide_another():
     assert "tiny values: for ([0.03, 0.03, 0.03])" in message_of(norm, "99.3")
 
 
+def test_an_error_of_every_property_is_told_once_with_its_smallest_input():
+    def norm(x):
+        return x / x.no_such_thing
+
+    assert message_of(norm, "99.3") == (
+        "it raised AttributeError in line 2 of your function (return x / x.no_such_thing): 'Tensor' object has no "
+        "attribute 'no_such_thing', called with ([3, 4])")
+
+
+def test_an_error_of_some_properties_is_told_once_also_where_its_text_differs():
+    def norm(x):
+        if x.dtype == torch.float16 or float(x.abs().max()) < 1:
+            raise ValueError(f"{len(x)} numbers")
+        return 2 * NORM.reference(x)
+
+    message = message_of(norm, "99.3")
+    assert message.startswith("0 of 3 properties hold\n  - two numbers: for ([3, 4]) ")
+    assert message.count("it raised ValueError") == 1 and message.count("\n") == 2
+
+
+def test_properties_that_hold_are_counted_right_where_two_say_the_same():
+    same = Property("", lambda _: [(1,)], accept=lambda *_: "no")
+    twice = Exercise(id="99.6", name="twice", minutes=1, level="core", reference=abs, properties=(same, same))
+    assert core.try_answer(twice, abs).message == "0 of 2 properties hold\n  - no"
+
+
+def test_a_mistake_that_would_be_wrong_where_the_answer_is_right_is_no_diagnosis():
+    halved = Mistake(lambda x: x / 2, "you halved")
+    prop = Property("size", lambda _: [(torch.tensor(3.0),), (torch.tensor(8.0),)], (halved,))
+    exercise = Exercise(id="99.7", name="size", minutes=1, level="core", reference=lambda x: x, properties=(prop,))
+    assert "You halved" in core.try_answer(exercise, lambda x: x * 0.5).message
+    assert "You halved" not in core.try_answer(exercise, lambda x: x.clamp(max=4.0)).message
+
+
 @pytest.mark.parametrize("answer", [lambda x: torch.softmax(x, 0), lambda x: x.softmax(-1),
                                     lambda x: torch.nn.functional.softmax(x, dim=0),
                                     lambda x: torch.nn.Softmax(0)(x)])  # fmt: skip
@@ -327,3 +404,14 @@ def test_an_exercise_has_cases_or_properties():
     with pytest.raises(InputError, match="cases or properties"):
         Exercise(id="99.4", name="x", minutes=1, level="core", reference=None)
     assert NORM.difficulty == 2 and NORM.importance == 3 and len(NORM.mistakes) == 4
+
+
+def test_a_fault_that_its_own_property_does_not_show_is_told_all_the_same():
+    exercise = fault_exercise(
+        lambda x, faults: x + 1 if "one more" in faults and x > 2 else x, {"one more": "That is one more"},
+        {"small numbers": (lambda _: [(1,)], ("one more",))}, lambda _: [(1,), (3,)],
+        id="00.9", name="same", minutes=1, level="core",
+    )  # fmt: skip
+    assert try_answer(exercise, lambda x: x)
+    message = try_answer(exercise, lambda x: x + (x > 2)).message
+    assert message == "2 of 3 properties hold\n  - all results: for (3) the result should be 3, got 4. That is one more"

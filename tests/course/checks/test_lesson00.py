@@ -1,11 +1,13 @@
 """course.checks.lesson00: right answers pass, and each usual mistake is called by its name."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from llamamm.course.checks import check
+from tests.course.checks.ways import alone, assert_told, pairs
 
 # ---- right answers ----
 
@@ -54,46 +56,147 @@ def test_the_right_answer_passes(exercise, answer):
 # ---- wrong answers ----
 
 
-def divided_by_sum(scores):
-    return scores / scores.sum()
-
-
-def without_sum(scores):
-    return torch.exp(scores)
-
-
-def by_the_largest(scores):
+def softmax_by_torch(scores, has=()):
     powers = torch.exp(scores)
-    return powers / powers.max()
+    powers = scores if "no power" in has else abs(scores) if "sign lost" in has else powers
+    powers = torch.pow(2.0, scores) if "base 2" in has else powers
+    by = torch.max(powers) if "by the largest" in has else sum(scores) if "by the scores" in has else torch.sum(powers)
+    probs = powers if "not divided" in has else powers / by
+    return torch.log(probs) if "logarithm" in has else probs
 
 
-def by_the_sum_of_scores(scores):
-    return torch.exp(scores) / torch.sum(scores)
+def softmax_by_list(scores, has=()):
+    numbers = scores.tolist()
+    powers = []
+    for s in numbers:
+        powers.append(s if "no power" in has else (s * s) ** 0.5 if "sign lost" in has else
+                      2.0**s if "base 2" in has else math.exp(s))  # fmt: skip
+    total = sum(numbers) if "by the scores" in has else max(powers) if "by the largest" in has else sum(powers)
+    probs = [p / (1 if "not divided" in has else total) for p in powers]
+    return torch.tensor([(math.log(p) if p > 0 else math.nan) if "logarithm" in has else p for p in probs])
 
 
-def powers_of_two(scores):
-    powers = torch.pow(2.0, scores)
-    return powers / powers.sum()
+def softmax_by_logarithms(scores, has=()):
+    if "no power" in has or "sign lost" in has:
+        scores = scores if "no power" in has else scores.sign() * scores
+        logs, signs = scores.abs().log(), scores.sign()
+    else:
+        logs, signs = scores * (math.log(2) if "base 2" in has else 1), torch.ones_like(scores)
+    by = (signs * logs.exp()).sum()
+    by = logs.exp().mul(signs).amax() if "by the largest" in has else by
+    by = scores.sum() if "by the scores" in has else torch.ones(()) if "not divided" in has else by
+    probs = logs.exp().mul(signs).true_divide(by)
+    return probs.log() if "logarithm" in has else probs
 
 
-def first_position(logits):
-    return logits[0][0].argmax().item()
+def next_by_index(logits, has=()):
+    x = logits[0]
+    x = x.reshape(-1) if "all" in has else x[:, -1] if "column" in has else x if "every" in has else x[-1]
+    x = logits[0][0] if "first" in has else x
+    if "score" in has:
+        x = x.amin(-1) if "lowest" in has else x.amax(-1)
+    else:
+        x = x.argmin(-1) if "lowest" in has else x.argmax(-1)
+    return x.tolist() if "every" in has else x.item()
 
 
-def flattened(logits):
-    return torch.argmax(logits).item()
+def next_by_list(logits, has=()):
+    rows = logits[0].tolist()
+    best = min if "lowest" in has else max
+
+    def found(row):
+        return best(row) if "score" in has else row.index(best(row))
+
+    if "every" in has:
+        return [found(row) for row in rows]
+    if "all" in has:
+        return found([score for row in rows for score in row])
+    return found([row[-1] for row in rows] if "column" in has else rows[0 if "first" in has else -1])
 
 
-def best_score(logits):
-    return logits[0, -1].max().item()
+def next_by_sorting(logits, has=()):
+    scores = logits.squeeze(0)
+    if "column" in has:
+        scores = scores.T
+    if "all" in has:
+        scores = scores.reshape(1, -1)
+    values, ids = scores.sort(dim=-1, descending="lowest" not in has, stable=True)
+    found = (values if "score" in has else ids)[:, 0]
+    return found if "every" in has else found[0 if "first" in has else -1].item()
 
 
-def every_position(logits):
-    return [int(row.argmax()) for row in logits[0]]
+def places_by_comparing(scores, token, has=()):
+    own = scores[:, token : token + 1]
+    own = own[0] if "first row's score" in has else own
+    better = torch.ge(scores, own) if {"itself", "ties"} & {*has} else torch.gt(scores, own)
+    if "lower" in has:
+        better = torch.le(scores, own) if {"itself", "ties"} & {*has} else torch.lt(scores, own)
+    place = better.sum(1) + (0 if "ties" in has else 1)
+    if "argsort" in has:
+        place = scores.sort(dim=1, descending=True).indices[:, token] + 1
+    place = place - 1 if "from 0" in has else place
+    return place[0] if "first row" in has else place
 
 
-def worst(logits):
-    return (-logits[0, -1]).argmax().item()
+def places_by_loop(scores, token, has=()):
+    out = []
+    for row in scores.tolist():
+        own = scores[0, token].item() if "first row's score" in has else row[token]
+        place = 0 if "ties" in has else 1
+        for other in row:
+            above = other < own if "lower" in has else other > own
+            place += above or (other == own and ("itself" in has or "ties" in has))
+        if "argsort" in has:
+            place = sorted(range(len(row)), key=lambda i, row=row: -row[i])[token] + 1
+        out.append(place - ("from 0" in has))
+    return torch.tensor(out[:1] * len(out) if "first row" in has else out)
+
+
+def places_by_sorting(scores, token, has=()):
+    way = 1 if "lower" in has else -1
+    ordered, ids = (way * scores).sort(dim=1, stable=True)
+    own = way * scores[[0] * len(scores) if "first row's score" in has else range(len(scores)), token]
+    place = torch.searchsorted(ordered, own[:, None].contiguous(), right=bool({"itself", "ties"} & {*has}))[:, 0]
+    place = ids[:, token] if "argsort" in has else place - ("ties" in has) * 1
+    place = place + ("from 0" not in has)
+    return place[:1] if "first row" in has else place
+
+
+WAYS = {
+    "00.1": (softmax_by_torch, softmax_by_list, softmax_by_logarithms),
+    "00.2": (next_by_index, next_by_list, next_by_sorting),
+    "00.4": (places_by_comparing, places_by_loop, places_by_sorting),
+}
+TOLD = {
+    "00.1": {"no power": "divided the scores by their sum", "sign lost": "without their sign", "base 2": "raised 2",
+             "not divided": "and stopped", "by the largest": "largest instead of the sum",
+             "by the scores": "by the sum of the scores", "logarithm": "These are the logarithm"},
+    "00.2": {"first": "the first position", "all": "argmax without a position", "every": "at every position",
+             "column": "chose a position", "score": "gave the score itself", "lowest": "looked for the lowest"},
+    "00.4": {"from 0": "begin at 0", "itself": "the token itself", "ties": "equal scores as better",
+             "lower": "lower score", "argsort": "argsort says which token", "first row": "first row alone",
+             "first row's score": "compared every row"},
+}  # fmt: skip
+# faults that cannot stand in one answer, or of which one hides the other
+APART = {
+    "00.1": [{"no power", "sign lost", "base 2"}, {"not divided", "by the largest", "by the scores"},
+             {"no power", "by the scores"}, {"no power", "not divided"}, {"not divided", "logarithm"}],
+    "00.2": [{"first", "all", "every", "column"}],
+    "00.4": [{"from 0", "itself", "ties"}, {"argsort", "itself"}, {"argsort", "ties"}, {"argsort", "lower"},
+             {"argsort", "first row's score"}, {"first row", "first row's score"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", range(3))
+@pytest.mark.parametrize("exercise", WAYS)
+def test_the_right_answer_passes_however_it_is_written(exercise, way):
+    result = check(exercise, WAYS[exercise][way])
+    assert result, result.message
+
+
+@pytest.mark.parametrize(("exercise", "faults", "way"), alone(TOLD, WAYS) + pairs(TOLD, WAYS, APART))
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
+    assert_told(TOLD, exercise, faults, partial(WAYS[exercise][way], has=faults))
 
 
 def stop_kept(next_logits, ids, stop_ids, max_new):
@@ -170,49 +273,8 @@ def one_too_many(next_logits, ids, stop_ids, max_new):
     return new
 
 
-def from_zero(scores, token):
-    return (scores > scores[:, token : token + 1]).sum(1)
-
-
-def with_itself(scores, token):
-    return (scores >= scores[:, token : token + 1]).sum(1) + 1
-
-
-def ties_are_better(scores, token):
-    return (scores >= scores[:, token].unsqueeze(1)).sum(1)
-
-
-def from_below(scores, token):
-    return (scores[:, token].unsqueeze(1) > scores).sum(1) + 1
-
-
-def who_stands_there(scores, token):
-    return scores.sort(dim=1, descending=True).indices[:, token] + 1
-
-
-def only_the_first_row(scores, token):
-    return (scores[0] > scores[0][token]).sum() + 1
-
-
-def first_rows_score(scores, token):
-    return (scores > scores[0][token]).sum(1) + 1
-
-
 WRONG = [
-    ("00.1", divided_by_sum, "you divided the scores by their sum"),
-    ("00.1", without_sum, "and stopped"),
-    ("00.1", by_the_largest, "largest instead of the sum"),
-    ("00.1", by_the_sum_of_scores, "the sum of the scores"),
-    ("00.1", powers_of_two, "you raised 2"),
-    ("00.1", lambda s: torch.log_softmax(s, 0), "logarithm"),
-    ("00.1", lambda s: abs(s) / abs(s).sum(), "without their sign"),
     ("00.1", lambda s: s.softmax(0)[:, None], "shape should be"),
-    ("00.2", first_position, "the first position"),
-    ("00.2", flattened, "argmax without a position"),
-    ("00.2", best_score, "the best score itself"),
-    ("00.2", every_position, "at every position"),
-    ("00.2", worst, "lowest score"),
-    ("00.2", lambda x: x[0, :, -1].argmax().item(), "chose a position"),
     ("00.2", lambda x: str(next_id(x)), "should be a number"),
     ("00.3", stop_kept, "the stop id is among"),
     ("00.3", prompt_kept, "the prompt back"),
@@ -223,14 +285,7 @@ WRONG = [
     ("00.3", deaf_to_stop, "went on after a stop id"),
     ("00.3", one_too_many, "one id more"),
     ("00.3", only_left_out, "left the stop id out"),
-    ("00.3", lambda *_: None, "should be"),
-    ("00.4", from_zero, "begin at 0"),
-    ("00.4", with_itself, "the token itself"),
-    ("00.4", ties_are_better, "equal scores as better"),
-    ("00.4", from_below, "lower score"),
-    ("00.4", who_stands_there, "argsort says which token"),
-    ("00.4", only_the_first_row, "first row alone"),
-    ("00.4", first_rows_score, "compared every row"),
+    ("00.3", lambda *_: None, "returns nothing"),
     ("00.4", lambda s, t: places(s, t).float(), "dtype"),
     ("00.5", lambda *_: 100.0, "so far apart"),
     ("00.5", lambda *_: 0.1, "other direction"),

@@ -127,9 +127,10 @@ def _in_place(faults):
 
 NORM_FAULTS = {
     "outside": "outside the square root", "no eps": "epsilon is missing", "no weight": "forgot the weight",
-    "weight first": "multiplied by the weight first", "no cast": "compute in fp32", "fp32": "should be in torch.",
+    "weight first": "multiplied by the weight before", "no cast": "turn x into fp32 first",
+    "fp32": "dtype should be torch.",
     "no root": "take its square root", "sum": "not their sum", "mean": "as LayerNorm does",
-    "all": "depends on the others",
+    "all": "when other vectors stand beside it",
 }  # fmt: skip
 MEANINGLESS = [{"outside", "no eps"}, {"outside", "no root"}, {"weight first", "fp32"}, {"weight first", "no weight"},
                {"weight first", "no cast"}, {"fp32", "no cast"}, {"fp32", "no weight"}]  # one hides the other
@@ -178,15 +179,16 @@ def no_keepdim(x, weight, eps):
 
 
 OTHER_NORMS = [
-    (clamped, "no more than a limit"),
+    (clamped, "only a limit"),
     (lambda x, w, eps: norm(x, w, 0.0 * eps), "epsilon is missing"),
     (lambda x, w, _e: w * F.normalize(x.float(), dim=-1).mul(x.shape[-1] ** 0.5).to(x.dtype), "epsilon is missing"),
-    (changes_its_input, "changes its input"), (changes_its_input_too, "changes its input"),
-    (writes_into_its_input, "changes its input"),
+    (changes_its_input, "changes x"), (changes_its_input_too, "changes x"),
+    (writes_into_its_input, "changes x"),
     (no_keepdim, "several vectors: "), (lambda x, w, eps: norm(x, 1 + w, eps), "1 + weight"),
     (lambda x, w, eps: norm(x, 1 / w, eps), "you divided by the weight"),
-    (lambda x, w, _e: w * x, "nothing is divided"),
-    (lambda x, w, eps: norm(x, w, eps)[..., 0], "shape"), (lambda *_: None, "tensor, got None"),
+    (lambda x, w, _e: w * x, "you only multiplied by the weight"),
+    (lambda x, w, eps: norm(x, w, eps)[..., 0], "shape"),
+    (lambda *_: None, "rms_norm returns nothing: is the `return` missing?"),
     (lambda x, w, eps: F.rms_norm(x, w.shape, w, eps), "calls PyTorch's own rms_norm"),
     (lambda x, w, eps: torch.rms_norm(x, w.shape, w, eps), "calls PyTorch's own rms_norm"),
     (lambda x, w, eps: w * nn.RMSNorm(w.numel(), eps, dtype=x.dtype)(x), "calls PyTorch's own rms_norm"),
@@ -294,8 +296,8 @@ def spelled_backward(spelling, *faults):
 
 BACKWARD_FAULTS = {
     "constant": "as a constant", "sign": "wrong sign", "second weight": "missing in the second term",
-    "sum": "mean over channels", "r": "r³, not r:", "r2": "r³, not r²", "first weight": "missing in dx",
-    "rows": "summed over all rows", "weight in dw": "does not belong in dw", "dw without r": "missing in dw",
+    "sum": "mean over the channels", "r": "r³, not r:", "r2": "r³, not r²", "first weight": "missing in dx",
+    "rows": "sum dw over all rows", "weight in dw": "does not belong in dw", "dw without r": "missing in dw",
     "outside": "outside the root", "no eps": "epsilon is missing",
 }  # fmt: skip
 IMPOSSIBLE = [{"constant", f} for f in ("sign", "second weight", "sum", "r", "r2")] + [
@@ -335,11 +337,65 @@ def one_r_for_all(x, weight, eps, grad):
 
 OTHER_BACKWARDS = [
     (by_autograd, "calls PyTorch's own backward"), (by_autograd_grad, "calls PyTorch's own grad"),
-    (one_r_for_all, "depends on the others"), (lambda *a: backward(*a)[0], "raised ValueError"),
-    (lambda *a: backward(*a)[::-1], "dx"),
+    (one_r_for_all, "when other vectors stand beside it"), (lambda *a: backward(*a)[0], "raised ValueError"),
+    (lambda x, w, e, d: (backward(x, w, e, d)[0], backward(x, w, e, d)[1].sum()), "channels, too"),
+    (lambda x, w, e, d: (backward(x, w, e, d)[0], torch.tensordot(d, x * _rsqrt(x, e), x.dim())), "channels, too"),
+    (lambda x, w, e, d: (backward(x, w, e, d)[0], torch.einsum("...c,...c->", d, x * _rsqrt(x, e))), "channels, too"),
+    (lambda x, w, e, d: (backward(x, w, e, d)[0], (d * x * _rsqrt(x, e)).sum(-1)), "channels: sum over the rows"),
     (lambda x, w, e, d: (backward(x, w, e, d)[0], (d * x * _rsqrt(x, e)).sum(0)), "not over the first alone"),
     (lambda x, w, e, d: (backward(x, w, e, d)[0], (d * x * _rsqrt(x, e)).flatten(0, -2).mean(0)), "not their mean"),
 ]
+
+
+def swapped(x, weight, eps, grad):
+    dx, dw = backward(x, weight, eps, grad)
+    return dw, dx
+
+
+SWAPPED = [swapped, lambda *a: backward_by_einsum(*a)[::-1], lambda *a: [*reversed(backward_by_jacobian(*a))]]
+
+
+@pytest.mark.parametrize("answer", SWAPPED)
+def test_dw_before_dx_is_named_and_nothing_else(answer):
+    message = check("02.2", answer).message
+    assert message == "6 of 7 properties hold\n  - the order: you return (dw, dx): dx comes first, then dw"
+
+
+@pytest.mark.parametrize("spelling", ["formula", "factored", "loops"])
+def test_dw_before_dx_hides_no_other_fault(spelling):
+    for fault, phrase in BACKWARD_FAULTS.items():
+        message = check("02.2", lambda *a, f=fault: spelled_backward(spelling, f)(*a)[::-1]).message
+        assert phrase in message, f"{fault}: {message}"
+        assert "you return (dw, dx)" in message, f"{fault}: {message}"
+
+
+def rows_by_flatten(x, weight, eps, grad):
+    dx, _ = backward(x, weight, eps, grad)
+    return dx, (grad * x * _rsqrt(x, eps)).flatten(0, -2).sum(0)
+
+
+def rows_by_view(x, weight, eps, grad):
+    rows = x.shape[0] * x.shape[1] if x.dim() > 2 else x.shape[-2]
+    return backward(x, weight, eps, grad)[0], (grad * x * _rsqrt(x, eps)).view(rows, x.size(-1)).sum(0)
+
+
+def rows_by_loop(x, weight, eps, grad):
+    each = grad * x * _rsqrt(x, eps)
+    while each.dim() != 1 or each is None:
+        each = each.sum(dim=-2)
+    return backward(x, weight, eps, grad)[0], each if x.dim() > 1 else each.sum(dim=-2)
+
+
+@pytest.mark.parametrize("answer", [rows_by_flatten, rows_by_view, rows_by_loop])
+def test_a_backward_pass_that_wants_rows_hears_of_the_single_vector_alone(answer):
+    message = check("02.2", answer).message
+    assert message.startswith("6 of 7 properties hold\n  - a single vector: for x of shape (2,), a single vector, it")
+    assert "raised IndexError" in message and message.endswith("reshape(-1, C) makes rows of all of them")
+
+
+def test_a_single_vector_gives_a_single_dx():
+    message = check("02.2", lambda x, w, e, d: backward(x[None] if x.dim() < 2 else x, w, e, d)).message
+    assert "return dx of shape (2,) and dw of shape (2,); yours are of shape ((1, 2), (2,))" in message
 
 
 def _rsqrt(x, eps):
@@ -381,6 +437,8 @@ def spelled_swiglu(spelling, *faults):
 
     def functions(x, gate, up, down):
         g, u = F.linear(x, gate), F.linear(x, up)
+        if "product" in faults:
+            return F.linear(_act(g * u, F.silu), down)
         if "none" not in faults:
             act = _act(g, F.silu)
             g, u = (g, _act(u, F.silu)) if "up" in faults else (act, _act(u, F.silu) if "both" in faults else u)
@@ -391,6 +449,8 @@ def spelled_swiglu(spelling, *faults):
         def own(v):
             return v.mul(v.sigmoid())
 
+        if "product" in faults:
+            return _act(g.mul(u), own).matmul(down.t())
         if "up" in faults:
             u = _act(u, own)
         elif "none" not in faults:
@@ -402,6 +462,9 @@ def spelled_swiglu(spelling, *faults):
         out = torch.zeros(*x.shape[:-1], down.shape[0])
         for n in range(len(gate)):
             g, u = (x * gate[n]).sum(-1, keepdim=True), (x * up[n]).sum(-1, keepdim=True)
+            if "product" in faults:
+                out += _act(g * u, lambda v: v / (1 + (-v).exp())) * down[:, n]
+                continue
             a = g if {"none", "up"} & {*faults} else _act(g, lambda v: v / (1 + (-v).exp()))
             b = _act(u, lambda v: v / (1 + (-v).exp())) if {"up", "both"} & {*faults} else u
             out += (a + b if "add" in faults else a * b) * down[:, n]
@@ -415,10 +478,11 @@ def spelled_swiglu(spelling, *faults):
 
 
 GATE_FAULTS = {
-    "up": "silu to up", "both": "silu to gate and up", "none": "silu is missing", "sigmoid": "that is sigmoid",
-    "relu": "that is ReLU", "gelu": "that is GELU", "tanh": "that is tanh", "add": "a gate multiplies",
+    "up": "silu to up", "both": "silu to gate and up", "none": "silu is missing", "sigmoid": "used sigmoid",
+    "relu": "used ReLU", "gelu": "used GELU", "tanh": "used tanh", "add": "you added gate and up",
+    "product": "to the product of",
 }  # fmt: skip
-ONE_OF = [{"up", "both", "none"}, {"none", "sigmoid", "relu", "gelu", "tanh"}]
+ONE_OF = [{"up", "both", "none", "product"}, {"add", "product"}, {"none", "sigmoid", "relu", "gelu", "tanh"}]
 
 
 @pytest.mark.parametrize("spelling", ["functions", "methods", "units"])
@@ -442,7 +506,7 @@ OTHER_GATES = [
     (lambda x, g, u, d: (F.silu(x @ g.T) * (x @ u.T)) @ d, "raised RuntimeError"),
     (lambda x, g, u, d: swiglu(x, g, u, d if d.shape[0] != d.shape[1] else d.T), "down the wrong way round"),
     (lambda x, g, u, d: swiglu(x, g if len(g) != x.shape[-1] else g.mT, u, d), "gate the wrong way round"),
-    (lambda x, g, u, d: swiglu(x - x.mean(0), g, u, d) if x.dim() > 1 else swiglu(x, g, u, d), "depends on the others"),
+    (lambda x, g, u, d: swiglu(x - x.mean(0), g, u, d) if x.dim() > 1 else swiglu(x, g, u, d), "tokens stand beside"),
     (lambda x, g, u, d: spelled_swiglu("methods", "both")(x, g, u, d if d.shape[0] != d.shape[1] else d.T), "up stays"),
     (lambda x, g, u, d: spelled_swiglu("units", "relu")(x, g, u, d if d.shape[0] != d.shape[1] else d.T), "down the"),
     (lambda x, g, u, d: F.silu(F.linear(x, g)) * F.linear(x, u) + 0 * d.sum(), "shape"),
@@ -484,7 +548,7 @@ def test_inputs_that_break_the_norm_pass():
     (pair(255.0, 0.0), ["large survives", "small is the zero vector"]),
     (lambda: [torch.tensor([300.0] * 4), torch.tensor([1e-3] * 4).half()], ["large is not in fp16", "small survives"]),
     (lambda: (torch.ones(5).half(), torch.ones(4).half()), ["shape", "small survives"]),
-    (lambda: None, ["two tensors"]), (lambda: torch.ones(4).half(), ["two tensors"]),
+    (lambda: None, ["returns nothing: is the `return` missing?"]), (lambda: torch.ones(4).half(), ["two tensors"]),
 ])  # fmt: skip
 def test_inputs_that_do_not_break_the_norm_are_told_why(answer, phrases):
     result = check("02.4", answer)

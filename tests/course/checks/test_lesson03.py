@@ -93,7 +93,7 @@ RIGHT = [
     ("03.1", softmax_by_rows), ("03.1", softmax_at_once), ("03.2", causal_by_loops), ("03.2", causal_by_tril),
     ("03.3", attention_by_heads), ("03.3", attention_without_copies), ("03.4", build_by_loops),
     ("03.4", build_by_tables), ("03.5", backward_by_matrix), ("03.5", backward_in_place), ("03.6", give_away),
-    ("03.6", lambda _: (torch.tensor([[3, 4]]), torch.tensor([[3, 4, 5]]), 1)),
+    ("03.6", lambda n: (torch.tensor([[3, 4]]), torch.tensor([[3, n - 1]]), 0)),
 ]  # fmt: skip
 
 
@@ -393,6 +393,22 @@ def b_ignores_padding(padding, start):
     return torch.stack([causal(padding, start)[None]] * len(padding))
 
 
+def b_diagonal_by_eye(padding, start):
+    return b_empty(padding, start) | torch.eye(padding.shape[1] - start, padding.shape[1]).bool()
+
+
+def b_diagonal_by_arange(padding, start):
+    keys = torch.arange(padding.shape[1])
+    return b_empty_fill(padding, start) | (keys == keys[: len(keys) - start, None])
+
+
+def b_diagonal_in_a_loop(padding, start):
+    mask = b_empty_loops(padding, start)
+    for i in range(mask.shape[2]):
+        mask[:, :, i, i] = True
+    return mask
+
+
 # ---- 03.5 ----
 
 
@@ -416,9 +432,11 @@ def ids(*numbers):
     return torch.tensor([numbers])
 
 
-OVERFLOW, EMPTY, ONE_SHIFT = "more than fp32 can hold", "-inf minus -inf is NaN", "one number from the whole table"
+OVERFLOW, EMPTY, ONE_SHIFT = "more than fp32 can hold", "-inf minus -inf is NaN", "same number from the whole table"
 WHOLE = "sum of the whole table"
-OFFSET, ITSELF = "forgot the offset", "itself: its own key counts"
+LIMIT, CUT, SIZE = "above a limit", "cut scores off at a limit", "largest absolute value"
+DIAGONAL = "its own key is start \\+ i, not i"
+OFFSET, ITSELF = "forgot the offset", "itself: a token may look at itself"
 TURNS, NO_MASK, NO_SCALE = "are in turns", "took the mask and did not use it", "forgot to divide the scores"
 LATE, ROUND, QUERIES = "masked after the softmax", "mask is the wrong way round", "goes over the queries"
 NO_SUM, KEEPDIM, WHOLE_SUM = "the sum is missing", "keep the axis", "over the whole table"
@@ -439,13 +457,13 @@ WRONG = [
     ("03.1", s_whole_view, [WHOLE]),
     ("03.1", lambda s: softmax_like(s, 0.0, None), [WHOLE, OVERFLOW]),
     ("03.1", lambda s: softmax_like(s, s.amax(-1, keepdim=True), None), [WHOLE, EMPTY]),
-    ("03.1", lambda s: softmax_like(s, s.mean(-1, keepdim=True)), ["subtract the mean"]),
-    ("03.1", lambda s: softmax_like(s, s.abs().max(-1, keepdim=True)[0]), ["subtract the largest size"]),
-    ("03.1", lambda s: s_naive(s.clamp(-80, 80)), ["cut large scores off"]),
-    ("03.1", lambda s: softmax_at_once(s.nan_to_num(neginf=-1e30)), ["share the weight among keys"]),
-    ("03.1", torch.exp, ["these are the powers"]),
+    ("03.1", lambda s: softmax_like(s, s.mean(-1, keepdim=True)), ["subtract the row's mean"]),
+    ("03.1", lambda s: softmax_like(s, s.abs().max(-1, keepdim=True)[0]), ["subtract the largest absolute value"]),
+    ("03.1", lambda s: s_naive(s.clamp(-80, 80)), ["cut scores off at a limit"]),
+    ("03.1", lambda s: softmax_at_once(s.nan_to_num(neginf=-1e30)), ["shares its weight among keys"]),
+    ("03.1", torch.exp, ["you returned the powers"]),
     ("03.1", lambda s: s / s.sum(-1, keepdim=True), ["may be negative"]),
-    ("03.1", lambda s: softmax_at_once(s.mT).mT if s.dim() > 1 else softmax_at_once(s), ["goes down the columns"]),
+    ("03.1", lambda s: softmax_at_once(s.mT).mT if s.dim() > 1 else softmax_at_once(s), ["summed down the columns"]),
     ("03.1", lambda s: softmax_at_once(s).tolist(), ["should be a tensor"]),
     ("03.1", lambda s: torch.softmax(s, -1), ["calls PyTorch's own softmax"]),
     ("03.1", lambda s: s.softmax(-1).nan_to_num(0), ["calls PyTorch's own softmax"]),
@@ -462,17 +480,17 @@ WRONG = [
     ("03.2", m_strict_no_offset_loops, [OFFSET, ITSELF]),
     ("03.2", m_future_no_offset, [OFFSET, "sees key 1, which comes later"]),
     ("03.2", m_float_no_offset, [OFFSET, "add .bool"]),
-    ("03.2", m_additive_strict, [ITSELF, "mask to be added"]),
-    ("03.2", m_inverted, ["True and False are the wrong way round"]),
-    ("03.2", m_inverted_loops, ["True and False are the wrong way round"]),
-    ("03.2", m_inverted_logic, ["True and False are the wrong way round"]),
+    ("03.2", m_additive_strict, [ITSELF, "mask to add"]),
+    ("03.2", m_inverted, ["True and False are swapped"]),
+    ("03.2", m_inverted_loops, ["True and False are swapped"]),
+    ("03.2", m_inverted_logic, ["True and False are swapped"]),
     ("03.2", lambda n, start: torch.ones(n, n).tril() == 1, ["cached keys come first"]),  # noqa: ARG005
     ("03.2", lambda n, start: torch.ones(n, n + start).triu(start) == 1, ["show the future"]),
     ("03.2", lambda n, start: causal_by_tril(n, start).T, ["rows and columns are exchanged"]),
     ("03.2", lambda n, start: causal_by_tril(n, start) * 1.0, ["add .bool"]),
     ("03.2", lambda n, start: causal_by_tril(n, start).long(), ["add .bool"]),
     ("03.2", lambda n: n, ["raised TypeError"]),
-    ("03.2", lambda n, start: None, ["should be a tensor"]),  # noqa: ARG005
+    ("03.2", lambda n, start: None, ["returns nothing: is the `return` missing"]),  # noqa: ARG005
     ("03.3", a_one(order="turns"), [TURNS]),
     ("03.3", a_two(repeat=in_turns), [TURNS]),
     ("03.3", a_two(repeat=repeat_turns), [TURNS]),
@@ -524,10 +542,13 @@ WRONG = [
     ("03.4", b_no_offset_no_heads, [OFFSET, "axis for the heads is missing"]),
     ("03.4", lambda padding, start: build_by_loops(padding, start).squeeze(1), ["axis for the heads"]),
     ("03.4", lambda padding, start: b_empty(padding, start).float(), ["add .bool", "is padding and sees nothing"]),
-    ("03.4", lambda padding, start: build_by_loops(padding == 0, start), ["True means a real token"]),
-    ("03.4", lambda padding, start: build_by_tables(~padding, start), ["True means a real token"]),
-    ("03.4", b_ignores_padding, ["which is padding: hide the columns"]),
-    ("03.4", lambda padding, start: None, ["should be a tensor"]),  # noqa: ARG005
+    ("03.4", lambda padding, start: build_by_loops(padding == 0, start), ["True marks a real token"]),
+    ("03.4", lambda padding, start: build_by_tables(~padding, start), ["True marks a real token"]),
+    ("03.4", b_diagonal_by_eye, [DIAGONAL]),
+    ("03.4", b_diagonal_by_arange, [DIAGONAL]),
+    ("03.4", b_diagonal_in_a_loop, [DIAGONAL]),
+    ("03.4", b_ignores_padding, ["a padding position: hide the columns"]),
+    ("03.4", lambda padding, start: None, ["returns nothing: is the `return` missing"]),  # noqa: ARG005
     ("03.5", lambda w, g: w * g, [NO_SUM]),
     ("03.5", lambda w, g: torch.diag_embed(w).matmul(g[..., None])[..., 0], [NO_SUM]),
     ("03.5", lambda w, g: g.clone().mul_(w), [NO_SUM]),
@@ -537,20 +558,22 @@ WRONG = [
     ("03.5", lambda w, g: w * (g - (g * w).sum()), [WHOLE_SUM]),
     ("03.5", lambda w, g: w * (g - w.flatten() @ g.flatten()), [WHOLE_SUM]),
     ("03.5", lambda w, g: g.mul(w).sub(w * torch.tensordot(g, w, dims=g.dim())), [WHOLE_SUM]),
-    ("03.5", lambda w, g: w * (1 - w) * g, [r"each weight's own share"]),
-    ("03.5", lambda w, g: g - (g * w).sum(-1, keepdim=True), ["multiply the difference by the weight"]),
-    ("03.5", lambda w, g: w * (g - g.sum(-1, keepdim=True)), ["weight the gradients inside"]),
-    ("03.5", lambda w, g: w * ((g * w).sum(-1, keepdim=True) - g), ["sign is turned round"]),
-    ("03.5", lambda w, g: w * ((g * w).sum() - g), ["sign is turned round", WHOLE_SUM]),
-    ("03.5", lambda w, g: w * (g - g.sum(-1)), ["weight the gradients inside", KEEPDIM]),
-    ("03.5", lambda w, g: g - (g * w).sum(-1), ["multiply the difference by the weight", KEEPDIM]),
+    ("03.5", lambda w, g: w * (1 - w) * g, [r"only each weight's own rise"]),
+    ("03.5", lambda w, g: g - (g * w).sum(-1, keepdim=True), ["multiply the difference g"]),
+    ("03.5", lambda w, g: w * (g - g.sum(-1, keepdim=True)), ["inside the sum, multiply each g"]),
+    ("03.5", lambda w, g: w * ((g * w).sum(-1, keepdim=True) - g), ["sign is reversed"]),
+    ("03.5", lambda w, g: w * ((g * w).sum() - g), ["sign is reversed", WHOLE_SUM]),
+    ("03.5", lambda w, g: w * (g - g.sum(-1)), ["inside the sum, multiply each g", KEEPDIM]),
+    ("03.5", lambda w, g: g - (g * w).sum(-1), ["multiply the difference g", KEEPDIM]),
     ("03.5", lambda w, g: w * (g - (g * w).mean()), ["take the sum of g·w"]),
     ("03.6", lambda _: (ids(1, 2, 3), ids(1, 2, 4), 2), ["differ at t itself"]),
     ("03.6", lambda _: (ids(7, 2, 3), ids(1, 2, 3), 2), ["a token before t"]),
     ("03.6", lambda _: (ids(1, 2, 3), ids(1, 2, 3), 0), ["the same text"]),
     ("03.6", lambda _: (ids(1, 2, 3), ids(9, 8, 7), 1), ["change only tokens after t"]),
-    ("03.6", lambda _: (ids(1, 2, 3), ids(1, 2, 4), 3), ["position in both texts, 0 to 2, got 3"]),
+    ("03.6", lambda _: (ids(1, 2, 3), ids(1, 2, 4), 3), ["whole number from 0 to 2, got 3"]),
     ("03.6", lambda n: (ids(1, n), ids(1, 2), 0), ["from 0 to 15"]),
+    ("03.6", lambda _: (ids(3, 4), ids(3, 4, 5), 1), ["a has 2 tokens and b has 3"]),
+    ("03.6", lambda _: (ids(3, 4, 5, 6), ids(3, 4), 1), ["a has 4 tokens and b has 2"]),
     ("03.6", lambda _: (ids(1, 2).float(), ids(1, 2), 0), ["whole numbers of shape"]),
     ("03.6", lambda _: (torch.tensor([1, 2]), ids(1, 2), 0), [r"whole numbers of shape \(1, T\)"]),
     ("03.6", lambda _: "the prompt", ["return three things"]),
@@ -563,6 +586,52 @@ def test_a_wrong_answer_is_told_why(exercise_id, answer, sentences):
     assert not result
     for sentence in sentences:
         assert re.search(sentence, result.message, re.IGNORECASE), result.message
+
+
+def kept_above(limit):
+    def softmax(scores):
+        return softmax_like(scores, scores.amax(-1, keepdim=True).clamp(min=limit))
+
+    return softmax
+
+
+def kept_above_by_maximum(scores):
+    powers = (scores - torch.maximum(scores.max(-1, keepdim=True)[0], torch.tensor(0.0))).exp_()
+    total = powers.sum(-1, keepdim=True)
+    return powers / total.masked_fill(total == 0, 1.0)
+
+
+def kept_above_in_a_loop(scores):
+    rows = [[math.exp(s - max(0.0, *row)) for s in row] for row in scores.reshape(-1, scores.shape[-1]).tolist()]
+    return torch.tensor([[p / (sum(row) or 1.0) for p in row] for row in rows]).view_as(scores)
+
+
+FAR = [
+    (kept_above(0.0), [LIMIT]), (kept_above(-50.0), [LIMIT]), (kept_above_by_maximum, [LIMIT]),
+    (lambda s: softmax_like(s, s.amax(-1, keepdim=True).relu()), [LIMIT]), (kept_above_in_a_loop, [LIMIT]),
+    (lambda s: softmax_like(s.clamp(max=60), 0.0), [CUT]), (lambda s: s_naive(s.clip(-20, 20)), [CUT]),
+    (lambda s: s_naive(torch.minimum(s, torch.tensor(85.0))).nan_to_num(0), [CUT]),
+    (lambda s: softmax_like(s, s.abs().amax(-1, keepdim=True)).nan_to_num(0), [SIZE]),
+    (lambda s: softmax_like(s, torch.maximum(s, -s).max(-1, keepdim=True)[0]), [SIZE]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "sentences"), FAR)
+def test_a_softmax_that_fails_far_from_zero_hears_why_and_nothing_else(answer, sentences):
+    message = check("03.1", answer).message
+    told = [sentence for sentence in (OVERFLOW, ONE_SHIFT, WHOLE, LIMIT, CUT, SIZE) if sentence in message]
+    assert told == sentences, message
+
+
+@pytest.mark.parametrize("answer", [b_diagonal_by_eye, b_diagonal_by_arange, b_diagonal_in_a_loop])
+def test_a_diagonal_without_its_offset_is_not_taken_for_another_fault(answer):
+    message = check("03.4", answer).message
+    assert message.count("you forgot the offset") == 2 and "columns" not in message and "nothing else" not in message
+
+
+def test_a_long_input_stands_after_the_sentence():
+    lines = check("03.3", a_two(late=True)).message.splitlines()
+    assert re.match(r"  - hidden keys: You masked after .*\. \[0, .*should be .*, for \(\[\[\[", lines[1]), lines[1]
 
 
 def test_a_gradient_by_autograd_is_noticed():

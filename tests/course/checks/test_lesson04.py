@@ -121,7 +121,10 @@ def halves(sign):
             x = torch.cat((x[..., ::2], x[..., 1::2]), -1)
         a, b = x.chunk(2, -1)
         new = a * cos + first * b * sin
-        out = torch.cat((new, b * cos + second * (new if "overwritten" in has else a) * sin), -1)
+        parts = [new, b * cos + second * (new if "overwritten" in has else a) * sin]
+        if "exchanged" in has:
+            parts.reverse()
+        out = torch.cat(parts, -1) * (-1 if "negated" in has else 1)
         if "neighbours" in has:
             out = out.unflatten(-1, (2, n)).transpose(-1, -2).flatten(-2)
         return out.transpose(1, 2) if "heads" in has and x.shape[1] == x.shape[2] else out
@@ -148,7 +151,9 @@ def slices(sign):
             out[..., one] += (1 if "no minus" in has else -turn) * x[..., two] * s
             source = out if "overwritten" in has else x
             out[..., two] += (1 if "no minus" in has else turn) * source[..., one] * s
-        return out
+        if "exchanged" in has:
+            out[..., one], out[..., two] = out[..., two].clone(), out[..., one].clone()
+        return out.neg() if "negated" in has else out
 
     return answer
 
@@ -171,6 +176,10 @@ def matrices(sign):
                 every[t, a, a], every[t, a, b], every[t, b, a], every[t, b, b] = c, to_a, to_b, c
                 if "overwritten" in has:
                     every[t, b, a], every[t, b, b] = to_b * c, c + to_b * to_a
+                if "exchanged" in has:
+                    every[t, [a, b]] = every[t, [b, a]]
+                if "negated" in has:
+                    every[t, [a, b]] *= -1
         axes = "hij,bhtj->bhti" if "heads" in has and x.shape[1] == T else "tij,bhtj->bhti"
         return torch.einsum(axes, every, x.double()).to(x.dtype)
 
@@ -187,7 +196,8 @@ def rule_in_one_expression(head_dim, theta, factor, original, has):
     keep = (original / wave - 1) / 3
     keep = (original - wave) / (0.75 * original) if "by wavelength" in has else keep
     if "no clamp" not in has:
-        keep = keep.clamp(0, 1)
+        keep = keep if "no lower clamp" in has else keep.clamp(min=0)
+        keep = keep if "no upper clamp" in has else keep.clamp(max=1)
     if "steps down" in has or "steps up" in has:
         keep = (keep > 0 if "steps down" in has else keep >= 1).double()
     keep = 1 - keep if "upside down" in has else keep
@@ -210,9 +220,9 @@ def rule_in_a_loop(head_dim, theta, factor, original, has):
             slow, kept = kept, slow
         share = (1 - 1 / turns) / (1 - 1 / 4) if "by wavelength" in has else (turns - 1) / (4 - 1)
         if turns >= 4:
-            share = 1 if "no clamp" not in has else share
+            share = share if {"no clamp", "no upper clamp"} & {*has} else 1
         elif turns <= 1:
-            share = 0 if "no clamp" not in has else share
+            share = share if {"no clamp", "no lower clamp"} & {*has} else 0
         if "steps down" in has:
             share = 1 if turns > 1 else 0
         if "steps up" in has:
@@ -235,7 +245,8 @@ def rule_with_where(head_dim, theta, factor, original, has):
     elif "steps up" in has:
         share = torch.where(wave > short, 0.0, 1.0).double()
     elif "no clamp" not in has:
-        share = torch.where(wave <= short, 1.0, torch.where(wave >= long, 0.0, share))
+        share = share if "no lower clamp" in has else torch.where(wave >= long, 0.0, share)
+        share = share if "no upper clamp" in has else torch.where(wave <= short, 1.0, share)
     ends = (speed, slow) if "upside down" in has else (slow, speed)
     out = torch.lerp(*ends, share)
     return (slow if "all" in has else speed if "none" in has else out).float()
@@ -292,9 +303,11 @@ TOLD = {
              "base 500,000": "wrote 500,000", "wavelength": "These are wavelengths", "reversed": "opposite order"},
     "04.3": {"other way": "turned clockwise", "no minus": "minus is missing", "one road": "only multiplied",
              "neighbours": "paired neighbours", "table": "columns 0, 2, 4", "heads": "third axis",
-             "swapped": "sine where the cosine", "overwritten": "overwrote the first half"},
+             "swapped": "sine where the cosine", "overwritten": "overwrote the first half",
+             "exchanged": "halves come in the opposite order", "negated": "numbers have the opposite sign"},
     "04.5": {"none": "Nothing is scaled", "all": "slowed all pairs", "upside down": "upside down",
-             "no clamp": "must be clamped", "steps down": "keeps all that makes more than one turn",
+             "no clamp": "between 0 and 1: yours", "no lower clamp": "at 0, too", "no upper clamp": "at 1, too",
+             "steps down": "keeps all that makes more than one turn",
              "steps up": "fewer than 4 turns", "by wavelength": "proportion to the wave", "no 2π": "2π is missing",
              "factor 8": "wrote 8 where", "factor 32": "wrote 32 where", "original": "wrote 8192",
              "half": "half their range"},
@@ -306,8 +319,10 @@ TOLD["04.4"] = {**TOLD["04.3"], "other way": "has to be turned back"}
 SETS_APART = {
     "04.1": [{"scaled", "no minus", "overwritten"}],
     "04.2": [{"half", "double", "last"}, {"base 10,000", "base 500,000"}, {"plus", "wavelength"}],
-    "04.3": [{"other way", "no minus", "one road"}, {"one road", "overwritten"}],
-    "04.5": [{"none", "all", "upside down", "no clamp", "steps down", "steps up"}, {"none", "all", "by wavelength"},
+    "04.3": [{"other way", "no minus", "one road"}, {"one road", "overwritten"},
+             {"no minus", "exchanged"}],  # the same as no minus and the sine for the cosine
+    "04.5": [{"none", "all", "upside down", "no clamp", "no lower clamp", "no upper clamp", "steps down", "steps up"},
+             {"none", "all", "by wavelength"},
              {"steps down", "steps up", "by wavelength"}, {"factor 8", "factor 32", "none"},
              {"none", "all", "no 2π"}, {"none", "all", "original"}],
     "04.6": [{"half turns", "no 2π", "wavelengths"}, {"longer", "wavelengths"}, {"longer", "same"},
@@ -362,7 +377,7 @@ def test_a_message_names_the_property_the_smallest_input_and_both_numbers():
     message = check("04.3", answer_of("04.3", ("no minus", "heads"), 0)).message
     assert "which way a pair turns: for ([[[[1, 2]]]], [[0.8253, 0.8253]], [[0.5646, 0.5646]])" in message
     assert "[0, 0, 0, 0] should be -0.303949, got 1.95462. The minus is missing" in message
-    assert "as many heads as tokens: for (1x2x2x4 numbers" in message
+    assert re.search(r"as many heads as tokens: You turned head h .*\. \[0, .*should be .*, for \(1x2x2x4 num", message)
     message = check("04.2", answer_of("04.2", ("half",), 0)).message
     assert "the step from pair to pair: for (6, 50) [2] should be 0.07368, got 0.2714" in message
 
@@ -378,7 +393,7 @@ OTHERWISE = [
     ("04.3", lambda x, cos, _: x[..., :1] * cos[:, :1], "shape should be"),
     ("04.3", lambda x, cos, sin: halves(1)(x, cos, sin, ()).float(), "dtype should be torch.bfloat16"),
     ("04.3", lambda x, cos, sin: 2 * halves(1)(x, cos, sin, ()), "all numbers: "),
-    ("04.4", lambda *_: None, "should be a tensor"),
+    ("04.4", lambda *_: None, "returns nothing: is the `return` missing?"),
     ("04.5", lambda d, *_: torch.ones(d // 2), "all numbers: "),
     ("04.6", lambda d, _: torch.zeros(d // 2), "stands still"),
     ("04.6", lambda d, _: torch.ones(d), "got shape"),
@@ -419,6 +434,41 @@ def test_the_gradient_is_autograds():
     x.requires_grad_()
     find_exercise("04.3").reference(x, angles.cos(), angles.sin()).backward(grad)
     assert torch.allclose(reference(grad, angles.cos(), angles.sin()), x.grad)
+
+
+def rule_in_fp32(low, high):
+    def answer(head_dim, theta, factor, original):
+        freqs = theta ** (-torch.arange(0, head_dim, 2).float() / head_dim)
+        keep = ((original * freqs / (2 * PI) - 1) / 3).clamp(low, high)
+        return keep * freqs + (1 - keep) * freqs / factor
+
+    return answer
+
+
+@pytest.mark.parametrize(("low", "high", "told"), [(0, 1, ""), (None, 2**60, "no clamp"), (None, 1, "no lower clamp"),
+                                                   (0, None, "no upper clamp")])  # fmt: skip
+def test_a_clamp_that_is_missing_is_named_in_single_precision_too(low, high, told):
+    result = check("04.5", rule_in_fp32(low, high))
+    assert TOLD["04.5"][told] in result.message if told else result, result.message
+
+
+def test_the_blank_of_an_earlier_exercise_comes_first():
+    def apply_rope(x, cos, sin):
+        raise NotImplementedError("exercise 04.3")
+
+    def backward(grad, cos, sin, turn=apply_rope):
+        return turn(grad, cos, -sin)
+
+    first = "exercise 04.3 comes first: write apply_rope above, then run this cell again"
+    assert check("04.4", backward).message == first
+    assert check("04.3", apply_rope).message == "apply_rope is still to be written"
+    missing = eval("lambda grad, cos, sin: apply_rope(grad, cos, -sin)", {})
+    assert check("04.4", missing).message.startswith("exercise 04.3 comes first: run the cell with your apply_rope")
+
+
+def test_too_many_frequencies_are_not_taken_for_exponents_that_run_too_far():
+    message = check("04.2", lambda d, theta: torch.tensor([theta ** (-2 * i / d) for i in range(d)])).message
+    assert "shape should be (3,), got (6,)" in message and "twice too far" not in message
 
 
 def test_every_fault_of_an_exercise_is_planted_here():

@@ -1,170 +1,341 @@
-"""course.checks.lesson09: right answers pass, and each usual mistake is called by its name."""
+"""course.checks.lesson09: right answers pass, and each usual mistake is called by its name, alone and in pairs.
+
+Each exercise is written in three ways that have little in common, and each way can have any of the faults in it.
+"""
+
+import math
+import re
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from llamamm.course.checks import check
+from llamamm.course.checks import check, exercises_of
 
-# ---- right answers, written another way than the reference ----
+# ---- 09.1 in three ways: a table, branches, the shapes of matrices ----
 
 
-def count(cfg, r, targets):
+def count_by_table(cfg, r, targets, has):
+    C, inner = cfg.hidden_size, cfg.hidden_size if "narrow" in has else cfg.intermediate_size
+    q = C if "square" in has else cfg.n_heads * cfg.head_dim
+    kv = q if "kv heads" in has else cfg.n_kv_heads * cfg.head_dim
+    table = {"q_proj": (C, q), "o_proj": (q, C), "down_proj": (inner, C)}
+    table |= dict.fromkeys(("k_proj", "v_proj"), (C, kv)) | dict.fromkeys(("gate_proj", "up_proj"), (C, inner))
+    sides = [table[name] for name in targets]
+    ins, outs = sum(c for c, _ in sides), sum(n for _, n in sides)
+    each = ins if "A alone" in has else outs if "B alone" in has else ins + outs
+    each = sum(c * n for c, n in sides) if "product" in has else each
+    each *= {"no rank": 1, "rank twice": 2 * r}.get(next(iter({"no rank", "rank twice"} & {*has}), ""), r)
+    return each if "one block" in has else each * cfg.n_layers
+
+
+def count_by_branches(cfg, r, targets, has):
     total = 0
+    for _ in range(1 if "one block" in has else cfg.n_layers):
+        for name in targets:
+            inputs = outputs = cfg.hidden_size
+            if name in ("gate_proj", "up_proj") and "narrow" not in has:
+                outputs = cfg.intermediate_size
+            elif name == "down_proj" and "narrow" not in has:
+                inputs = cfg.intermediate_size
+            elif name in ("k_proj", "v_proj") and "kv heads" not in has:
+                outputs = cfg.n_kv_heads * cfg.head_dim
+            elif name in ("q_proj", "k_proj", "v_proj") and "square" not in has:
+                outputs = cfg.n_heads * cfg.head_dim
+            elif name == "o_proj" and "square" not in has:
+                inputs = cfg.n_heads * cfg.head_dim
+            if "product" in has:
+                numbers = inputs * outputs
+            else:
+                numbers = ("B alone" not in has) * inputs + ("A alone" not in has) * outputs
+            total += numbers if "no rank" in has else r * numbers + ("rank twice" in has) * r * numbers
+    return total
+
+
+def count_by_shapes(cfg, r, targets, has):
+    q = cfg.hidden_size if "square" in has else cfg.n_heads * cfg.head_dim
+    kv = q if "kv heads" in has else q * cfg.n_kv_heads // cfg.n_heads
+    if "square" in has and "kv heads" not in has:
+        kv = cfg.n_kv_heads * cfg.head_dim
+    inner = cfg.hidden_size if "narrow" in has else cfg.intermediate_size
+    rows = {"q": q, "k": kv, "v": kv, "o": cfg.hidden_size, "g": inner, "u": inner, "d": cfg.hidden_size}
+    columns = {"o": q, "d": inner}
+    numbers = 0
     for name in targets:
-        if name in ("q_proj", "o_proj"):
-            total += cfg.hidden_size + cfg.n_heads * cfg.head_dim
-        elif name in ("k_proj", "v_proj"):
-            total += cfg.hidden_size + cfg.n_kv_heads * cfg.head_dim
-        else:
-            total += cfg.hidden_size + cfg.intermediate_size
-    return total * r * cfg.n_layers
+        N, C = rows[name[0]], columns.get(name[0], cfg.hidden_size)
+        k = 1 if "no rank" in has else r
+        a, b = np.empty((k, C)), np.empty((N, k))
+        numbers += k * N * C if "product" in has else a.size * ("B alone" not in has) + b.size * ("A alone" not in has)
+    return int(numbers) * (2 if "rank twice" in has else 1) * (1 if "one block" in has else cfg.n_layers)
 
 
-class Layer(nn.Module):
-    def __init__(self, base, r, alpha):
-        super().__init__()
-        self.base, self.r, self.alpha = base, r, alpha
-        for p in base.parameters():
-            p.requires_grad = False
-        self.a = nn.Parameter(torch.rand(r, base.in_features) - 0.5)
-        self.b = nn.Parameter(torch.zeros(base.out_features, r))
-
-    def forward(self, x):
-        return self.base(x) + (x @ self.a.T @ self.b.T) * self.alpha / self.r
+# ---- 09.2 in three ways: functional, modules and matmul, einsum ----
 
 
-def merge(weight, a, b, alpha):
-    out = torch.addmm(weight.float(), b, a, alpha=alpha / len(a))
-    return out.to(weight.dtype)
+def scale_of(alpha, r, has):
+    wrong = {"no scale": 1.0, "alpha alone": alpha, "upside down": r / alpha, "root": alpha / r**0.5}
+    return next((value for fault, value in wrong.items() if fault in has), alpha / r)
 
 
-def rank(update, share):
-    energy = np.linalg.svd(update.numpy().astype(np.float64), compute_uv=False) ** 2
+def functional_layer(has):
+    class Layer(nn.Module):
+        def __init__(self, base, r, alpha):
+            super().__init__()
+            self.base = base if "trains" in has else base.requires_grad_(False)
+            self.scale = scale_of(alpha, r, has)
+            a_zero, b_random = {"A zero", "both zero"} & {*has}, {"A zero", "both random"} & {*has}
+            self.a = nn.Parameter(torch.zeros(r, base.in_features) if a_zero else torch.randn(r, base.in_features))
+            self.b = nn.Parameter((torch.randn if b_random else torch.zeros)(base.out_features, r))
+
+        def forward(self, x):
+            bias = None if "no bias" in has else self.base.bias
+            update = 0 if "no update" in has else self.scale * F.linear(F.linear(x, self.a), self.b)
+            return update if "no base" in has else F.linear(x, self.base.weight, bias) + update
+
+    return Layer
+
+
+def layer_of_matrices(has):
+    class Layer(nn.Module):
+        def __init__(self, base, r, alpha):
+            super().__init__()
+            self.base, self.r, self.alpha = base, r, alpha
+            for p in () if "trains" in has else base.parameters():
+                p.requires_grad = False
+            self.a = nn.Parameter(torch.rand(r, base.weight.shape[1]) - 0.5)
+            self.b = nn.Parameter(torch.rand(base.weight.shape[0], r) - 0.5)
+            with torch.no_grad():
+                if "A zero" not in has and "both random" not in has:
+                    self.b.zero_()
+                if "A zero" in has or "both zero" in has:
+                    self.a.zero_()
+
+        def forward(self, x):
+            out = x @ self.base.weight.T if "no bias" in has else self.base(x)
+            out = torch.zeros_like(out) if "no base" in has else out
+            if "no update" not in has:
+                out = out + (x @ self.a.T * scale_of(self.alpha, self.r, has)) @ self.b.T
+            return out
+
+    return Layer
+
+
+def layer_by_einsum(has):
+    class Layer(nn.Module):
+        def __init__(self, base, r, alpha):
+            super().__init__()
+            N, C = base.weight.shape
+            self.linear = base
+            if "trains" not in has:
+                base.weight.requires_grad = False
+                if base.bias is not None:
+                    base.bias.requires_grad = False
+            self.b, self.a = nn.Parameter(torch.empty(N, r)), nn.Parameter(torch.empty(r, C))
+            zero, random = nn.init.zeros_, nn.init.normal_
+            (zero if {"A zero", "both zero"} & {*has} else random)(self.a)
+            (random if {"A zero", "both random"} & {*has} else zero)(self.b)
+            self.register_buffer("scale", torch.tensor(scale_of(alpha, r, has)))
+
+        def forward(self, x):
+            y = torch.einsum("...c,nc->...n", x, self.linear.weight)
+            if "no bias" not in has and self.linear.bias is not None:
+                y = y + self.linear.bias
+            if "no update" in has:
+                return y * 0 if "no base" in has else y
+            update = torch.einsum("...c,rc,nr,->...n", x, self.a, self.b, self.scale)
+            return update if "no base" in has else y + update
+
+    return Layer
+
+
+def layer_in(way):
+    def answer(has):
+        return (functional_layer, layer_of_matrices, layer_by_einsum)[way](has)
+
+    return answer
+
+
+# ---- 09.3 in three ways: matmul, loops over the ranks, addmm ----
+
+
+def merge_scale(a, b, alpha, has):
+    wrong = {"no scale": 1.0, "alpha alone": alpha, "by C": alpha / a.shape[1], "by N": alpha / b.shape[0]}
+    return next((value for fault, value in wrong.items() if fault in has), alpha / a.shape[0])
+
+
+def merge_by_matmul(weight, a, b, alpha, has):
+    scale = merge_scale(a, b, alpha, has) * (-1 if "subtracted" in has else 1)
+    if "strips rounded" in has:
+        a, b = a.to(weight.dtype), b.to(weight.dtype)
+    delta = scale * (b @ a)
+    delta = delta.to(weight.dtype) if "update rounded" in has else delta
+    if "update alone" in has:
+        return delta.to(weight.dtype)
+    return (weight.float() + delta.float()).to(weight.dtype)
+
+
+def merge_by_loop(weight, a, b, alpha, has):
+    if "strips rounded" in has:
+        a, b = a.to(weight.dtype).float(), b.to(weight.dtype).float()
+    delta = torch.zeros(weight.shape)
+    for i in range(len(a)):
+        delta += torch.outer(b[:, i], a[i])
+    delta = delta.to(weight.dtype).float() if "strips rounded" in has else delta
+    delta = delta * merge_scale(a, b, alpha, has)
+    if "update rounded" in has:
+        delta = delta.to(weight.dtype)
+    start = torch.zeros_like(weight) if "update alone" in has else weight
+    out = torch.sub(start.float(), delta) if "subtracted" in has else torch.add(start.float(), delta)
+    return out.type_as(weight)
+
+
+def merge_by_addmm(weight, a, b, alpha, has):
+    scale = merge_scale(a, b, alpha, has)
+    scale = -scale if "subtracted" in has else scale
+    beta = 0 if "update alone" in has else 1
+    if "strips rounded" in has:
+        product = torch.einsum("nr,rc->nc", b.to(weight), a.to(weight)).float() * scale
+        return (beta * weight + product).to(weight)
+    if "update rounded" in has:
+        update = torch.mm(b, a).mul(scale).to(weight)
+        return weight * beta + update
+    return torch.addmm(weight.float(), b, a, beta=beta, alpha=scale).to(weight.dtype)
+
+
+# ---- 09.4 in three ways: cumsum, a loop with numpy, approximations ----
+
+
+def shift_of(has):
+    return -1 if "too few" in has else 1 if "too many" in has else 0
+
+
+def power_of(has):
+    return 1 if "values" in has else 4 if "squared twice" in has else 2
+
+
+def rank_by_cumsum(update, share, has):
+    energy = torch.linalg.svdvals(update.double()) ** power_of(has)
+    if energy.sum() == 0:
+        return int("zeros" in has)
+    share = share + 1e-6 if "more than" in has else share - 1e-6
+    if "of the largest" in has:
+        return int((energy / energy.max() >= share).sum()) + shift_of(has)
+    energy = energy.flip(0) if "weakest first" in has else energy
+    held = energy.cumsum(0) / energy.sum()
+    missing = (1 - held > share) if "residue" in has else (held < share)
+    return min(int(missing.sum()) + 1, len(energy)) + shift_of(has)
+
+
+def rank_by_loop(update, share, has):
+    energy = np.linalg.svd(update.numpy().astype(np.float64), compute_uv=False) ** power_of(has)
+    goal = (share + (1e-6 if "more than" in has else -1e-6)) * energy.sum()
+    if not update.any():
+        return 1 if "zeros" in has else 0
+    if "of the largest" in has:
+        goal = goal / energy.sum() * energy[0]
+        return sum(1 for e in energy if e >= goal) + shift_of(has)
+    if "weakest first" in has:
+        energy = sorted(energy)
     held, r = 0.0, 0
-    while held < (share - 1e-6) * energy.sum():
+    while r < len(energy) and (r == 0 or (sum(energy) - held > goal if "residue" in has else held < goal)):
         held += energy[r]
         r += 1
-    return r
+    return r + shift_of(has)
 
 
-def vanish(weight):
-    return torch.full((1, weight.shape[1]), -0.0006), torch.ones(len(weight), 1)
+def rank_by_eigenvalues(update, share, has):
+    m = update.double()
+    gram = m @ m.mT if m.shape[0] < m.shape[1] else m.mT @ m
+    energy = torch.linalg.eigvalsh(gram).clamp(min=0)  # ascending
+    energy = energy.sqrt() if "values" in has else energy.square() if "squared twice" in has else energy
+    if float(energy.sum()) < 1e-12:
+        return 1 if "zeros" in has else 0
+    order = energy.tolist() if "weakest first" in has else energy.tolist()[::-1]
+    share = share + (1e-6 if "more than" in has else -1e-6)
+    if "of the largest" in has:
+        return len([e for e in order if e >= share * max(order)]) + shift_of(has)
+    for r in range(1, len(order) + 1):
+        kept, rest = sum(order[:r]), sum(order[r:])
+        if (rest <= share * (kept + rest)) if "residue" in has else (kept >= share * (kept + rest)):
+            return r + shift_of(has)
+    return len(order) + shift_of(has)
 
 
-@pytest.mark.parametrize(
-    ("exercise", "answer"), [("09.1", count), ("09.2", Layer), ("09.3", merge), ("09.4", rank), ("09.5", vanish)]
-)
-def test_the_right_answer_passes(exercise, answer):
-    result = check(exercise, answer)
+WAYS = {
+    "09.1": (count_by_table, count_by_branches, count_by_shapes),
+    "09.2": tuple(map(layer_in, range(3))),
+    "09.3": (merge_by_matmul, merge_by_loop, merge_by_addmm),
+    "09.4": (rank_by_cumsum, rank_by_loop, rank_by_eigenvalues),
+}
+# what a message must hold, for each fault
+TOLD = {
+    "09.1": {"kv heads": "as many outputs as q_proj", "square": "hidden_size for the queries",
+             "one block": "counted one block", "A alone": "counted A alone", "B alone": "counted B alone",
+             "no rank": "left out the rank", "rank twice": "counted r twice", "product": "multiplied N and C",
+             "narrow": "both sides of the feed-forward"},
+    "09.2": {"both random": "B begins random", "both zero": "neither ever gets", "A zero": "the other way round",
+             "no scale": "left out the scale", "alpha alone": "divide it by r", "upside down": "upside down",
+             "root": "rsLoRA", "no base": "update alone", "no update": "never uses A and B", "no bias": "base's bias",
+             "trains": "base still trains"},
+    "09.3": {"no scale": "left out the scale", "alpha alone": "multiplied by alpha", "by C": "columns of a",
+             "by N": "rows of b", "update alone": "update alone", "subtracted": "subtracted the update",
+             "update rounded": "rounded the update", "strips rounded": "converted a and b"},
+    "09.4": {"values": "added up singular values", "squared twice": "squared twice", "too few": "One too few",
+             "too many": "One too many", "more than": "more than the share", "weakest first": "began with the weakest",
+             "of the largest": "compared each", "residue": "the rest is down", "zeros": "needs no rank"},
+}  # fmt: skip
+# faults that cannot stand in one answer, or of which one hides the other
+SETS_APART = {
+    # K and V are too wide in their outputs, which A alone does not count
+    "09.1": [{"A alone", "B alone", "product"}, {"no rank", "rank twice"}, {"kv heads", "A alone"}],
+    "09.2": [{"both random", "both zero", "A zero"}, {"no base", "no bias"},
+             {"no scale", "alpha alone", "upside down", "root", "no update"}, {"no base", "no update"}],
+    "09.3": [{"no scale", "alpha alone", "by C", "by N"}, {"update alone", "update rounded"},
+             {"strips rounded", "update rounded"}],  # the product of rounded strips is rounded already
+    "09.4": [{"values", "squared twice"}, {"too few", "too many"}, {"weakest first", "of the largest", "residue"},
+             {"more than", "of the largest"}],  # none is exactly that share of the largest
+}  # fmt: skip
+ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
+PAIRS = [
+    (e, pair, i % 3) for e, faults in TOLD.items() for i, pair in enumerate(combinations(faults, 2))
+    if not any(set(pair) <= apart for apart in SETS_APART[e])
+]  # fmt: skip
+
+
+def answer_of(exercise, has, way):
+    if exercise == "09.2":
+        return WAYS[exercise][way](has)
+    return lambda *case: WAYS[exercise][way](*case, has)
+
+
+@pytest.mark.parametrize("way", range(3))
+@pytest.mark.parametrize("exercise", WAYS)
+def test_the_right_answer_passes_however_it_is_written(exercise, way):
+    result = check(exercise, answer_of(exercise, (), way))
     assert result, result.message
 
 
-# ---- wrong answers ----
-
-
-def all_heads(cfg, r, targets):
-    total = 0
-    for name in targets:
-        wide = cfg.n_heads * cfg.head_dim if name in ("q_proj", "k_proj", "v_proj", "o_proj") else cfg.intermediate_size
-        total += r * (cfg.hidden_size + wide)
-    return cfg.n_layers * total
-
-
-def only_a(cfg, r, targets):
-    inputs = {"o_proj": cfg.n_heads * cfg.head_dim, "down_proj": cfg.intermediate_size}
-    return sum(r * inputs.get(name, cfg.hidden_size) for name in targets) * cfg.n_layers
-
-
-def only_b(cfg, r, targets):
-    outputs = {"q_proj": cfg.n_heads * cfg.head_dim, "k_proj": cfg.n_kv_heads * cfg.head_dim,
-               "v_proj": cfg.n_kv_heads * cfg.head_dim, "gate_proj": cfg.intermediate_size,
-               "up_proj": cfg.intermediate_size}  # fmt: skip
-    return sum(r * outputs.get(name, cfg.hidden_size) for name in targets) * cfg.n_layers
-
-
-def width_for_queries(cfg, r, targets):
-    total = 0
-    for name in targets:
-        other = {"q_proj": cfg.hidden_size, "o_proj": cfg.hidden_size, "k_proj": cfg.n_kv_heads * cfg.head_dim,
-                 "v_proj": cfg.n_kv_heads * cfg.head_dim}.get(name, cfg.intermediate_size)  # fmt: skip
-        total += cfg.hidden_size + other
-    return total * r * cfg.n_layers
-
-
-def narrow_feed_forward(cfg, r, targets):
-    total = sum(2 * cfg.hidden_size for name in targets if name in ("gate_proj", "up_proj", "down_proj"))
-    attention = [name for name in targets if name in ("q_proj", "k_proj", "v_proj", "o_proj")]
-    return total * r * cfg.n_layers + count(cfg, r, attention)
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [(all_heads, "n_kv_heads x head_dim"), (only_a, "A alone"), (only_b, "B alone"),
-     (width_for_queries, "n_heads x head_dim numbers"), (narrow_feed_forward, "intermediate_size wide"),
-     (lambda cfg, r, targets: count(cfg, r, targets) // cfg.n_layers, "one block"),
-     (lambda cfg, r, targets: count(cfg, 1, targets) if r else 0, "left out the rank"),
-     (lambda cfg, r, targets: 2 * count(cfg, r, targets), "r twice"),
-     (lambda *_: "many", "should be a number"),
-     (lambda cfg, r, targets: count(cfg, r, targets) + 1, "in case 1 of 5")],  # fmt: skip
-)  # fmt: skip
-def test_counting(answer, message):
-    result = check("09.1", answer)
+@pytest.mark.parametrize(("exercise", "faults", "way"), ALONE + PAIRS)
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
+    result = check(exercise, answer_of(exercise, faults, way))
     assert not result
-    assert message in result.message
+    for fault in faults:
+        assert TOLD[exercise][fault] in result.message, result.message
+    others = [f for f, told in TOLD[exercise].items() if told in result.message and f not in faults]
+    assert others == [], result.message
 
 
-class BothRandom(Layer):
-    def __init__(self, base, r, alpha):
-        super().__init__(base, r, alpha)
-        self.b = nn.Parameter(torch.randn(base.out_features, r))
+# ---- what no fault explains, other forms, other right answers ----
 
 
-class BothZero(Layer):
-    def __init__(self, base, r, alpha):
-        super().__init__(base, r, alpha)
-        nn.init.zeros_(self.a)
+class Layer(functional_layer(())):
+    pass
 
 
-class AZero(BothRandom):
-    def __init__(self, base, r, alpha):
-        super().__init__(base, r, alpha)
-        nn.init.zeros_(self.a)
-
-
-class NoScale(Layer):
-    def forward(self, x):
-        return self.base(x) + (x @ self.a.T) @ self.b.T
-
-
-class OnlyAlpha(Layer):
-    def forward(self, x):
-        return self.base(x) + self.alpha * (x @ self.a.T) @ self.b.T
-
-
-class Trains(Layer):
-    def __init__(self, base, r, alpha):
-        super().__init__(base, r, alpha)
-        base.requires_grad_(True)
-
-
-class NoBase(Layer):
-    def forward(self, x):
-        return (x @ self.a.T @ self.b.T) * self.alpha / self.r
-
-
-class NoBias(Layer):
-    def forward(self, x):
-        return x @ self.base.weight.T + (x @ self.a.T @ self.b.T) * self.alpha / self.r
-
-
-class Unused(Layer):
-    def forward(self, x):
-        return self.base(x)
-
-
-class Tensors(nn.Module):
+class WithoutParameters(nn.Module):
     def __init__(self, base, r, alpha):  # noqa: ARG002 (the exercise's arguments)
         super().__init__()
         self.a, self.b = torch.randn(r, base.in_features), torch.zeros(base.out_features, r)
@@ -176,92 +347,158 @@ class Transposed(Layer):
         self.a = nn.Parameter(torch.randn(base.in_features, r))
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [(BothRandom, "B begins random"), (BothZero, "neither ever gets a gradient"), (AZero, "the other way round"),
-     (NoScale, "left out the scale"), (OnlyAlpha, "divide it by r"), (Trains, "base still trains"),
-     (NoBase, "update alone"), (NoBias, "base's bias"), (Unused, "never uses A and B"),
-     (Tensors, "no nn.Parameter called a and b"), (Transposed, "a should have the shape (2, 7)")],  # fmt: skip
-)  # fmt: skip
-def test_the_layer(answer, message):
-    result = check("09.2", answer)
-    assert not result
-    assert message in result.message
+class InHalf(Layer):
+    def __init__(self, base, r, alpha):
+        super().__init__(base, r, alpha)
+        self.half()
+
+
+class Detached(Layer):
+    def forward(self, x):
+        return self.base(x) + self.scale * x @ self.a.T @ self.b.T.detach()
+
+
+class Bottleneck(Layer):
+    def __init__(self, base, r, alpha):
+        super().__init__(base, r, alpha)
+        self.gate = nn.Parameter(torch.ones(()))
+
+
+class Doubled(Layer):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class OneVector(Layer):
+    def forward(self, x):
+        return super().forward(x.flatten(0, -2) if x.dim() > 1 else x)
+
+
+def right_merge(*case):
+    return merge_by_matmul(*case, ())
 
 
 def in_place(weight, a, b, alpha):
-    weight += (alpha / a.shape[0] * (b @ a)).to(weight.dtype)
+    weight.copy_(right_merge(weight, a, b, alpha))
     return weight
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [(lambda w, a, b, alpha: (w.float() + b @ a).to(w.dtype), "left out the scale"),  # noqa: ARG005 (the mistake)
-     (lambda w, a, b, alpha: (w.float() + alpha * b @ a).to(w.dtype), "divide it by r"),
-     (lambda w, a, b, alpha: w + (alpha / len(a) * b @ a).to(w.dtype), "before adding"),
-     (lambda w, a, b, alpha: w + alpha / len(a) * (b.to(w.dtype) @ a.to(w.dtype)), "keep them in fp32"),
-     (lambda w, a, b, alpha: w.float() + alpha / len(a) * b @ a, "weight's own dtype"),
-     (lambda w, a, b, alpha: (alpha / len(a) * b @ a).to(w.dtype), "update alone"),
-     (lambda w, a, b, alpha: w.copy_(merge(w, a, b, alpha)), "changed the weight that was given"),
-     (in_place, ""),
-     (lambda w, a, b, alpha: merge(w, b, a, alpha), "it raised")],  # fmt: skip
-)  # fmt: skip
-def test_merging(answer, message):
-    result = check("09.3", answer)
+def added_in_place(weight, a, b, alpha):
+    weight += (alpha / len(a) * (b @ a)).to(weight.dtype)
+    return weight
+
+
+OTHERWISE = [
+    ("09.1", lambda *_: "many", "form: .*should be a number"),
+    ("09.1", lambda *case: count_by_table(*case, ()) + 1, "all results: .*should be 5636096, got 5636097"),
+    ("09.2", lambda *_: None, r"its parameters: .*should be an nn.Module, got None"),
+    ("09.2", WithoutParameters, "no nn.Parameter called a and b"),
+    ("09.2", Transposed, r"a should have the shape \(2, 7\), it has \(7, 2\)"),
+    ("09.2", InHalf, "a should be fp32, it is torch.float16"),
+    ("09.2", Detached, "what trains: no gradient for b:"),
+    ("09.2", Bottleneck, "what trains: gate would train as well"),
+    ("09.2", Doubled, r"all numbers: for weight \[\[2, 1\]\], .*\[0\] should be 89, got 178"),
+    ("09.2", OneVector, r"shape should be \(2, 3, 4\), got \(6, 4\)"),
+    ("09.3", lambda *case: right_merge(*case).double(), "dtype: .*is float64, the weight float32. Give it back"),
+    ("09.3", lambda w, *case: right_merge(w.float(), *case), "is float32, the weight bfloat16. Give it back"),
+    ("09.3", in_place, "changed it in place"),
+    ("09.3", added_in_place, "rounded the update .*\\n.*changed it in place"),
+    ("09.3", lambda w, a, b, alpha: merge_by_matmul(w, b, a, alpha, ()), "it raised RuntimeError"),
+    ("09.3", lambda w, *_: w.clone(), "all numbers: "),
+    ("09.3", lambda *_: None, "should be a tensor"),
+    ("09.4", lambda *_: math.nan, "form: .*should be 1, got nan"),
+    ("09.4", lambda *_: [1], "should be a number"),
+    ("09.4", lambda update, _: int(torch.linalg.matrix_rank(update)), "all results: .*at .'share 0.5'.*be 2, got 5"),
+    ("09.4", lambda update, share: rank_by_cumsum(update, share, ()) or None, "an update of zeros: .*got None"),
+]
+
+
+@pytest.mark.parametrize(("exercise", "answer", "message"), OTHERWISE)
+def test_what_no_fault_explains_is_told_with_its_numbers(exercise, answer, message):
+    result = check(exercise, answer)
     assert not result
-    assert message in result.message
+    assert re.search(message, result.message, re.S), result.message
+    planted = sum(told in result.message for fault, told in TOLD[exercise].items() if fault != "zeros")
+    assert planted == (answer is added_in_place), result.message
 
 
-def by_values(update, share):
-    s = torch.linalg.svdvals(update)
-    return 0 if s.sum() == 0 else int((s.cumsum(0) < (share - 1e-6) * s.sum()).sum()) + 1
+def test_a_message_names_the_property_the_input_and_both_numbers():
+    message = check("09.2", answer_of("09.2", ("alpha alone", "trains"), 0)).message
+    assert "for weight [[2, 1]], bias [50], r 2, alpha 6, a [[1, 0], [0, 2]], b [[3, 1]], x [1, 4]: [0]" in message
+    assert "should be 89, got 122. You multiplied by alpha: divide it by r" in message
+    assert "the base still trains, its weight and its bias" in message
+    message = check("09.4", answer_of("09.4", ("more than",), 0)).message
+    assert "for an update (2, 2) of the strengths 2, 2: at ['share 0.5']: the result should be 1, got 2" in message
 
 
-def one_too_few(update, share):
-    return rank(update, share) - 1
+def test_an_error_in_every_property_is_told_once():
+    message = check("09.1", lambda *case: case[0].width).message
+    assert message.startswith("0 of 7 properties hold\n") and message.count("AttributeError") == 1
 
 
-def above_share_of_largest(update, share):
-    e = torch.linalg.svdvals(update) ** 2
-    return 0 if e.sum() == 0 else int((e >= share * e[0]).sum())
+# ---- 09.5: many answers are right ----
 
 
-def weakest_first(update, share):
-    e = torch.linalg.svdvals(update.double()).flip(0) ** 2
-    return 0 if e.sum() == 0 else int((e.cumsum(0) < (share - 1e-6) * e.sum()).sum()) + 1
+def strips(step, along=1.0, down=1.0):
+    """a is `step` times `along`, b is `down`; each a number or a pattern that is repeated."""
+    def answer(weight):
+        N, C = weight.shape
+        row, column = (torch.tensor(v).expand(n) if isinstance(v, float) else torch.tensor((v * n)[:n])
+                       for v, n in ((along, C), (down, N)))  # fmt: skip
+        return step * row[None], column[:, None]
+
+    return answer
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [(by_values, "sum of their squares"), (one_too_few, "one too few"), (weakest_first, "weakest"),
-     (above_share_of_largest, "compared each with the largest"),
-     (lambda update, share: rank(update, share) + 1, "one too many"),
-     (lambda update, share: rank(update, share) if update.any() else 1, "zeros needs no rank"),
-     (lambda *_: float("nan"), "should be 1, got nan"),
-     (lambda update, _: int(torch.linalg.matrix_rank(update)), "in case 1 of 7")],  # fmt: skip
-)  # fmt: skip
-def test_rank(answer, message):
-    result = check("09.4", answer)
-    assert not result
-    assert message in result.message
+@pytest.mark.parametrize("answer", [
+    strips(1 / 1100), strips(-0.0006), strips(0.0006, [1.0], [1.0, -1.0]), strips(1.0, 1.0, 0.0005),
+    lambda w: (torch.full((1, w.shape[1]), 0.03), torch.full((len(w), 1), 0.03)), lambda w: [*strips(1 / 1024)(w)],
+])  # fmt: skip
+def test_every_adapter_that_vanishes_passes(answer):
+    result = check("09.5", answer)
+    assert result, result.message
 
 
-def strips(step):
-    return lambda weight: (torch.full((1, weight.shape[1]), step), torch.ones(len(weight), 1))
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [(strips(0.0), "update is zero"), (strips(0.1), "more than rounding takes away"),
-     (strips(1 / 600), "exactly 0.5"), (strips(-1 / 600), "exactly 0.5"), (strips(1e-5), "it whispers"),
-     (lambda w: (torch.full((1, w.shape[1]), 1 / 1100), torch.cat((torch.ones(1, 1), torch.zeros(len(w) - 1, 1)))),
-      "it whispers"),
-     (strips(float("inf")), "NaN or infinity"),
-     (lambda w: (torch.ones(w.shape[1], 1), torch.ones(1, len(w))), "a should be (1, 8)"),
-     (lambda w: tuple(t.bfloat16() for t in vanish(w)), "fp32"),
-     (lambda w: vanish(w)[0], "return two tensors")],  # fmt: skip
-)  # fmt: skip
-def test_an_adapter_that_does_not_vanish(answer, message):
+@pytest.mark.parametrize(("answer", "phrases"), [
+    (strips(0.0), ["the update is zero"]), (strips(1.0, 0.0, 1.0), ["the update is zero"]),
+    (lambda w: (torch.randn(1, w.shape[1]), torch.zeros(len(w), 1)), ["the update is zero"]),
+    (strips(0.1), ["more than rounding takes away"]), (strips(1.0, 1.0, -0.05), ["reach 0.05"]),
+    (lambda w: (torch.ones(1, w.shape[1]), torch.ones(len(w), 1)), ["32 of 32 weights", "reach 1,"]),
+    (strips(1 / 600), ["exactly 0.5"]), (strips(-1 / 600), ["exactly 0.5"]), (strips(0.04, 1.0, 0.04), ["exactly 0.5"]),
+    (strips(1e-5), ["it whispers"]), (strips(1 / 1100, 1.0, [1.0, 0.0]), ["it whispers"]),
+    (strips(0.0004), ["moves by 0.0032 only"]),
+    (strips(0.0006, [1.0, -1.0]), ["cancel out"]), (strips(-0.0009, [-1.0, 1.0]), ["cancel out"]),
+    (lambda w: ((torch.arange(w.shape[1]) % 2 * 2 - 1.0)[None] / 1100, torch.ones(len(w), 1)), ["cancel out"]),
+    (strips(0.1, [1.0, -1.0]), ["more than rounding", "cancel out"]),
+    (strips(0.1, 1.0, [1.0, 0.0]), ["more than rounding", "it whispers"]),
+    (strips(math.inf), ["NaN or infinity"]), (strips(math.nan), ["NaN or infinity"]),
+    (lambda w: (strips(1e30)(w)[0], strips(1e30)(w)[0][:, :1].expand(len(w), 1)), ["NaN or infinity"]),
+    (lambda w: strips(1 / 1100)(w.T), ["a should be (1, 8) and b (4, 1), got (1, 4) and (8, 1)"]),
+    (lambda w: strips(1 / 1100)(w)[::-1], ["You swapped the two"]),
+    (lambda w: tuple(t.T for t in strips(1 / 1100)(w.T)), ["You swapped the two"]),
+    (lambda w: tuple(t.bfloat16() for t in strips(1 / 1100)(w)), ["should be fp32"]),
+    (lambda w: tuple(t.double() for t in strips(1 / 1100)(w)), ["should be fp32"]),
+    (lambda w: strips(1 / 1100)(w)[0], ["return two tensors"]), (lambda _: None, ["return two tensors"]),
+])  # fmt: skip
+def test_an_adapter_that_does_not_vanish_is_told_why(answer, phrases):
     result = check("09.5", answer)
     assert not result
-    assert message in result.message
+    assert all(phrase in result.message for phrase in phrases), result.message
+
+
+def test_every_fault_of_an_exercise_is_planted_here():
+    for exercise in exercises_of("09"):
+        ours = {*TOLD.get(exercise.id, {})} - {"both random", "both zero", "A zero", "trains", "zeros"}
+        assert len(exercise.mistakes) == len(ours)
+
+
+@pytest.mark.parametrize("value", [
+    None, "x", [], (None, None), math.nan, 10**400, print, torch.ones(0), torch.tensor([1, 2]),
+    torch.ones(2, device="meta"), torch.eye(2).to_sparse(), torch.ones(2, dtype=torch.complex64),
+    torch.ones(2, requires_grad=True), {1: 2}, nn.Linear(1, 1), (torch.ones(1, 8, dtype=torch.complex64),) * 2,
+])  # fmt: skip
+def test_a_result_of_any_kind_gets_a_few_lines(value):
+    for exercise in exercises_of("09"):
+        result = check(exercise.id, lambda *_: value)
+        assert not result
+        assert len(result.message.splitlines()) <= 5 and all(len(line) < 500 for line in result.message.splitlines())

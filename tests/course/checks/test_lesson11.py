@@ -1,267 +1,529 @@
-"""course.checks.lesson11: right answers pass, and each usual mistake is called by its name."""
+"""course.checks.lesson11: right answers pass, and each usual mistake is called by its name, alone and in pairs.
+
+Each exercise is written in three ways that have little in common, and each way can have any of the faults in it.
+"""
 
 import math
+import re
+from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from llamamm.course.checks import check
+from llamamm.course.checks import check, exercises_of
 
-# ---- right answers, written another way than the reference ----
-
-
-def count(height, width, patch, hidden, cls):
-    tokens = len(range(0, height - patch + 1, patch)) * len(range(0, width - patch + 1, patch))
-    return tokens + int(cls), hidden * (3 * patch**2 + 1)
+# ---- 11.1 in three ways: formulas, ranges, shapes of tensors ----
 
 
-def cut(pixels, patch):
-    rows, columns = (range(0, side - patch + 1, patch) for side in pixels.shape[2:])
-    squares = [pixels[:, :, y : y + patch, x : x + patch].flatten(1) for y in rows for x in columns]
-    return torch.stack(squares, dim=1)
+def count_by_formula(height, width, patch, hidden, cls, has):
+    rows, columns = height // patch, width // patch
+    if "rounded up" in has:
+        rows, columns = math.ceil(height / patch), math.ceil(width / patch)
+    n = {"area": height * width // (patch * patch), "pixels": height * width, "one column": rows, "one row": columns,
+         "overlap": (height - patch + 1) * (width - patch + 1)}.get(grid_of(has), rows * columns)  # fmt: skip
+    P = patch * hidden if "a line" in has else patch**2 * hidden
+    parameters = (P if "one channel" in has else 3 * P) + ("no bias" not in has) * hidden
+    parameters = parameters * n if "for each patch" in has else parameters
+    tokens = n + (cls or "always CLS" in has) * ("no CLS" not in has)
+    return (parameters, tokens) if "order" in has else (tokens, parameters)
 
 
-def square_of(table):
-    side = math.isqrt(len(table) - 1)
-    return table[1:].unflatten(0, (side, side)).movedim(2, 0)[None]  # (1, C, side, side)
+def grid_of(has):
+    return next((f for f in ("area", "pixels", "one column", "one row", "overlap") if f in has), "")
 
 
-def positions_for(table, rows, columns):
-    new = F.interpolate(square_of(table), (rows, columns), mode="bicubic")
-    return torch.cat([table[:1], new[0].movedim(0, 2).flatten(0, 1)])
+def count_by_ranges(height, width, patch, hidden, cls, has):
+    step = 1 if {"overlap", "pixels"} & {*has} else patch
+    wide = 1 if {"rounded up", "pixels"} & {*has} else patch
+    ys, xs = range(0, height - wide + 1, step), range(0, width - wide + 1, step)
+    ys = range(1) if "one row" in has else ys
+    xs = range(1) if "one column" in has else xs
+    patches = [(y, x) for y in ys for x in xs]
+    if "area" in has:
+        patches = patches[:0] + [None] * int(height * width / patch**2)
+    numbers = 0
+    for _ in range(1 if "one channel" in has else 3):
+        for _ in range(1 if "a line" in has else patch):
+            numbers += patch * hidden
+    numbers += 0 if "no bias" in has else hidden
+    numbers = sum(numbers for _ in patches) if "for each patch" in has else numbers
+    if "no CLS" not in has and (cls or "always CLS" in has):
+        patches.append("CLS")
+    answer = [len(patches), numbers]
+    return tuple(answer[::-1]) if "order" in has else tuple(answer)
 
 
-def cosines(images, texts):
-    return torch.stack([torch.cosine_similarity(image[None], texts) for image in images])
+def count_by_shapes(height, width, patch, hidden, cls, has):
+    grid = [divmod(side, patch) for side in (height, width)]
+    sides = [n + (rest > 0) if "rounded up" in has else n for n, rest in grid]
+    if "pixels" in has:
+        sides = [height, width]
+    if "overlap" in has:
+        sides = [side - patch + 1 for side in (height, width)]
+    sides = sides[:1] if "one column" in has else sides[1:] if "one row" in has else sides
+    n = math.prod(sides) if "area" not in has else (height * width) // (patch * patch)
+    weight = np.empty((hidden, 1 if "one channel" in has else 3, *([patch] if "a line" in has else [patch, patch])))
+    parameters = weight.size + (0 if "no bias" in has else len(weight))
+    extra = 0 if "no CLS" in has else max(int(cls), "always CLS" in has)
+    result = n + extra, parameters * (n if "for each patch" in has else 1)
+    return (result[1], result[0]) if "order" in has else result
 
 
-def yes_or_no_loss(images, texts, scale, bias):
-    logits = cosines(images, texts) * scale + bias
-    return F.binary_cross_entropy_with_logits(logits, torch.eye(len(logits)), reduction="sum") / len(logits)
+# ---- 11.2 in three ways: reshape, slices, gathered indices ----
 
 
-def twin(picture, patch):
-    patches = cut(picture[None], patch)[0].roll(1, dims=0)
-    return F.fold(patches.T[None], picture.shape[1:], patch, stride=patch)[0]
+def corner(pixels, patch, has):
+    """The picture without what is left over, in the ways of the faults."""
+    H, W = (side // patch * patch for side in pixels.shape[2:])
+    if "squeezed" in has:
+        return F.interpolate(pixels, (H, W), mode="bilinear", align_corners=False)
+    dy, dx = pixels.shape[2] - H, pixels.shape[3] - W
+    dy, dx = (dy, dx) if "bottom right" in has else (dy // 2, dx // 2) if "centre" in has else (0, 0)
+    return pixels[..., dy : dy + H, dx : dx + W]
 
 
-@pytest.mark.parametrize(
-    ("exercise", "answer"),
-    [("11.1", count), ("11.2", cut), ("11.3", positions_for), ("11.4", yes_or_no_loss), ("11.5", twin)],
-)
-def test_the_right_answer_passes(exercise, answer):
-    result = check(exercise, answer)
+def order_inside(has):
+    return {"channel last": "yxc", "tipped": "cxy", "tipped, channel last": "xyc"}.get(
+        next((f for f in ("tipped, channel last", "channel last", "tipped") if f in has), ""), "cyx")  # fmt: skip
+
+
+def cut_by_reshape(pixels, patch, has):
+    x = corner(pixels, patch, has)
+    B, C, H, W = x.shape
+    r, c = H // patch, W // patch
+    if "viewed" in has:
+        return x.reshape(B, r * c, -1)
+    x = x.view(B, C, r, patch, c, patch) if x.is_contiguous() else x.reshape(B, C, r, patch, c, patch)
+    if "channels apart" in has:
+        return x.permute(0, 1, 2, 4, 3, 5).reshape(B, r * c, -1)
+    axes = [4, 2] if "down" in has else [2, 4]
+    axes += [{"c": 1, "y": 3, "x": 5}[axis] for axis in order_inside(has)]
+    return x.permute(0, *axes).reshape(B, r * c, -1)
+
+
+def cut_by_slices(pixels, patch, has):
+    x = corner(pixels, patch, has)
+    rows, columns = range(0, x.shape[2], patch), range(0, x.shape[3], patch)
+    if "viewed" in has:
+        return torch.stack(x.flatten(1).chunk(len(rows) * len(columns), 1), 1)
+    places = [(r, c) for c in columns for r in rows] if "down" in has else [(r, c) for r in rows for c in columns]
+    squares = [x[:, :, r : r + patch, c : c + patch] for r, c in places]
+    if "channels apart" in has:
+        each = [square[:, k].flatten(1) for k in range(3) for square in squares]
+        return torch.cat(each, 1).unflatten(1, (len(squares), -1))
+    axes = [{"c": 1, "y": 2, "x": 3}[axis] for axis in order_inside(has)]
+    return torch.stack([square.permute(0, *axes).flatten(1) for square in squares], 1)
+
+
+def cut_by_indices(pixels, patch, has):
+    x = corner(pixels, patch, has)
+    B, C, H, W = x.shape
+    n, size = (H // patch) * (W // patch), C * patch * patch
+    table = torch.arange(C * H * W).view(C, H, W)
+    if not {"viewed"} & {*has}:
+        where = []
+        for i in range(n):
+            r, c = (i % (H // patch), i // (H // patch)) if "down" in has else divmod(i, W // patch)
+            part = table[:, r * patch : (r + 1) * patch, c * patch : (c + 1) * patch]
+            where.append(torch.einsum(f"cyx->{order_inside(has)}", part).reshape(-1))
+        table = torch.stack(where)
+        if "channels apart" in has:
+            table = torch.cat([part for part in table.view(n, C, -1).unbind(1)]).reshape(n, size)
+    return x.reshape(B, -1)[:, table.reshape(-1)].view(B, n, size)
+
+
+# ---- 11.3 in three ways: permute, einsum-like moves, channel by channel ----
+
+
+def how(has):
+    mode = "bilinear" if "bilinear" in has else "nearest" if "nearest" in has else "bicubic"
+    return {"mode": mode} if mode == "nearest" else {"mode": mode, "align_corners": "corners" in has}
+
+
+def new_size(rows, columns, has):
+    return (columns, rows) if "swapped" in has else (rows, columns)
+
+
+def with_first(table, new, has):
+    first = table[:1] * 0 if "zero" in has else table[:1]
+    return torch.cat([new, first]) if "last" in has else torch.cat([first, new])
+
+
+def positions_by_permute(table, rows, columns, has):
+    g, C = math.isqrt(len(table) - 1), table.shape[1]
+    if "CLS in line" in has:
+        return F.interpolate(table.T[None], rows * columns + 1, mode="linear")[0].T
+    if "line" in has:
+        return with_first(table, F.interpolate(table[1:].T[None], rows * columns, mode="linear")[0].T, has)
+    if "as they are" in has:
+        return with_first(table, table[1:].repeat(rows * columns, 1)[: rows * columns], has)
+    square = table[1:].view(1, C, g, g) if "viewed in" in has else table[1:].view(1, g, g, C).permute(0, 3, 1, 2)
+    square = square.transpose(2, 3) if "tipped" in has else square
+    new = F.interpolate(square, size=new_size(rows, columns, has), **how(has))
+    new = new.reshape(-1, C) if "viewed out" in has else new.permute(0, 2, 3, 1).reshape(-1, C)
+    return with_first(table, new, has)
+
+
+def positions_by_movedim(table, rows, columns, has):
+    places, C = table[1:], table.shape[-1]
+    side = round(len(places) ** 0.5)
+    if {"line", "CLS in line"} & {*has}:
+        source = table if "CLS in line" in has else places
+        n = rows * columns + ("CLS in line" in has)
+        at = ((torch.arange(n) + 0.5) * len(source) / n - 0.5).clamp(0, len(source) - 1)
+        low, high = at.floor().long(), at.ceil().long()
+        new = source[low] * (1 - at + low)[:, None] + source[high] * (at - low)[:, None]
+        return new if "CLS in line" in has else with_first(table, new, has)
+    if "as they are" in has:
+        return with_first(table, torch.stack([places[i % len(places)] for i in range(rows * columns)]), has)
+    square = places.reshape(C, side, side) if "viewed in" in has else places.unflatten(0, (side, side)).movedim(-1, 0)
+    square = square.mT if "tipped" in has else square
+    new = F.interpolate(square.unsqueeze(0), new_size(rows, columns, has), **how(has)).squeeze(0)
+    new = new.flatten().view(-1, C) if "viewed out" in has else new.movedim(0, -1).flatten(0, 1)
+    return with_first(table, new, has)
+
+
+def positions_by_channel(table, rows, columns, has):
+    g, C = int(len(table) ** 0.5), table.shape[1]
+    if {"line", "CLS in line", "as they are"} & {*has}:
+        if "as they are" in has:
+            index = [i % (g * g) + 1 for i in range(rows * columns)]
+            return with_first(table, table[index], has)
+        source = table if "CLS in line" in has else table[1:]
+        line = source.T.unsqueeze(1).unsqueeze(2)  # a picture of one row
+        new = F.interpolate(line, (1, rows * columns + ("CLS in line" in has)), mode="bilinear").flatten(1).T
+        return new if "CLS in line" in has else with_first(table, new, has)
+    layers = []
+    for c in range(C):
+        square = table[1:, c].reshape(g, g)
+        if "viewed in" in has:
+            square = table[1:].flatten()[c * g * g : (c + 1) * g * g].reshape(g, g)
+        square = square.t() if "tipped" in has else square
+        layers.append(F.interpolate(square[None, None], new_size(rows, columns, has), **how(has)).flatten())
+    new = torch.cat(layers).reshape(-1, C) if "viewed out" in has else torch.stack(layers, 1)
+    return with_first(table, new, has)
+
+
+# ---- 11.4 in three ways: logsigmoid, binary cross-entropy, a loop over pairs ----
+
+
+def logit_of(cos, scale, bias, has):
+    scaled = cos / scale if "divided" in has else cos if "no scale" in has else cos * scale
+    if "bias inside" in has:
+        return (cos + bias) / scale if "divided" in has else cos + bias if "no scale" in has else (cos + bias) * scale
+    return scaled if "no bias" in has else scaled - bias if "minus bias" in has else scaled + bias
+
+
+def divided(losses, has):
+    n = len(losses)
+    loss = losses.sum() if "sum" in has else losses.sum() / n**2 if "mean" in has else losses.sum() / n
+    return loss * (-1 if "below zero" in has else 1)
+
+
+def choices(logits, has):
+    right = torch.arange(len(logits))
+    one = F.cross_entropy(logits, right)
+    return one if "half CLIP" in has else (one + F.cross_entropy(logits.mT, right)) / 2
+
+
+def loss_by_logsigmoid(images, texts, scale, bias, has):
+    if "long" not in has:
+        images, texts = images / images.norm(dim=1, keepdim=True), texts / texts.norm(dim=1, keepdim=True)
+    logits = logit_of(images @ texts.T, scale, bias, has)
+    if {"CLIP", "half CLIP"} & {*has}:
+        return choices(logits, has)
+    sign = torch.eye(len(logits)) if "1 and 0" in has else 2 * torch.eye(len(logits)) - 1
+    sign = torch.ones_like(sign) if "all yes" in has else sign
+    losses = -F.logsigmoid((-1 if "flipped" in has else 1) * sign * logits)
+    losses = losses.tril().triu() if "right pairs" in has else losses
+    losses = losses - losses.diag().diag() if "wrong pairs" in has else losses
+    return divided(losses, has)
+
+
+def loss_by_entropy(images, texts, scale, bias, has):
+    cos = torch.cosine_similarity(images[:, None], texts[None], dim=-1)
+    cos = torch.einsum("ne,me->nm", images, texts) if "long" in has else cos
+    logits = logit_of(cos, scale, bias, has)
+    if {"CLIP", "half CLIP"} & {*has}:
+        p = -logits.log_softmax(1).diag().mean()
+        return p if "half CLIP" in has else (p - logits.log_softmax(0).diag().mean()) / 2
+    n = len(logits)
+    right = torch.eye(n)
+    logits = logits * right if "1 and 0" in has else logits
+    target = torch.ones(n, n) if {"all yes", "1 and 0"} & {*has} else right
+    target = 1 - target if "flipped" in has else target
+    losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    losses[~right.bool() if "right pairs" in has else right.bool() & ("wrong pairs" in has)] = 0
+    return divided(losses, has)
+
+
+def loss_by_loop(images, texts, scale, bias, has):
+    n = len(images)
+    logits, losses = torch.zeros(n, n), torch.zeros(n, n)
+    for i in range(n):
+        for j in range(n):
+            a, b = images[i], texts[j]
+            cos = a @ b if "long" in has else a @ b / (a @ a).sqrt() / (b @ b).sqrt()
+            logits[i, j] = x = logit_of(cos, scale, bias, has)
+            if ("right pairs" in has and i != j) or ("wrong pairs" in has and i == j):
+                continue
+            sign = 1 if i == j or "all yes" in has else -1
+            sign = int(i == j) if "1 and 0" in has else sign
+            losses[i, j] = F.softplus(sign * x if "flipped" in has else -sign * x)
+    return choices(logits, has) if {"CLIP", "half CLIP"} & {*has} else divided(losses, has)
+
+
+WAYS = {
+    "11.1": (count_by_formula, count_by_ranges, count_by_shapes),
+    "11.2": (cut_by_reshape, cut_by_slices, cut_by_indices),
+    "11.3": (positions_by_permute, positions_by_movedim, positions_by_channel),
+    "11.4": (loss_by_logsigmoid, loss_by_entropy, loss_by_loop),
+}
+ONE_SIDE, IN_LINE = "one side of the grid", "like a line"
+# what a message must hold, for each fault
+TOLD = {
+    "11.1": {"no CLS": "One token is missing", "always CLS": "CLS token always", "rounded up": "rounded up",
+             "area": "divided the area", "pixels": "You count pixels", "overlap": "patches overlap",
+             "one column": ONE_SIDE, "one row": ONE_SIDE, "one channel": "three numbers, red", "no bias": "with a bias",
+             "a line": "P high and P wide", "for each patch": "share one matrix", "order": "wrong order"},
+    "11.2": {"viewed": "runs of rows", "channels apart": "channels came apart", "down": "go down the columns",
+             "channel last": "channel comes last", "tipped": "is tipped over",
+             "tipped, channel last": "column, row, channel", "bottom right": "at the top and left",
+             "centre": "at each side", "squeezed": "squeezed the picture"},
+    "11.3": {"last": "came to the end", "zero": "row is zero", "viewed in": "Going in", "viewed out": "Coming out",
+             "swapped": "swapped rows", "tipped": "tipped over", "line": IN_LINE + ": a place is a row and a column of "
+             "a square, stretch it in both directions", "CLS in line": "row out of it", "bilinear": "That is bilinear",
+             "nearest": "nearest old place", "corners": "align_corners=True", "as they are": "as they are"},
+    "11.4": {"long": "as long as they are", "no bias": "bias is missing", "minus bias": "subtract the bias",
+             "bias inside": "scale the bias", "no scale": "scale is missing", "divided": "divide by the scale",
+             "mean": "took the mean", "sum": "You didn't divide", "right pairs": "right pairs alone",
+             "wrong pairs": "wrong pairs alone", "all yes": "every pair to be one", "1 and 0": "multiply by 1 and 0",
+             "flipped": "wrong way round", "below zero": "below zero: log", "CLIP": "That is CLIP",
+             "half CLIP": "That is half"},
+}  # fmt: skip
+# faults that cannot stand in one answer, or of which one hides the other
+SETS_APART = {
+    "11.1": [{"no CLS", "always CLS"}, {"area", "pixels", "overlap", "one column", "one row"},
+             *({"rounded up", one} for one in ("area", "pixels", "overlap"))],
+    "11.2": [{"viewed", "channels apart", "channel last", "tipped", "tipped, channel last"},
+             {"viewed", "channels apart", "down"}, {"bottom right", "centre", "squeezed"}],
+    "11.3": [{"last", "zero", "CLS in line"}, {"bilinear", "nearest", "corners"}] + [
+        {one, other} for one in ("line", "CLS in line", "as they are") for other in
+        ("viewed in", "viewed out", "swapped", "tipped", "line", "CLS in line", "bilinear", "nearest", "corners",
+         "as they are")],
+    "11.4": [{"no bias", "minus bias", "bias inside"}, {"no scale", "divided"}, {"bias inside", "no scale"},
+             {"mean", "sum"}, {"right pairs", "wrong pairs"}, {"right pairs", "all yes"}, {"right pairs", "1 and 0"},
+             {"all yes", "1 and 0"}, {"wrong pairs", "flipped"}] + [  # without the diagonal that is "all yes"
+        {one, other} for one in ("CLIP", "half CLIP") for other in
+        ("CLIP", "half CLIP", "mean", "sum", "right pairs", "wrong pairs", "all yes", "1 and 0", "flipped",
+         "below zero")] + [
+        {one, other} for one in ("CLIP", "half CLIP") for other in ("no bias", "minus bias", "bias inside")],
+    # (a softmax does not feel a bias)
+}  # fmt: skip
+ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
+PAIRS = [
+    (e, pair, i % 3) for e, faults in TOLD.items() for i, pair in enumerate(combinations(faults, 2))
+    if not any(set(pair) <= apart for apart in SETS_APART[e])
+]  # fmt: skip
+
+
+def answer_of(exercise, has, way):
+    return lambda *case: WAYS[exercise][way](*case, has)
+
+
+@pytest.mark.parametrize("way", range(3))
+@pytest.mark.parametrize("exercise", WAYS)
+def test_the_right_answer_passes_however_it_is_written(exercise, way):
+    result = check(exercise, answer_of(exercise, (), way))
     assert result, result.message
 
 
-# ---- wrong answers ----
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [(lambda h, w, p, c, cls: (h // p * (w // p), c * (3 * p * p + 1)), "one token is missing"),  # noqa: ARG005
-     (lambda h, w, p, c, cls: (h // p * (w // p) + 1, c * (3 * p * p + 1)), "some towers have none"),  # noqa: ARG005
-     (lambda h, w, p, c, cls: (math.ceil(h / p) * math.ceil(w / p) + cls, c * (3 * p * p + 1)), "rounded up"),
-     (lambda h, w, p, c, cls: (h * w // (p * p) + cls, c * (3 * p * p + 1)), "divided the area"),
-     (lambda h, w, p, c, cls: (h * w + cls, c * (3 * p * p + 1)), "you count pixels"),
-     (lambda h, w, p, c, cls: ((h - p + 1) * (w - p + 1) + cls, c * (3 * p * p + 1)), "overlap"),
-     (lambda h, _, p, c, cls: (h // p + cls, c * (3 * p * p + 1)), "one column"),
-     (lambda h, w, p, c, cls: (h // p * (w // p) + cls, c * (p * p + 1)), "three numbers, red"),
-     (lambda h, w, p, c, cls: (h // p * (w // p) + cls, c * 3 * p * p), "comes with a bias"),
-     (lambda h, w, p, c, cls: (h // p * (w // p) + cls, c * p * p), "and there is a bias"),
-     (lambda h, w, p, c, cls: (h // p * (w // p) + cls, c * (3 * p + 1)), "P high and P wide"),
-     (lambda h, w, p, c, cls: (h // p * (w // p) + cls, h // p * (w // p) * c * (3 * p * p + 1)), "share one matrix"),
-     (lambda *a: count(*a)[::-1], "wrong order"), (lambda *a: count(*a)[0], "should be (257, 226176)"),
-     (lambda h, w, p, c, cls: (h / p * w / p + cls, c * (3 * p * p + 1)), "should be 19, got 24.4")],
-)  # fmt: skip
-def test_counting(answer, message):
-    result = check("11.1", answer)
+@pytest.mark.parametrize(("exercise", "faults", "way"), ALONE + PAIRS)
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
+    result = check(exercise, answer_of(exercise, faults, way))
     assert not result
-    assert message in result.message
+    for fault in faults:
+        assert TOLD[exercise][fault] in result.message, result.message
+    said = {TOLD[exercise][fault] for fault in faults}
+    others = {f for f, told in TOLD[exercise].items() if told in result.message and told not in said}
+    others -= {"line"} if "CLS in line" in faults else set()
+    assert others == set(), result.message
 
 
-def cropped(pixels, patch):
-    H, W = (side - side % patch for side in pixels.shape[2:])
-    return pixels[:, :, :H, :W]
+def cut(pixels, patch):
+    return cut_by_reshape(pixels, patch, ())
 
 
-def viewed(pixels, patch):
-    small = cropped(pixels, patch)
-    return small.reshape(len(small), small.shape[2] * small.shape[3] // patch**2, -1)
+def positions_for(*case):
+    return positions_by_permute(*case, ())
 
 
-def grey_by_grey(pixels, patch):
-    grey = torch.cat([F.unfold(pixels[:, [c]], patch, stride=patch).transpose(1, 2) for c in range(3)], dim=1)
-    return grey.reshape(len(pixels), grey.shape[1] // 3, -1)
+def loss_of(*case):
+    return loss_by_logsigmoid(*case, ())
 
 
-def rearranged(*order):
-    def answer(pixels, patch):
-        parts = cut(pixels, patch).unflatten(2, (3, patch, patch))
-        return parts.permute(0, 1, *(2 + i for i in order)).flatten(2)
-
-    return answer
+def by_unfold(pixels, patch):
+    return F.unfold(pixels, patch, stride=patch).mT
 
 
-def from_corner(pixels, patch):
-    H, W = pixels.shape[2:]
-    return cut(pixels[:, :, H % patch :, W % patch :], patch)
+def by_methods(pixels, patch):
+    return pixels.unfold(2, patch, patch).unfold(3, patch, patch).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
 
 
-def from_the_middle(pixels, patch):
-    H, W = pixels.shape[2:]
-    return cut(pixels[:, :, H % patch // 2 :, W % patch // 2 :], patch)
+def by_convolution(pixels, patch):
+    n = 3 * patch**2
+    return F.conv2d(pixels, torch.eye(n).view(n, 3, patch, patch), stride=patch).flatten(2).mT
 
 
-def squeezed(pixels, patch):
-    return cut(F.interpolate(pixels, cropped(pixels, patch).shape[2:], mode="bilinear", align_corners=False), patch)
+@pytest.mark.parametrize("answer", [by_unfold, by_methods, by_convolution])
+def test_cutting_by_what_the_exercise_forbids_is_noticed(answer):
+    assert "calls PyTorch's own" in check("11.2", answer).message
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [(viewed, "runs of rows"), (grey_by_grey, "channels came apart"),
-     (lambda x, p: cut(x.mT, p).unflatten(2, (3, p, p)).mT.flatten(2), "go down the columns"),
-     (rearranged(1, 2, 0), "channel comes last"), (rearranged(0, 2, 1), "tipped over"),
-     (rearranged(2, 1, 0), "column, row, channel"), (from_corner, "at the top and left"),
-     (from_the_middle, "half of what is left over"), (squeezed, "squeezed"),
-     (lambda x, p: cut(x, p).unflatten(2, (3, p, p)), "in one row"),
-     (lambda x, p: cut(x, p).transpose(1, 2), "shape should be (1, 4, 12)"),
-     (lambda x, p: cut(x, p).double(), "dtype should be torch.float32"),
-     (lambda x, p: x.unflatten(2, (-1, p)), "in case 1 of 4, the shape should be")],
-)  # fmt: skip
-def test_cutting(answer, message):
-    result = check("11.2", answer)
-    assert not result
-    assert message in result.message
-
-
-def resized(mode="bicubic", going_in=square_of, out=None, **options):
-    out = out or (lambda new: new[0].flatten(1).mT)
-
-    def answer(table, rows, columns):
-        return torch.cat([table[:1], out(F.interpolate(going_in(table), (rows, columns), mode=mode, **options))])
-
-    return answer
-
-
-def only_viewed(table):
-    side = math.isqrt(len(table) - 1)
-    return table[1:].reshape(1, -1, side, side)
-
-
-def in_line(table, rows, columns):
-    line = F.interpolate(table[1:].T[None], rows * columns, mode="linear")
-    return torch.cat([table[:1], line[0].T])
-
-
-def all_in_line(table, rows, columns):
-    return F.interpolate(table.T[None], rows * columns + 1, mode="linear")[0].T
-
-
-def first_rows(table, rows, columns):
-    often = table[1:].repeat(rows * columns, 1)[: rows * columns]
-    return torch.cat([table[:1], often])
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [(lambda t, r, c: positions_for(t, r, c)[1:], "row is missing"),
-     (lambda t, r, c: positions_for(t, r, c).roll(-1, dims=0), "came to the end"),
-     (lambda t, r, c: torch.cat([0 * t[:1], positions_for(t, r, c)[1:]]), "row is zero"),
-     (resized(going_in=only_viewed), "going in"),
-     (resized(out=lambda new: new.reshape(-1, new.shape[1])), "coming out"),
-     (lambda t, r, c: positions_for(t, c, r), "swapped rows and columns"),
-     (resized(going_in=lambda t: square_of(t).mT), "tipped over"), (in_line, "in both directions"),
-     (all_in_line, "keep the CLS token's row out"), (resized("bilinear"), "that is bilinear"),
-     (resized("nearest"), "nearest old place"), (resized(align_corners=True), "with align_corners=True"),
-     (first_rows, "first rows as they are"), (lambda t, r, c: positions_for(t, r, c).T, "shape should be (7, 6)"),
-     (lambda t, r, c: F.interpolate(t, (r, c)), "it raised")],
-)  # fmt: skip
-def test_positions(answer, message):
-    result = check("11.3", answer)
-    assert not result
-    assert message in result.message
-
-
-def sum_over_n(logits, right):
-    return F.binary_cross_entropy_with_logits(logits, right, reduction="sum") / len(right)
-
-
-def per_pair(logits_of=lambda cos, scale, bias: cos * scale + bias, similarity=cosines, judge=sum_over_n):
+def by_hand(toward):
+    """The loss, with a road of its own to -log of the sigmoid of x."""
     def answer(images, texts, scale, bias):
-        return judge(logits_of(similarity(images, texts), scale, bias), torch.eye(len(images)))
+        logits = F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T * scale + bias
+        return toward((2 * torch.eye(len(logits)) - 1) * logits).sum() / len(logits)
 
     return answer
 
 
-def losses_of(logits, right):
-    return F.binary_cross_entropy_with_logits(logits, right, reduction="none")
+@pytest.mark.parametrize("toward", [
+    lambda x: -torch.log(torch.sigmoid(x)), lambda x: -torch.log(1 / (1 + torch.exp(-x))),
+    lambda x: torch.log(1 + torch.exp(-x)), lambda x: -(x.exp() / (1 + x.exp())).log(),
+])  # fmt: skip
+def test_a_loss_that_overflows_is_told(toward):
+    message = check("11.4", by_hand(toward)).message
+    assert "large logits: " in message and "F.logsigmoid computes both at once" in message
+    assert not any(told in message for told in TOLD["11.4"].values()), message
 
 
-def by_hand(logits, right):
-    p = torch.sigmoid(logits)
-    return -torch.where(right > 0, p.log(), torch.sigmoid(-logits).log()).sum() / len(right)
+@pytest.mark.parametrize("toward", [
+    lambda x: -torch.log(torch.sigmoid(x) + 1e-9), lambda x: -torch.sigmoid(x).clamp(min=1e-12).log(),
+    lambda x: -torch.log(torch.sigmoid(x.clamp(-40, 40))),
+])  # fmt: skip
+def test_a_loss_that_is_cut_off_is_told(toward):
+    message = check("11.4", by_hand(toward)).message
+    assert message.startswith("6 of 7 properties hold") and "A large loss is cut off" in message
 
 
-def choice(logits, right):
-    return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+def test_a_loss_that_overflows_is_told_beside_another_fault():
+    message = check("11.4", lambda a, b, scale, _: by_hand(lambda x: -x.sigmoid().log())(a, b, scale, 0.0)).message
+    assert "bias is missing" in message and "not finite" in message
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [(per_pair(similarity=lambda a, b: a @ b.T), "as long as they are"),
-     (per_pair(lambda cos, scale, bias: cos * scale), "bias is missing"),  # noqa: ARG005
-     (per_pair(lambda cos, scale, bias: cos * scale - bias), "subtract the bias"),
-     (per_pair(lambda cos, scale, bias: (cos + bias) * scale), "scale the bias"),
-     (per_pair(lambda cos, scale, bias: cos + bias), "scale is missing"),  # noqa: ARG005
-     (per_pair(lambda cos, scale, bias: cos / scale + bias), "divide by the scale"),
-     (per_pair(judge=lambda logits, right: losses_of(logits, right).mean()), "mean of all N x N"),
-     (per_pair(judge=lambda logits, right: losses_of(logits, right).sum()), "you didn't divide"),
-     (per_pair(judge=lambda logits, right: losses_of(logits, right).diag().mean()), "the right pairs alone"),
-     (per_pair(judge=lambda logits, right: (losses_of(logits, right) * (right == 0)).sum() / len(right)),
-      "wrong pairs alone"),
-     (per_pair(judge=lambda logits, right: losses_of(logits, right * 0 + 1).sum() / len(right)),
-      "every pair to be one"),
-     (per_pair(judge=lambda logits, right: -F.logsigmoid(logits * right).sum() / len(right)), "by 1 and 0"),
-     (per_pair(judge=lambda logits, right: losses_of(logits, 1 - right).sum() / len(right)), "wrong way round"),
-     (per_pair(judge=lambda logits, right: -losses_of(logits, right).sum() / len(right)), "below zero"),
-     (per_pair(judge=by_hand), "sigmoid rounds to 0"), (per_pair(judge=choice), "that is CLIP's loss"),
-     (per_pair(judge=lambda logits, right: F.cross_entropy(logits, right)), "half of CLIP's loss"),
-     (lambda *a: yes_or_no_loss(*a)[None], "shape should be ()"), (lambda *_: 0.0, "should be a tensor")],
-)  # fmt: skip
-def test_the_loss_of_yes_and_no(answer, message):
-    result = check("11.4", answer)
+OTHERWISE = [
+    ("11.1", lambda *case: count_by_formula(*case, ())[0], r"form: .*should be \(257, 226176\)"),
+    ("11.1", lambda h, w, p, c, cls: (h / p * w / p + cls, 3 * c * p * p + c), "all results: .*should be 19, got 24.4"),
+    ("11.1", lambda h, w, p, c, cls: (h // p * (w // p) + cls, c * p**3), "all results: .*should be 226176"),
+    ("11.2", lambda x, p: cut(x, p).mT, r"got \(1, 12, 4\). Lay each patch out in one row"),
+    ("11.2", lambda x, p: cut(x, p).unflatten(2, (3, p, p)), "Lay each patch out in one row"),
+    ("11.2", lambda x, p: cut(x, p).unflatten(2, (3, -1)), "Lay each patch out in one row"),
+    ("11.2", lambda x, p: cut(x, p).double(), "dtype should be torch.float32"),
+    ("11.2", lambda x, p: cut(x, p)[:, :-1], r"shape should be \(1, 4, 12\), got \(1, 3, 12\)"),
+    ("11.2", lambda x, p: cut(x, p) / 255, "all numbers: "),
+    ("11.3", lambda *case: positions_for(*case)[1:], r"got \(6, 6\). The CLS token's row is missing"),
+    ("11.3", lambda t, r, c: positions_for(t, r, c).split((1, r * c))[1], "The CLS token's row is missing"),
+    ("11.3", lambda t, r, c: torch.stack([*positions_for(t, r, c)][1:]), "The CLS token's row is missing"),
+    ("11.3", lambda *case: positions_for(*case).T, r"shape should be \(7, 6\), got \(6, 7\)"),
+    ("11.3", lambda t, r, c: F.interpolate(t, (r, c)), "it raised"),
+    ("11.3", lambda *case: positions_for(*case) * 2, "all numbers: "),
+    ("11.4", lambda *case: loss_of(*case)[None], r"shape should be \(\)"),
+    ("11.4", lambda *_: 0.0, "should be a tensor"),
+    ("11.4", lambda *case: loss_of(*case) + 0.1, "all numbers: "),
+]
+
+
+@pytest.mark.parametrize(("exercise", "answer", "message"), OTHERWISE)
+def test_what_no_fault_explains_is_told_with_its_numbers(exercise, answer, message):
+    result = check(exercise, answer)
     assert not result
-    assert message in result.message
+    assert re.search(message, result.message, re.S), result.message
+    assert not any(told in result.message for told in TOLD[exercise].values()), result.message
 
 
-def shuffled_inside(picture, patch):
-    patches = cut(picture[None], patch)[0].roll(1, dims=1)
+def test_a_message_names_the_property_the_input_and_both_numbers():
+    message = check("11.2", answer_of("11.2", ("tipped", "down"), 0)).message
+    assert "inside a patch: for pixels (1, 3, 4, 4), the numbers 0, 1, 2, ..., and patch 2: [" in message
+    assert "one patch after another: for pixels (1, 3, 4, 6), " in message
+    message = check("11.1", answer_of("11.1", ("no bias",), 0)).message
+    assert "the parameters: for (107, 79, 10, 7, False) at [1]: the result should be 2107, got 2100. The" in message
+
+
+# ---- 11.5: many answers are right ----
+
+
+def put(patches, picture, patch):
     return F.fold(patches.T[None], picture.shape[1:], patch, stride=patch)[0]
 
 
-def one_patch_everywhere(picture, patch):
-    return picture[:, :patch, :patch].repeat(1, picture.shape[1] // patch, picture.shape[2] // patch)
+def in_order(order):
+    """The patches in another order: order(n) gives, for each place, which patch comes there."""
+    return lambda picture, patch: put((p := cut(picture[None], patch)[0])[order(len(p))], picture, patch)
 
 
-def swap_two(picture, patch):
-    patches = cut(picture[None], patch)[0]
-    patches[[0, 1]] = patches[[1, 0]]
-    return F.fold(patches.T[None], picture.shape[1:], patch, stride=patch)[0]
+def mirrored_by_loop(picture, _):
+    return torch.stack([picture[:, :, x] for x in reversed(range(picture.shape[2]))], 2)
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [(lambda x, _: x.flip(-1), "a mirror mirrors"), (lambda x, _: x.flip(-2), "upside down"),
-     (lambda x, _: x.flip(-1, -2), "half a turn"),
-     (lambda x, _: torch.cat([x[..., -1:], x[..., :-1]], -1), "one pixel"),
-     (lambda x, _: x.clone(), "the same picture"), (shuffled_inside, "4 of 4 patches are none of the picture's"),
-     (one_patch_everywhere, "stand twice"), (swap_two, "2 of 4 patches are where they were"),
-     (lambda x, p: x.roll(p, dims=2), "in a picture of (3, 15, 5)"),
-     (lambda x, p: cut(x[None], p), "shape should stay (3, 8, 8)"), (lambda x, _: x.tolist(), "return a picture")],
-)  # fmt: skip
-def test_two_pictures_that_are_told_apart(answer, message):
+def rolled(across, down=0):
+    return lambda picture, _: picture.roll((across, down), (2, 1))
+
+
+@pytest.mark.parametrize("order", [
+    lambda n: torch.arange(n).roll(1), lambda n: torch.arange(n).roll(-1), lambda n: [n - 1, *range(n - 1)],
+])  # fmt: skip
+def test_every_picture_of_moved_patches_passes(order):
+    result = check("11.5", in_order(order))
+    assert result, result.message
+
+
+@pytest.mark.parametrize(("answer", "phrases"), [
+    (lambda x, _: x.flip(-1), ["A mirror mirrors"]), (mirrored_by_loop, ["A mirror mirrors"]),
+    (lambda x, _: x[..., torch.arange(x.shape[2] - 1, -1, -1)], ["A mirror mirrors"]),
+    (lambda x, _: x.flip(-2), ["Upside down"]), (lambda x, _: torch.stack([*x.mT.flip(2)]).mT, ["Upside down"]),
+    (lambda x, _: x[:, list(range(x.shape[1]))[::-1]], ["Upside down"]),
+    (lambda x, _: x.flip(-1, -2), ["Half a turn"]), (lambda x, _: torch.rot90(x, 2, (1, 2)), ["Half a turn"]),
+    (lambda x, _: x.flatten(1).flip(1).view_as(x), ["Half a turn"]),
+    (rolled(1), ["one pixel"]), (lambda x, _: torch.cat([x[..., -1:], x[..., :-1]], -1), ["one pixel"]),
+    (rolled(0, -1), ["one pixel"]), (rolled(1, 1), ["one pixel"]),
+    (lambda x, p: x.flip(0).roll(p, 1), ["colours"]), (lambda x, _: 1 - x, ["colours"]),
+    (lambda x, _: x[[2, 1, 0]], ["colours"]),
+    (lambda x, _: x.flip(0).flip(2), ["colours", "A mirror mirrors"]),
+    (lambda x, _: (1 - x).roll(1, 2), ["colours", "one pixel"]),
+    (lambda x, _: x.roll(1, 2).flip(1), ["Upside down", "one pixel"]),
+    (lambda x, _: x.clone(), ["the same picture"]), (rolled(0), ["the same picture"]),
+    (in_order(lambda n: torch.arange(n)), ["the same picture"]),
+    (lambda x, p: put(cut(x[None], p)[0].roll(1, 1), x, p), ["4 of 4 patches are none of the picture's: move whole"]),
+    (in_order(lambda n: [0] * n), ["stand twice", "1 of 4 patches are where they were"]),
+    (in_order(lambda n: [1, *[0] * (n - 1)]), ["stand twice"]),
+    (lambda x, p: x[:, :p, :p].repeat(1, x.shape[1] // p, x.shape[2] // p), ["stand twice", "where they were"]),
+    (in_order(lambda n: [1, 0, *range(2, n)]), ["2 of 4 patches are where they were"]),
+    (lambda x, p: x.roll(p, dims=2), ["for a picture (3, 15, 5)", "the same picture"]),
+    (lambda x, p: cut(x[None], p), ["shape should stay (3, 8, 8)"]), (lambda x, _: x.tolist(), ["return a picture"]),
+    (lambda *_: None, ["return a picture"]),
+])  # fmt: skip
+def test_two_pictures_that_are_told_apart_are_told_why(answer, phrases):
     result = check("11.5", answer)
     assert not result
-    assert message in result.message
+    assert all(phrase in result.message for phrase in phrases), result.message
+
+
+def test_every_fault_of_an_exercise_is_planted_here():
+    for exercise in exercises_of("11"):
+        assert len(exercise.mistakes) == len(TOLD.get(exercise.id, {}))
+
+
+@pytest.mark.parametrize("value", [
+    None, "x", [], (None, None), math.nan, 10**400, print, torch.ones(0), torch.tensor([1, 2]),
+    torch.ones(2, device="meta"), torch.eye(2).to_sparse(), torch.ones(2, dtype=torch.complex64),
+    torch.ones(2, requires_grad=True), {1: 2}, torch.ones(3, 8, 8, device="meta"), torch.tensor(1j),
+])  # fmt: skip
+def test_a_result_of_any_kind_gets_a_few_lines(value):
+    for exercise in exercises_of("11"):
+        result = check(exercise.id, lambda *_: value)
+        assert not result
+        assert len(result.message.splitlines()) <= 5 and all(len(line) < 500 for line in result.message.splitlines())

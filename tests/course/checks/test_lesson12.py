@@ -1,6 +1,11 @@
-"""course.checks.lesson12: right answers pass, and each usual mistake is called by its name."""
+"""course.checks.lesson12: right answers pass, and each usual mistake is called by its name, alone and in pairs.
+
+Each exercise is written in three ways that have little in common, and each way can have any of the faults in it.
+"""
 
 import math
+import re
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -8,61 +13,193 @@ import torch
 import torch.nn.functional as F
 
 from llamamm.course.checks import check
-from llamamm.course.checks.core import find_exercise
+from llamamm.course.checks.core import exercises_of, find_exercise
 from llamamm.senses.mel import N_BINS, hz_to_mel, log_mel, mel_filterbank, mel_to_hz
 from llamamm.senses.waves import resample
 
-# ---- right answers, written another way than the reference ----
+PI = math.pi
+
+# ---- 12.1 in three ways: fractions of whole numbers, floats, counting ----
 
 
-def sizes(n_samples, rate):
-    samples = (n_samples * 16_000 + rate - 1) // rate
-    return samples, (samples + 159) // 160, (samples + 319) // 320
+def sizes_of_integers(n, rate, has):
+    up = {fault: 0 if fault in has else 1 for fault in ("samples", "frames", "places")}
+    over, under = (rate, 16_000) if "inverse" in has else (16_000, rate)
+    samples = n if "own rate" in has else (n * over + up["samples"] * (under - 1)) // under
+    frames = (samples + up["frames"] * 159) // 160
+    frames = samples // 160 + 1 if "extra" in has else frames
+    return samples, frames, frames if "not halved" in has else (frames + up["places"]) // 2
 
 
-def hann(N):
-    return torch.sin(math.pi * torch.arange(N) / N) ** 2
+def sizes_of_floats(n, rate, has):
+    rounded = {fault: math.floor if fault in has else math.ceil for fault in ("samples", "frames", "places")}
+    ratio = 1.0 if "own rate" in has else rate / 16_000 if "inverse" in has else 16_000 / rate
+    samples = int(rounded["samples"](round(n * ratio, 6)))
+    frames = 1 + math.floor(samples / 160) if "extra" in has else rounded["frames"](samples / 160)
+    return samples, frames, rounded["places"](frames / (1 if "not halved" in has else 2))
 
 
-def energies(frames):
+def sizes_by_counting(n, rate, has):
+    seconds = n / 16_000 if "own rate" in has else n * rate / 16_000**2 if "inverse" in has else n / rate
+    samples, rest = divmod(round(seconds * 16_000, 6), 1)
+    samples = int(samples) + (rest > 0 and "samples" not in has)
+    frames = len(range(0, samples, 160))
+    frames = len(range(160, samples + 1, 160)) if "frames" in has else frames
+    frames = len(range(0, samples + 1, 160)) if "extra" in has else frames
+    if "not halved" in has:
+        return samples, frames, frames
+    return samples, frames, len(range(1 if "places" in has else 0, frames, 2))
+
+
+# ---- 12.2 in three ways: rfft, the whole fft in double precision, a matrix of cosines and sines ----
+
+
+def windows(N, has):
+    """By sines, where the reference has cosines."""
+    n = torch.arange(N, dtype=torch.float64)
+    hann = torch.sin(PI * n / N) ** 2
+    window = 1 - hann if "peak at 0" in has else torch.sin(PI * n / (2 * N)) ** 2 if "rises" in has else hann
+    window = torch.sin(PI * n / (N - 1)) ** 2 if "symmetric" in has else window
+    window = 0.08 + 0.92 * hann if "Hamming" in has else hann.sqrt() if "sine" in has else window
+    return torch.ones(N) if "no window" in has else window.float()
+
+
+def energies_by_rfft(frames, has):
+    spectrum = torch.fft.rfft(frames * windows(frames.shape[-1], has))
+    spectrum = spectrum / frames.shape[-1] if "over N" in has else spectrum
+    part = spectrum.real if "cosines" in has else spectrum.imag if "sines" in has else spectrum.abs()
+    energy = part.square() / frames.shape[-1] if "energy over N" in has else part.square()
+    return energy.sqrt() if "amplitudes" in has else energy
+
+
+def energies_by_fft(frames, has):
     N = frames.shape[-1]
-    spectrum = torch.fft.fft(frames * hann(N))[..., : N // 2 + 1]
-    return spectrum.real**2 + spectrum.imag**2
+    spectrum = torch.fft.fft(frames.double() * windows(N, has)).narrow(-1, 0, N // 2 + 1)
+    energy = (spectrum * spectrum.conj()).real
+    if "cosines" in has or "sines" in has:
+        energy = spectrum.real.pow(2) if "cosines" in has else spectrum.imag.pow(2)
+    energy = energy / N**2 if "over N" in has else energy
+    energy = energy / N if "energy over N" in has else energy
+    return (energy**0.5 if "amplitudes" in has else energy).float()
 
 
-def triangles(edges, hz):
+def energies_by_matrix(frames, has):
+    N = frames.shape[-1]
+    turns = torch.outer(torch.arange(N).double(), torch.arange(N // 2 + 1).double()) * 2 * PI / N
+    faded = frames.double() * windows(N, has) / (N if "over N" in has else 1)
+    parts = [faded @ turns.cos()] * ("sines" not in has) + [faded @ turns.sin()] * ("cosines" not in has)
+    energy = torch.stack(parts).square().sum(0) / (N if "energy over N" in has else 1)
+    return (energy.sqrt() if "amplitudes" in has else energy).float()
+
+
+# ---- 12.3 in three ways: whole tensors, numpy row by row, number by number ----
+
+
+def triangles_of_tensors(edges, hz, has):
+    low, centre, high = (e.unsqueeze(1) for e in (edges[:-2], edges[1:-1], edges[2:]))
+    if "side by side" in has:
+        low, centre, high = low, (low + centre) / 2, centre
+    up, down = (hz - low) / (centre - low), (high - hz) / (high - centre)
+    weights = torch.where((up < down) ^ ("larger" in has), up, down)
+    weights = up * (hz <= centre) if "rising" in has else down * (hz >= centre) if "falling" in has else weights
+    if "box" in has or "flat box" in has:
+        weights = ((up > 0) & (down > 0)).float()
+    weights = weights if "no floor" in has else weights.relu()
+    if "sum" in has:
+        total = weights.sum(1, keepdim=True)
+        return weights / total.where(total != 0, torch.ones(()))
+    if "height 1" in has:
+        return weights
+    return weights * (1 if "half" in has or "flat box" in has else 2) / (high - low)
+
+
+def triangles_by_rows(edges, hz, has):
     rows = []
-    for low, centre, high in edges.unfold(0, 3, 1).double().tolist():
-        rows.append(np.interp(hz.double(), [low, centre, high], [0, 2 / (high - low), 0]))
+    x = hz.double().numpy()
+    for i in range(len(edges) - 2):
+        low, centre, high = edges[i : i + 3].double().tolist()
+        if "side by side" in has:
+            centre, high = (low + centre) / 2, centre
+        up, down = (x - low) / (centre - low), (high - x) / (high - centre)
+        row = np.maximum(up, down) if "larger" in has else np.minimum(up, down)
+        if "rising" in has:
+            row = np.where(x <= centre, up, 0)
+        elif "falling" in has:
+            row = np.where(x >= centre, down, 0)
+        elif "box" in has or "flat box" in has:
+            row = np.sign(np.clip(row, 0, None))
+        row = row if "no floor" in has else np.clip(row, 0, None)
+        area = (high - low) / 2
+        area = row.sum() or 1 if "sum" in has else 1 if "height 1" in has else area
+        rows.append(row / (2 * area if "half" in has or "flat box" in has else area))
     return torch.tensor(np.stack(rows)).float()
 
 
-def kernel(half=40, edge=0.5, beta=8.0):
-    k = torch.arange(-half, half + 1)
-    weights = torch.sinc(edge * k) * torch.kaiser_window(2 * half + 1, periodic=False, beta=beta)
-    return weights / weights.sum()
+def triangles_by_numbers(edges, hz, has):
+    edges, hz = edges.double().tolist(), hz.double().tolist()
+
+    def weight(m, f):
+        low, centre, high = edges[m], edges[m + 1], edges[m + 2]
+        if "side by side" in has:
+            centre, high = (low + centre) / 2, centre
+        rising, falling = (f - low) / (centre - low), 1 - (f - centre) / (high - centre)
+        w = rising if f < centre else falling
+        if "larger" in has:
+            w = falling if f < centre else rising
+        if "rising" in has and f > centre or "falling" in has and f < centre:
+            w = 0.0
+        if "box" in has or "flat box" in has:
+            w = 1.0 if low < f < high else 0.0
+        w = w if "no floor" in has else max(w, 0.0)
+        return w if {"height 1", "sum"} & {*has} else w / (high - low) * (1 if {"half", "flat box"} & {*has} else 2)
+
+    rows = [[weight(m, f) for f in hz] for m in range(len(edges) - 2)]
+    if "sum" in has:
+        rows = [[w / (sum(row) or 1) for w in row] for row in rows]
+    return torch.tensor(rows, dtype=torch.float32)
 
 
-def halve(wave, weights=None):
-    weights = kernel() if weights is None else weights
-    return F.conv1d(wave[None, None], weights[None, None], padding=len(weights) // 2)[0, 0, ::2]
+WAYS = {
+    "12.1": (sizes_of_integers, sizes_of_floats, sizes_by_counting),
+    "12.2": (energies_by_rfft, energies_by_fft, energies_by_matrix),
+    "12.3": (triangles_of_tensors, triangles_by_rows, triangles_by_numbers),
+}
+# what a message must hold, for each fault
+TOLD = {
+    "12.1": {"own rate": "recording's own rate", "inverse": "wrong way round", "samples": "last sample that",
+             "frames": "last frame that", "extra": "STFT", "places": "last place that", "not halved": "As many places"},
+    "12.2": {"no window": "There is no window", "symmetric": "symmetric window", "peak at 0": "MINUS half a cosine",
+             "rises": "only rises", "Hamming": "Hamming's window", "sine": "window is a sine",
+             "amplitudes": "Those are amplitudes", "cosines": "cosines alone", "sines": "the sines alone",
+             "over N": "divided the transform", "energy over N": "divided the energies"},
+    "12.3": {"height 1": "height 1, not area 1", "half": "heights are 1 / width", "sum": "bins sum to 1",
+             "no floor": "go on below 0", "larger": "larger of the two", "rising": "Only the rising",
+             "falling": "Only the falling", "box": "Those are boxes", "flat box": "Those are boxes",
+             "side by side": "side by side"},
+}  # fmt: skip
+# faults that cannot stand in one answer, or of which one hides the other
+SETS_APART = {
+    "12.1": [{"own rate", "inverse"}, {"own rate", "samples"}, {"frames", "extra"}, {"places", "not halved"}],
+    "12.2": [{"no window", "symmetric", "peak at 0", "rises", "Hamming", "sine"}, {"cosines", "sines"}],
+    "12.3": [{"height 1", "half", "sum"}, {"larger", "rising", "falling", "box", "flat box"}, {"larger", "no floor"},
+             {"no floor", "box"}, {"no floor", "flat box"}, {"half", "box"}, {"flat box", "sum"},
+             {"flat box", "half"}, {"flat box", "height 1"}],
+}  # fmt: skip
+ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
+PAIRS = [
+    (e, pair, i % 3) for e, faults in TOLD.items() for i, pair in enumerate(combinations(faults, 2))
+    if not any(set(pair) <= apart for apart in SETS_APART[e])
+]  # fmt: skip
 
 
-def twin(wave):
-    spectrum = torch.fft.fft(wave)
-    n = len(wave)
-    spectrum[1 : (n + 1) // 2] *= 2  # the analytic wave: no negative frequencies
-    spectrum[(n + 1) // 2 + (n % 2 == 0) :] = 0
-    return torch.fft.ifft(spectrum).imag
+def answer_of(exercise, has, way):
+    return lambda *case: WAYS[exercise][way](*case, has)
 
 
-@pytest.mark.parametrize(
-    ("exercise", "answer"),
-    [("12.1", sizes), ("12.2", energies), ("12.3", triangles), ("12.4", halve), ("12.5", twin),
-     ("12.4", lambda wave: resample(wave, rate=2, new_rate=1)), ("12.5", lambda wave: -twin(wave))],
-)  # fmt: skip
-def test_the_right_answer_passes(exercise, answer):
-    result = check(exercise, answer)
+@pytest.mark.parametrize("way", range(3))
+@pytest.mark.parametrize("exercise", WAYS)
+def test_the_right_answer_passes_however_it_is_written(exercise, way):
+    result = check(exercise, answer_of(exercise, (), way))
     assert result, result.message
 
 
@@ -71,162 +208,327 @@ def test_the_reference_passes(number):
     assert check(f"12.{number}", find_exercise(f"12.{number}").reference)
 
 
+def told_alone(exercise, answer, told, all_told):
+    """Each of the sentences told is in the message, and none of the others."""
+    result = check(exercise, answer)
+    assert not result
+    assert all(text in result.message for text in told), result.message
+    assert [text for text in set(all_told) - set(told) if text in result.message] == [], result.message
+
+
+@pytest.mark.parametrize(("exercise", "faults", "way"), ALONE + PAIRS)
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
+    told = TOLD[exercise]
+    told_alone(exercise, answer_of(exercise, faults, way), [told[f] for f in faults], told.values())
+
+
+def test_every_fault_of_these_exercises_is_planted_here():
+    for exercise in exercises_of("12")[:3]:
+        assert len(exercise.mistakes) == len(TOLD[exercise.id])
+
+
+def test_a_message_names_the_property_the_smallest_input_and_both_numbers():
+    message = check("12.1", answer_of("12.1", ("frames", "not halved"), 0)).message
+    assert "frames: for (161, 16000) at [1]: the result should be 2, got 1. A last frame" in message
+    assert "places: for (480, 16000) at [2]: the result should be 2, got 3. As many places" in message
+    message = check("12.3", answer_of("12.3", ("half",), 1)).message
+    assert "its area: for ([0, 2, 6, 9], [1, 1.5, 3, 5, 8]) [" in message
+
+
+def rounded_to_the_nearest(n, rate):
+    return tuple(round(x) for x in (n * 16_000 / rate, n * 100 / rate, n * 50 / rate))
+
+
+def truncated_everywhere(n, rate):
+    return tuple(n * per_second // rate for per_second in (16_000, 100, 50))
+
+
+@pytest.mark.parametrize("answer", [rounded_to_the_nearest, truncated_everywhere])
+def test_whoever_loses_last_pieces_hears_that_they_count(answer):
+    message = check("12.1", answer).message
+    assert "last sample that is not full counts" in message and "last frame that is not full counts" in message
+
+
+OTHERWISE = [
+    ("12.1", lambda n, r: sizes_of_integers(n, r, ())[:2], "form: .* 3 parts, got 2"),
+    ("12.1", lambda n, r: sizes_of_integers(n, r, ())[2], "form: .*result should be"),
+    ("12.1", lambda n, r: (*sizes_of_integers(n, r, ())[:2], 7), "all results: .* got 7"),
+    ("12.1", lambda n: n, "it raised TypeError"),
+    ("12.2", lambda x: torch.fft.fft(x * windows(x.shape[-1], ())).abs() ** 2, "return all N bins"),
+    ("12.2", lambda x: torch.fft.fft(x * windows(x.shape[-1], ())).abs(), "return all N bins"),
+    ("12.2", lambda x: torch.fft.fft(x * windows(x.shape[-1], ())).abs(), "Those are amplitudes"),
+    ("12.2", lambda x: torch.fft.rfft(x * windows(x.shape[-1], ())), "dtype should be"),
+    ("12.2", lambda x: energies_by_rfft(x, ()).tolist(), "should be a tensor"),
+    ("12.2", lambda x: 3 * energies_by_rfft(x, ()), "all numbers: for .* should be"),
+    ("12.2", lambda x: torch.fft.rfft(x * torch.hann_window(x.shape[-1])).abs() ** 2, "PyTorch's own hann_window"),
+    ("12.3", lambda e, hz: triangles_of_tensors(e, hz, ()).T, "Rows and columns are swapped"),
+    ("12.3", lambda e, hz: triangles_of_tensors(e, hz, ("half",)).T, "heights are 1 / width"),
+    ("12.3", lambda e, hz: triangles_of_tensors(e, hz, ())[:-1], "shape should be"),
+    ("12.3", lambda *_: None, "should be a tensor"),
+    ("12.3", lambda e, hz: triangles_of_tensors(e, hz, ()) ** 2, "all numbers: for .* should be"),
+]
+
+
+@pytest.mark.parametrize(("exercise", "answer", "message"), OTHERWISE)
+def test_what_no_fault_explains_is_told_with_its_numbers(exercise, answer, message):
+    result = check(exercise, answer)
+    assert not result
+    assert re.search(message, result.message), result.message
+
+
+@pytest.mark.parametrize("answer", [lambda x: energies_by_rfft(x, ()) * 3,
+                                    lambda x: energies_by_rfft(x, ()).roll(1, -1)])  # fmt: skip
+def test_nonsense_is_told_no_reason(answer):
+    message = check("12.2", answer).message
+    assert not any(text in message for text in TOLD["12.2"].values())
+
+
 def test_the_bands_are_the_packages():
     edges = mel_to_hz(torch.linspace(0, 1, 82).double() * hz_to_mel(torch.tensor(8000.0).double()))
     ours = find_exercise("12.3").reference(edges, torch.linspace(0, 8000, N_BINS).double())
     torch.testing.assert_close(ours.float(), mel_filterbank(80))
 
 
-# ---- wrong answers ----
+# ---- 12.4 in three ways, and with three windows: convolution with a step, by slices, by fft ----
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [(lambda n, _: (n, math.ceil(n / 160), math.ceil(n / 320)), "the recording's own rate"),
-     (lambda n, r: (n * 16_000 // r, n * 16_000 // r // 160, n * 16_000 // r // 320), "you round down"),
-     (lambda n, r: (sizes(n, r)[0], sizes(n, r)[0] // 160, math.ceil(sizes(n, r)[0] // 160 / 2)), "frames down"),
-     (lambda n, r: (*sizes(n, r)[:2], sizes(n, r)[1] // 2), "places down"),
-     (lambda n, r: (n * 16_000 // r, *sizes(n * 16_000 // r, 16_000)[1:]), "samples down"),
-     (lambda n, r: (m := sizes(n, r)[0], 1 + m // 160, (2 + m // 160) // 2), "STFT"),
-     (lambda n, r: (*sizes(n, r)[:2], sizes(n, r)[1]), "as many places as frames"),
-     (lambda n, r: sizes(n, r)[:2], "3 parts"), (lambda n, r: sizes(n, r)[2], "result should be"),
-     (lambda n, r: tuple(round(x) for x in (n * 16_000 / r, n * 100 / r, n * 50 / r)), "not full counts")],
-)  # fmt: skip
-def test_sizes(answer, message):
-    result = check("12.1", answer)
-    assert not result
-    assert message in result.message
+def kernel(half=40, edge=0.5, beta=8.0, gain=1.0):
+    k = torch.arange(-half, half + 1)
+    weights = torch.sinc(edge * k) * torch.kaiser_window(2 * half + 1, periodic=False, beta=beta)
+    return gain * weights / weights.sum()
 
 
-def power(frames, window=None):
-    return torch.fft.rfft(frames if window is None else frames * window).abs().square()
-
-
-def symmetric(N):
-    return torch.sin(math.pi * torch.arange(N) / (N - 1)) ** 2
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [(power, "there is no window"), (lambda x: power(x, symmetric(x.shape[-1])), "symmetric window"),
-     (lambda x: power(x, 1 - hann(x.shape[-1])), "MINUS half a cosine"),
-     (lambda x: power(x, 0.5 - 0.5 * torch.cos(math.pi * torch.arange(x.shape[-1]) / x.shape[-1])), "only rises"),
-     (lambda x: power(x, 0.08 + 0.92 * hann(x.shape[-1])), "Hamming"),
-     (lambda x: torch.fft.rfft(x * hann(x.shape[-1])).abs(), "those are amplitudes"),
-     (lambda x: torch.fft.rfft(x * hann(x.shape[-1])).real ** 2, "the cosines alone"),
-     (lambda x: energies(x) / x.shape[-1], "divided by N"),
-     (lambda x: torch.fft.fft(x * hann(x.shape[-1])).abs() ** 2, "all N bins"),
-     (lambda x: torch.fft.rfft(x * hann(x.shape[-1])), "dtype should be"),
-     (lambda x: energies(x).tolist(), "should be a tensor")],
-)  # fmt: skip
-def test_energies(answer, message):
-    result = check("12.2", answer)
-    assert not result
-    assert message in result.message
-
-
-def lines(edges, hz):
-    low, centre, high = (e.unsqueeze(1) for e in (edges[:-2], edges[1:-1], edges[2:]))
-    return (hz - low) / (centre - low), (high - hz) / (high - centre), high - low
-
-
-def unfloored(edges, hz):
-    up, down, width = lines(edges, hz)
-    return torch.where(up < down, up, down) * 2 / width
-
-
-def peaks(edges, hz):
-    return triangles(edges, hz) * lines(edges, hz)[2] / 2
-
-
-def larger(edges, hz):
-    up, down, width = lines(edges, hz)
-    return torch.maximum(up, down).relu() * 2 / width
-
-
-def rising(edges, hz):
-    up, _, width = lines(edges, hz)
-    return torch.where((up >= 0) & (up <= 1), up, 0.0) * 2 / width
-
-
-def boxes(edges, hz):
-    up, down, width = lines(edges, hz)
-    return ((up > 0) & (down > 0)).float() * 2 / width
-
-
-def side_by_side(edges, hz):
-    pairs = torch.stack([edges[:-2], (edges[:-2] + edges[1:-1]) / 2, edges[1:-1]], dim=1)
-    return torch.cat([triangles(row, hz) for row in pairs])
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [(peaks, "height 1, not area 1"), (lambda e, hz: triangles(e, hz) / 2, "areas are a half"),
-     (lambda e, hz: F.normalize(peaks(e, hz), p=1, dim=1), "sum to 1"), (unfloored, "go on below 0"),
-     (larger, "the larger of the two"), (rising, "only the rising side"), (boxes, "those are boxes"),
-     (side_by_side, "side by side"), (lambda e, hz: triangles(e, hz).T, "rows and columns"),
-     (lambda e, hz: triangles(e, hz)[:-1], "shape should be"), (lambda e, hz: None, "should be a tensor")],  # noqa: ARG005
-)  # fmt: skip
-def test_triangles(answer, message):
-    result = check("12.3", answer)
-    assert not result
-    assert message in result.message
-
-
-def late(wave):
-    return F.conv1d(F.pad(wave, (64, 0))[None, None], hinted()[None, None], stride=2)[0, 0]
-
-
-def hinted(edge=0.5):
+def hinted(edge=0.5, gain=1.0):
     k = torch.arange(-32, 33)
-    weights = torch.sinc(edge * k) * torch.cos(math.pi * k / 66) ** 2
-    return weights / weights.sum()
+    weights = torch.sinc(edge * k) * torch.cos(PI * k / 66) ** 2
+    return gain * weights / weights.sum()
 
 
-def mirrored(wave):
-    if len(wave) < 40:
-        return halve(wave)
-    return F.conv1d(F.pad(wave[None, None], (40, 40), mode="reflect"), kernel()[None, None], stride=2)[0, 0]
+def padded(wave, half, has):
+    before, behind = (2 * half, 0) if "late" in has else (half, half)
+    if "not silent" in has:
+        return torch.cat([wave[:1].expand(before), wave, wave[-1:].expand(behind)])
+    return torch.cat([torch.zeros(before), wave, torch.zeros(behind)])
+
+
+def weights_of(has, make):
+    return make(edge=0.25 if "low" in has else 0.5, gain=2.0 if "loud" in has else 1.0)
+
+
+def halve_by_convolution(wave, has):
+    weights = weights_of(has, hinted)
+    if "first" in has:
+        wave = wave[::2]
+    wave = padded(wave, len(weights) // 2, has)
+    return F.conv1d(wave[None, None], weights[None, None], stride=1 if "first" in has else 2)[0, 0]
+
+
+def halve_by_slices(wave, has):
+    wave = wave[::2] if "first" in has else wave
+    weights = weights_of(has, kernel)
+    long = padded(wave, len(weights) // 2, has)
+    new = sum(w * long[i : i + len(wave)] for i, w in enumerate(weights.tolist()))
+    return new if "first" in has else new[::2]
+
+
+def halve_by_fft(wave, has):
+    weights = weights_of(has, lambda edge, gain: kernel(half=50, edge=edge, beta=10.0, gain=gain))
+    wave = wave[::2] if "first" in has else wave
+    long = padded(wave, len(weights) // 2, has)
+    n = len(long) + len(weights)
+    product = torch.fft.rfft(long, n) * torch.fft.rfft(weights, n)
+    new = torch.fft.irfft(product, n)[len(weights) - 1 :][: len(wave)]
+    return new if "first" in has else new[::2]
+
+
+def none_by_slice(wave, has):
+    return wave[::2] * (2 if "loud" in has else 1)
+
+
+def none_by_ideal_weights(wave, has):
+    weights = torch.sinc(torch.arange(-10.0, 11))
+    return (2 if "loud" in has else 1) * F.conv1d(wave[None, None], weights[None, None], padding=10)[0, 0, ::2]
+
+
+def none_by_view(wave, has):
+    return F.pad(wave, (0, len(wave) % 2)).view(-1, 2)[:, 0] * (2 if "loud" in has else 1)
+
+
+def mean_by_pool(wave, has):
+    return (2 if "loud" in has else 1) * F.avg_pool1d(F.pad(wave, (0, len(wave) % 2))[None], 2)[0]
+
+
+def mean_by_sum(wave, has):
+    padded_wave = F.pad(wave, (0, 1))
+    pairs = padded_wave[:-1:2] + padded_wave[1::2]
+    return pairs if "loud" in has else pairs / 2
+
+
+def mean_with_the_one_before(wave, has):
+    wave = wave * 2 if "loud" in has else wave
+    return (F.pad(wave, (1, 0))[: len(wave)] + wave)[::2] / 2
+
+
+HALVES = {
+    "": (halve_by_convolution, halve_by_slices, halve_by_fft),
+    "none": (none_by_slice, none_by_ideal_weights, none_by_view),
+    "mean": (mean_by_pool, mean_by_sum, mean_with_the_one_before),
+}
+TOLD_HALVED = {
+    "loud": "sinc(k / 2) sums to 2", "late": "padding stands before the wave", "low": "edge lies too low",
+    "first": "kept every second sample first", "not silent": "pad with zeros", "none": "nothing was filtered",
+    "mean": "mean or sum of two",
+}  # fmt: skip
+# without a filter there is neither an edge nor padding
+HALVED_APART = [{a, b} for a in ("none", "mean") for b in ("none", "mean", "late", "low", "first", "not silent")]
+
+
+def apart_from(apart, faults):
+    """Each fault and each two, but for the sets that cannot stand together."""
+    return [some for n in (1, 2) for some in combinations(faults, n) if {*some} not in apart]
+
+
+@pytest.mark.parametrize("way", range(3))
+def test_half_the_rate_passes_however_it_is_filtered(way):
+    result = check("12.4", lambda wave: HALVES[""][way](wave, ()))
+    assert result, result.message
+
+
+@pytest.mark.parametrize("way", range(3))
+@pytest.mark.parametrize("faults", apart_from(HALVED_APART, TOLD_HALVED))
+def test_half_the_rate_with_each_fault_and_with_two(faults, way):
+    kind = next((f for f in faults if f in HALVES), "")
+    told_alone("12.4", lambda wave: HALVES[kind][way](wave, faults), [TOLD_HALVED[f] for f in faults],
+               TOLD_HALVED.values())  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
-    [(lambda w: w[::2], "nothing was filtered"), (lambda w: halve(w, kernel(edge=1.0)), "nothing was filtered"),
-     (lambda w: F.avg_pool1d(F.pad(w, (0, len(w) % 2))[None], 2)[0], "mean of two"),
-     (lambda w: halve(w, 2 * hinted()), "twice as loud"), (late, "32 samples late"),
-     (lambda w: F.conv1d(w[None, None, ::2], hinted()[None, None], padding=32)[0, 0], "filtered then"),
-     (lambda w: halve(w, hinted(0.25)), "edge lies at 2,000"),
-     (lambda w: halve(w, kernel(edge=0.6)), "a longer kernel"),
-     (lambda w: halve(w, kernel(half=6)), "kernel long enough"),
-     (lambda w: halve(w, kernel(edge=0.35)), "times as strong"),
-     (lambda w: halve(F.pad(w, (1, 0)))[: (len(w) + 1) // 2], "1.0 old samples too late"), (mirrored, "is silence"),
-     (lambda w: halve(w)[: len(w) // 2], "floats of shape (1,)"), (lambda w: halve(w).tolist(), "got list"),
-     (lambda w: halve(w) * math.nan, "NaN")],
+    [(lambda w: halve_with(w, kernel(edge=0.6)), "5,000 Hz comes back as 3,000 Hz with 13%.*a longer kernel"),
+     (lambda w: halve_with(w, kernel(half=6)), "3,000 Hz comes out 0.80 times.*kernel long enough"),
+     (lambda w: halve_with(w, kernel(edge=0.35)), "3,000 Hz comes out 0.13 times"),
+     (lambda w: halve_with(F.pad(w, (1, 0)), kernel())[: (len(w) + 1) // 2], "in time: .*1.0 old samples too late"),
+     (lambda w: halve_with(w, kernel())[: len(w) // 2], r"of 1 sample you .* \(1,\)"),
+     (lambda w: halve_with(w, kernel()).tolist(), "got list"),
+     (lambda w: halve_with(w, kernel()) * math.nan, "NaN"), (lambda w: 0 * w[::2], "constant 1 comes out as 0.00"),
+     (lambda w: halve_with(w, kernel()).mul(4).round() / 4, "500 Hz comes out 1.08 times"),
+     (lambda w: halve_with(w, kernel()) + 0.1 * w[::2] ** 2 * (w[::2] != 1), "isn't a plain tone|times as strong"),
+     (lambda w: halve_with(w, kernel().where(torch.arange(81) < 44, 0) / 0.926), "tones up to 3,000 Hz: ")],
 )  # fmt: skip
-def test_half_the_rate(answer, message):
+def test_half_the_rate_otherwise_wrong(answer, message):
     result = check("12.4", answer)
     assert not result
-    assert message in result.message
+    assert re.search(message, result.message), result.message
+
+
+def halve_with(wave, weights):
+    return F.conv1d(wave[None, None], weights[None, None], padding=len(weights) // 2)[0, 0, ::2]
+
+
+def test_a_sample_too_late_is_not_called_wrong_padding():
+    message = check("12.4", lambda w: halve_with(F.pad(w, (1, 0)), kernel())[: (len(w) + 1) // 2]).message
+    assert "5 of 6 properties hold" in message
+
+
+# ---- 12.5 in three ways: rfft, the analytic wave, Hilbert's kernel in double precision ----
+
+
+def twin_by_rfft(wave):
+    return torch.fft.irfft(torch.fft.rfft(wave) * torch.tensor(1j), len(wave))
+
+
+def twin_by_analytic_wave(wave):
+    spectrum, n = torch.fft.fft(wave), len(wave)
+    spectrum[1 : (n + 1) // 2] *= 2  # no negative frequencies
+    spectrum[(n + 1) // 2 + (n % 2 == 0) :] = 0
+    return torch.fft.ifft(spectrum).imag
+
+
+def twin_by_signs(wave):
+    turned = torch.fft.fft(wave.double()) * -1j * torch.sign(torch.fft.fftfreq(len(wave))).double()
+    return torch.fft.ifft(turned).real.float()
+
+
+TWINS = (twin_by_rfft, twin_by_analytic_wave, twin_by_signs)
+CHANGES = {
+    "itself": (torch.clone, lambda w: w + 0, lambda w: torch.fft.irfft(torch.fft.rfft(w), len(w))),
+    "negative": (torch.neg, lambda w: w * -1, lambda w: torch.fft.irfft(-torch.fft.rfft(w), len(w))),
+    "factor": (lambda w: 2 * w, lambda w: w / 3, lambda w: torch.fft.irfft(torch.fft.rfft(w) * 4, len(w))),
+    "backwards": (lambda w: w.flip(0), lambda w: w[list(range(len(w)))[::-1]],
+                  lambda w: torch.fft.irfft(torch.fft.rfft(w).conj(), len(w))),
+    "shift": (lambda w: w.roll(400), lambda w: torch.cat([w[-400:], w[:-400]]), lambda w: F.pad(w, (400, -400))),
+    "click": (lambda w: torch.fft.irfft(torch.fft.rfft(w).abs(), len(w)),
+              lambda w: torch.fft.ifft(torch.fft.fft(w).abs()).real,
+              lambda w: torch.fft.irfft(torch.polar(torch.fft.rfft(w).abs(), torch.zeros(len(w) // 2 + 1)), len(w))),
+    "angle": (lambda w: (w + twin_by_rfft(w)) / 2**0.5, lambda w: torch.fft.irfft(1j**0.5 * torch.fft.rfft(w), len(w)),
+              lambda w: w * math.cos(PI / 4) - twin_by_signs(w) * math.sin(PI / 4)),
+}  # fmt: skip
+TOLD_TWIN = {
+    "itself": "that is the wave itself", "negative": "same wave but for the sign", "factor": "undo the factor",
+    "backwards": "in the wrong order", "shift": "400 samples too late", "click": "in one click",
+    "angle": "turned by 45°",
+}  # fmt: skip
+# of these the first hides the second: the wave itself is no pair with anything, a click has no sign or angle, and with
+# a wave that is shifted or backwards the correlation is small for any sign
+TWIN_APART = [
+    *({"itself", fault} for fault in CHANGES if fault != "itself"), {"click", "shift"}, {"click", "backwards"},
+    {"shift", "backwards"}, *({a, b} for a in ("click", "backwards", "shift") for b in ("negative", "angle")),
+    {"negative", "angle"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", [*TWINS, lambda w: -twin_by_rfft(w)])
+def test_twins_pass(answer):
+    result = check("12.5", answer)
+    assert result, result.message
+
+
+@pytest.mark.parametrize("way", range(3))
+@pytest.mark.parametrize("faults", apart_from(TWIN_APART, CHANGES))
+def test_what_is_no_twin_and_why(faults, way):
+    def answer(wave):
+        for fault in faults:
+            wave = CHANGES[fault][way](wave)
+        return wave
+
+    told_alone("12.5", answer, [TOLD_TWIN[f] for f in faults], TOLD_TWIN.values())
+
+
+@pytest.mark.parametrize("way", range(3))
+@pytest.mark.parametrize("fault", ["factor", "backwards", "shift", "click"])
+def test_a_twin_with_one_more_change(fault, way):
+    """The correlation is small, as it should be; still it sounds otherwise."""
+    found = check("12.5", lambda wave: CHANGES[fault][way](TWINS[way](wave))).message
+    assert TOLD_TWIN[fault] in found and "how it sounds" in found
 
 
 def noise(wave):
     return torch.randn(len(wave)) * wave.std()
 
 
+def any_phases(wave):
+    spectrum = torch.fft.rfft(wave)
+    return torch.fft.irfft(spectrum * torch.exp(2j * PI * torch.rand(len(spectrum))), len(wave))
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
-    [(torch.clone, "the wave itself"), (torch.neg, "but a correlation of -1"), (lambda w: w + w, "grows by 0.15"),
-     (lambda w: torch.flip(w, (0,)), "in the wrong order"), (lambda w: torch.cat([w[-160:], w[:-160]]), "one frame"),
-     (lambda w: torch.fft.irfft(torch.fft.rfft(w).abs(), len(w)), "in one click"), (noise, "that can be heard"),
-     (lambda w: 0.5 * w, "still related"), (torch.zeros_like, "silence"), (lambda w: w[:-1], "of shape (9000,)"),
-     (lambda w: twin(w).numpy(), "got ndarray")],
+    [(noise, "that can be heard$"), (any_phases, "turn all phases by the same angle"),
+     (lambda w: w.roll(1), "shifted by 1 sample, still"), (torch.zeros_like, "silence"),
+     (lambda w: torch.fft.ifft(-1j * torch.fft.fft(w)).real, "They need"), (lambda w: w[:-1], r"of shape \(9000,\)"),
+     (lambda w: w * math.inf, "NaN or infinite"), (lambda w: twin_by_rfft(w).numpy(), "got ndarray"),
+     (lambda w: w + w.std() * torch.randn(len(w)), "sample by sample they are still related")],
 )  # fmt: skip
-def test_twins(answer, message):
+def test_other_waves_are_no_twins(answer, message):
     result = check("12.5", answer)
     assert not result
-    assert message in result.message
+    assert re.search(message, result.message), result.message
 
 
 def test_a_twin_is_one_for_a_real_filterbank_too():
-    (wave,) = find_exercise("12.5").cases(torch.Generator().manual_seed(0))[0]
-    assert (log_mel(twin(wave)) - log_mel(wave)).abs().mean() < 0.01
+    (wave,) = find_exercise("12.5").properties[0].inputs()[0]
+    assert (log_mel(twin_by_rfft(wave)) - log_mel(wave)).abs().mean() < 0.01
+
+
+def test_the_packages_own_resampling_passes():
+    assert check("12.4", lambda wave: resample(wave, rate=2, new_rate=1))
