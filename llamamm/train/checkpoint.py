@@ -131,7 +131,10 @@ def load_weights(model: Llama3Model, folder: Path) -> None:
         load_shards(parameter_tensors(model), folder)
         return
     if (folder / SKILL_FILE).is_file():
+        trains = {name for name, p in model.named_parameters() if p.requires_grad}
         load_skill(model, folder)
+        for name, parameter in model.named_parameters():  # a fresh adapter freezes all that is not its own
+            parameter.requires_grad_(name in trains)
         return
     if adapted := list(lora_modules(model).values()):
         here, there = adapted[0].settings[active_adapter(model)], read_settings(folder)
@@ -217,10 +220,13 @@ def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, folder: 
     known = {key.partition(".")[2] for key in keys}
     if not keys:  # no step was taken yet
         return
-    if known != set(named):
+    never_moved = set(named) - known  # a bridge that no batch has used has no moments yet
+    if known - set(named) or not never_moved <= set(added_tensors(model)):
         odd = sorted(known ^ set(named))
         raise TrainingError(f"{folder} is of a run that trains other parameters: {len(odd)} differ, such as {odd[0]}")
     for name, p in named.items():
+        if name in never_moved:
+            continue
         if in_shards:
             step = torch.zeros((), dtype=torch.float32, device=p.device)
             state = {moment: step if moment == "step" else torch.zeros_like(p.detach()) for moment in MOMENTS}

@@ -52,7 +52,7 @@ class TrainConfig(BaseModel):
         None,
         description="Folder of this run: checkpoints, metrics.jsonl, run.png. Paths are relative to where you are.",
     )
-    steps: PositiveInt | None = Field(None, description="Optimizer steps in all.")
+    steps: PositiveInt = Field(0, description="Optimizer steps in all.")  # 0: not given
 
     # ---- the model ----
     model: str | None = Field(None, description="Model to start from: Hub id, folder or asset name. Default: smollm2.")
@@ -150,6 +150,9 @@ class TrainConfig(BaseModel):
     @field_validator("data", mode="before")
     @classmethod
     def _sources(cls, value: Any) -> Any:
+        if not isinstance(value, str | list | None):
+            quotes = "" if isinstance(value, dict) else " (put it into quotes)"
+            raise ValueError(f"a file's name, or a list of them{quotes}")
         return [{"source": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
 
     @field_validator("output", "adapter", "features", mode="after")
@@ -159,7 +162,7 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.steps is None and not self.stages:
+        if not self.steps and not self.stages:
             raise ValueError(f"'steps' is missing: {type(self).model_fields['steps'].description}")
         if self.trains is not None and not self.trains:
             raise ValueError("trains is empty: nothing would learn")
@@ -250,7 +253,7 @@ def explain_keys() -> str:
     """Every key with its default and what it means, one a line."""
     lines = []
     for name, info in TrainConfig.model_fields.items():
-        default = "required" if info.is_required() else f"default {info.get_default()!r}"
+        default = "required" if name in ("output", "steps") else f"default {info.get_default()!r}"
         lines.append(f"{name} ({default}): {info.description}")
     return "\n".join(lines)
 

@@ -136,7 +136,8 @@ class Trainer:
         seed_everything(cfg.seed + self.processes.rank)
         if cfg.checkpoint_activations:
             checkpoint_activations(model)
-        self.objective = self.processes.wrap(objective or Objective(model), parallel=cfg.parallel)
+        self._plain_objective = objective or Objective(model)
+        self.objective = self.processes.wrap(self._plain_objective, parallel=cfg.parallel)
         self.optimizer = make_optimizer(model, cfg)
         self.step = 0  # steps done
         self.best_loss = math.inf
@@ -206,6 +207,8 @@ class Trainer:
                 # DDP and FSDP average gradients over processes, but each has its share of one big mean: a sum is due.
                 self.scaler.scale(loss * self.processes.world_size).backward()
             total += float(loss.detach())
+        if hasattr(self._plain_objective, "drop_idle"):
+            self._plain_objective.drop_idle(self.processes)
         total = self.processes.sum(total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

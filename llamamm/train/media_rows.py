@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llamamm.errors import InputError
 from llamamm.generation.prompts import Conversation, Image, Prompt, Sound, place_contents
 from llamamm.multimodal.config import MultimodalConfig
-from llamamm.multimodal.model import Media
+from llamamm.multimodal.model import Features, Media, MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.tasks.items import Item, Task
 from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.batches import Batch
 from llamamm.train.loop import Objective
 from llamamm.train.losses import IGNORE
+from llamamm.train.processes import Processes
 from llamamm.train.records import Record, read_record
 from llamamm.train.rows import Example, encode_dialogue, encode_text
 
@@ -81,14 +82,34 @@ def encode_media_record(
 
 
 class MediaObjective(Objective):
-    """The loss of a model that sees and hears. A bridge that has nothing to do in a batch gets gradients of zero, so
-    that several processes, whose rows hold different things, all have the same ones to send."""
+    """The loss of a model that sees and hears.
+
+    A bridge that has nothing to do in a batch gets gradients of zero: so several processes, whose rows hold different
+    things, all have the same ones to send. What no process had to do is then left alone, see `drop_idle`.
+    """
+
+    def __init__(self, model: MultimodalLlama) -> None:
+        super().__init__(model)
+        self.used: set[str] = set()
 
     def forward(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None, **media: Any) -> Tensor:
         """As in `Objective`; media: `media` or `features`, as in `MultimodalLlama`."""
         loss = super().forward(ids, targets, segments, **media)
+        for given in media.values():
+            seen, heard = (given.images, given.sounds) if isinstance(given, Features) else (given.pixels, given.mel)
+            self.used |= {name for name, x in (("image_bridge", seen), ("audio_bridge", heard)) if x is not None}
+        self.used |= {"gated"} if media else set()
         idle = [p.sum() for p in self.model.added_parameters() if p.requires_grad]
         return loss + 0.0 * sum(idle) if idle else loss
+
+    def drop_idle(self, processes: Processes) -> None:
+        """Take the gradients away from what no process has used since the last call: they are zero, and the optimizer
+        would shrink the weights all the same. All processes must call it."""
+        for name in self.model.ADDED:
+            if not processes.any(name in self.used):
+                for parameter in getattr(self.model, name, nn.Module()).parameters():
+                    parameter.grad = None
+        self.used.clear()
 
 
 class RowMaker:

@@ -108,8 +108,8 @@ class PairBatches:
 
     def __init__(
         self, documents: Sequence[Any], encode: Callable[[Any], tuple[Example, Example]], *, batch_size: int,
-        length: int, seed: int = 0, pad_id: int = 0, shuffle: bool = True, looked_at: bool = False, skip_long: bool = False,
-        rank: int = 0, world_size: int = 1,
+        length: int, seed: int = 0, pad_id: int = 0, shuffle: bool = True, looked_at: bool = False,
+        skip_long: bool = False, rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         if batch_size < 1 or batch_size % world_size:
             raise InputError(f"batch_size {batch_size} is not a multiple of world_size {world_size}")

@@ -14,6 +14,7 @@ from llamamm.errors import ConfigError, InputError
 from llamamm.generation.generate import TextStream
 from llamamm.generation.sampling import SamplingConfig
 from llamamm.lora.lora import apply_lora, lora_modules, merge_lora
+from llamamm.lora.settings import ALL_TARGETS
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.pretrained.load import from_pretrained
@@ -74,8 +75,10 @@ def _give_lora(model: Llama3Model, cfg: TrainConfig) -> None:
     if cfg.adapter:
         load_skill(model, cfg.adapter)
     if not lora_modules(model):
-        s = cfg.lora_settings
-        apply_lora(model, r=s.r, alpha=s.alpha, dropout=s.dropout, targets=cfg.lora_targets, layers=cfg.lora_layers,
+        s, targets = cfg.lora_settings, cfg.lora_targets
+        if isinstance(model, MultimodalLlama) and set(targets) <= set(ALL_TARGETS):  # names that towers use, too
+            targets = [f"layers.*.{name}" for name in targets]
+        apply_lora(model, r=s.r, alpha=s.alpha, dropout=s.dropout, targets=targets, layers=cfg.lora_layers,
                    rslora=s.rslora, dora=s.dora)  # fmt: skip
 
 

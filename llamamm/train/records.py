@@ -44,7 +44,8 @@ class Record:
     @property
     def media(self) -> list[Image | Sound]:
         """Its pictures and sounds, in their order."""
-        contents = (message.get("content") for message in self.messages if isinstance(message, Mapping))
+        messages = self.messages if isinstance(self.messages, list | tuple) else ()
+        contents = (message.get("content") for message in messages if isinstance(message, Mapping))
         parts = (part for content in contents if isinstance(content, list) for part in content)
         return [part for part in parts if isinstance(part, Image | Sound)]
 
@@ -262,7 +263,7 @@ def _placed_in(messages: Conversation, folder: Path) -> Conversation:
             return replace(part, source=folder / part.source)
         return part
 
-    if not isinstance(messages, Sequence):  # for the chat format to refuse
+    if not isinstance(messages, Sequence) or isinstance(messages, str):  # for the chat format to refuse
         return messages
     placed = []
     for message in messages:
@@ -275,7 +276,7 @@ def _placed_in(messages: Conversation, folder: Path) -> Conversation:
 
 def _without_media(messages: Conversation) -> Conversation:
     """The words alone, for a check of roles."""
-    if not isinstance(messages, Sequence):
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
         return messages
     words = []
     for message in messages:
