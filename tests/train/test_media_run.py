@@ -22,18 +22,26 @@ from llamamm.text.config import TextConfig
 from llamamm.train.config import TrainConfig
 from llamamm.train.loop import Trainer
 from llamamm.train.run import run_training
+from llamamm.train.tokenizer import train_tokenizer
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 255, 0), "gray": (120, 120, 120)}
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, smol):
+def words(tmp_path_factory):
+    """A tokenizer of few tokens: with SmolLM2's 49,152, scores alone take most of the time."""
+    texts = ["user assistant", "Which colour?", "Describe the picture.", "a tone", "What?", "word ", *COLOURS] * 9
+    return train_tokenizer(texts, tmp_path_factory.mktemp("words"), vocab_size=330)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, words):
     """A tiny model with an eye and an ear, which knows nothing."""
     torch.manual_seed(0)
-    text = TextConfig.tiny(vocab_size=smol.vocab_size, context_length=256, hidden_size=32, n_layers=2)
+    text = TextConfig.tiny(vocab_size=words.vocab_size, context_length=512, hidden_size=32, n_layers=2)
     cfg = MultimodalConfig.tiny(text=text)
     folder = tmp_path_factory.mktemp("models") / "senses"
-    processor = MultimodalProcessor(cfg, smol, ImageProcessor.vit(32))
+    processor = MultimodalProcessor(cfg, words, ImageProcessor.vit(32))
     save_pretrained(MultimodalLlama(cfg), folder, processor=processor)
     return folder
 
@@ -170,10 +178,10 @@ def test_wrong_stages_are_named(make, wrong, message):
 
 
 @pytest.fixture(scope="module")
-def text_model(tmp_path_factory, smol):
+def text_model(tmp_path_factory, words):
     folder = tmp_path_factory.mktemp("models") / "text"
-    text = TextConfig.tiny(vocab_size=smol.vocab_size, n_layers=1, hidden_size=16)
-    save_pretrained(Llama3Model(text), folder, tokenizer=smol)
+    text = TextConfig.tiny(vocab_size=words.vocab_size, n_layers=1, hidden_size=16)
+    save_pretrained(Llama3Model(text), folder, tokenizer=words)
     return str(folder)
 
 
