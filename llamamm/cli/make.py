@@ -1,4 +1,4 @@
-"""Commands that make models: `llamamm train`, `train-multimodal`, `merge`."""
+"""Commands that make models: `llamamm compose`, `data`, `train`, `train-multimodal`, `merge`."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ def train(
         raise
     if not trainer.processes.is_main:
         return
+    cfg = trainer.cfg  # of the stage that ran last, where there are stages
+    last, best = cfg.output / "last", cfg.output / "best"
     print(best if best.is_dir() else last)
     out_of_patience = 0 < cfg.patience <= trainer.evaluations_since_best
     if trainer.step < cfg.steps and not out_of_patience:

@@ -60,7 +60,10 @@ class TrainConfig(BaseModel):
         None, description="Instead of `model`: a new random Llama of this shape (hidden_size, n_layers, ...)."
     )
     tokenizer: str | None = Field(None, description="Tokenizer's file or folder, where the model brings none.")
-    method: Literal["lora", "full"] = Field("lora", description="Train an adapter beside frozen weights, or all of it.")
+    method: Literal["lora", "full", "dpo"] = Field(
+        "lora", description="Train an adapter beside frozen weights, all of it, or an adapter on preferences (dpo)."
+    )
+    dpo_beta: float = Field(0.1, description="dpo: the cost of going away from the model without adapter.", gt=0)
     adapter: Path | None = Field(None, description="Adapter folder to go on training, in place of a fresh one.")
     lora_r: PositiveInt = Field(8, description="LoRA's rank.")
     lora_alpha: float = Field(16.0, description="LoRA's strength: its output is scaled by alpha / r.", gt=0)
@@ -170,8 +173,11 @@ class TrainConfig(BaseModel):
             raise ValueError("trains: lora stands beside frozen weights; take it, or text and towers in full")
         if self.model and self.shape is not None:
             raise ValueError("`model` and `shape` name two models; give one of them")
-        if self.shape is not None and self.method == "lora":
+        if self.shape is not None and self.method != "full":
             raise ValueError("a new model (`shape`) is trained in full: method: full")
+        if self.adapter and self.method == "dpo":
+            raise ValueError("dpo compares with the model without an adapter, which would lack what `adapter` has "
+                             "learned: `llamamm merge` it first, and begin from the merged model")
         if self.adapter and self.method == "full":
             raise ValueError(f"adapter {self.adapter} is trained further with method: lora, not full")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:

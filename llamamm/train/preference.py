@@ -11,7 +11,7 @@ Source: Direct Preference Optimization, arXiv:2305.18290, equation 7. Built in n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from llamamm.text.model import Llama3Model
 from llamamm.train.batches import Batch, fill, places_of
 from llamamm.train.documents import place_of
 from llamamm.train.losses import IGNORE
+from llamamm.train.records import Record, read_record
 from llamamm.train.rows import Example
 
 
@@ -43,6 +44,15 @@ def answer_log_probs(model: Llama3Model, ids: Tensor, targets: Tensor, **media: 
     logits = model.lm_head(hidden[rows, places]).float()  # (N, V), of the learned places alone
     told = -F.cross_entropy(logits, targets[rows, places], reduction="none")
     return torch.zeros(len(ids), device=ids.device).index_add(0, rows, told)
+
+
+def encode_pair(record: Any, encode: Callable[[Record], Example]) -> tuple[Example, Example]:
+    """The examples of a record's chosen and rejected answers. Raises InputError for a record without both."""
+    read = read_record(record)
+    if read.rejected is None:
+        raise InputError("a record of preferences has a prompt, 'chosen' and 'rejected'")
+    *begin, last = read.messages
+    return encode(read), encode(replace(read, messages=[*begin, {**last, "content": read.rejected}], rejected=None))
 
 
 class PreferenceObjective(nn.Module):

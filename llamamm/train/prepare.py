@@ -29,6 +29,7 @@ from llamamm.train.check import own_tokenizer
 from llamamm.train.config import TrainConfig
 from llamamm.train.log import RunLog
 from llamamm.train.loop import resolve_precision
+from llamamm.train.preference import PairBatches
 from llamamm.train.processes import Processes
 from llamamm.train.records import is_text
 
@@ -50,7 +51,7 @@ def load_model(cfg: TrainConfig, device: torch.device) -> tuple[Llama3Model, Rea
         return model, tokenizer
     own = own_tokenizer(cfg.tokenizer) if cfg.tokenizer else None  # before the weights, which may take minutes
     # Frozen weights may be short; what AdamW moves must not be, since its steps are smaller than bf16's last digit.
-    frozen = cfg.method == "lora" and device.type == "cuda"
+    frozen = cfg.method != "full" and device.type == "cuda"
     dtype = low_precision if frozen and low_precision else torch.float32
     model, tokenizer = from_pretrained(cfg.model or DEFAULT_MODEL, dtype=dtype, device=device)
     if isinstance(tokenizer, MultimodalProcessor):
@@ -65,7 +66,7 @@ def load_model(cfg: TrainConfig, device: torch.device) -> tuple[Llama3Model, Rea
     tokenizer = own or tokenizer
     if tokenizer is None:
         raise InputError(f"{cfg.model} has no tokenizer beside its weights; name one with `tokenizer`")
-    if cfg.method == "lora":
+    if cfg.method != "full":
         _give_lora(model, cfg)
     return model, tokenizer
 
@@ -84,7 +85,8 @@ def _give_lora(model: Llama3Model, cfg: TrainConfig) -> None:
 
 def trained_parts(cfg: TrainConfig) -> frozenset[str]:
     """What learns in a model that sees or hears."""
-    return frozenset(cfg.trains or ("bridges", "text" if cfg.method == "full" else "lora"))
+    usual = {"lora": ("bridges", "lora"), "full": ("bridges", "text"), "dpo": ("lora",)}[cfg.method]
+    return frozenset(cfg.trains or usual)
 
 
 def _set_trainable(model: MultimodalLlama, cfg: TrainConfig) -> None:
@@ -111,10 +113,16 @@ def make_batches(
     processes: Processes,
     shuffle: bool = True,
     looked_at: bool = False,
-) -> Batches:
+) -> Batches | PairBatches:
     """The batches that `cfg` asks for. Texts may be split over rows, dialogues stay whole.
 
     looked_at: pictures and sounds come as features of towers."""
+    if cfg.method == "dpo":
+        return PairBatches(
+            documents, encode, batch_size=cfg.batch_size, length=cfg.length, seed=cfg.seed,
+            pad_id=tokenizer.eos_id or 0, shuffle=shuffle, looked_at=looked_at, skip_long=cfg.faulty == "skip",
+            rank=processes.rank, world_size=processes.world_size,
+        )  # fmt: skip
     return Batches(
         documents, encode, batch_size=cfg.batch_size, length=cfg.length, seed=cfg.seed, pack=cfg.pack,
         split=is_text, pad_id=tokenizer.eos_id or 0,  # not pad_id: a [PAD] may have been added without a row for it

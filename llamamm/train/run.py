@@ -11,6 +11,8 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from torch import nn
+
 from llamamm.devices import pick_device
 from llamamm.errors import ConfigError
 from llamamm.files import recover_folder, write_file
@@ -33,6 +35,7 @@ from llamamm.train.features import FeatureStore
 from llamamm.train.log import RunLog, duration, plot_run
 from llamamm.train.loop import Trainer
 from llamamm.train.media_rows import MediaObjective, encode_media_record
+from llamamm.train.preference import PreferenceObjective, encode_pair
 from llamamm.train.prepare import load_model, make_batches, make_sampler, note_precision, prompt_ids, trained_parts
 from llamamm.train.processes import Processes, is_sharded, joined
 from llamamm.train.rows import encode_record
@@ -137,6 +140,10 @@ def make_trainer(
     if sees:
         encode = partial(encode_media_record, processor=reader, look=store)
     share = {"processes": processes, "looked_at": store is not None}
+    objective: nn.Module | None = MediaObjective(model) if sees else None
+    if cfg.method == "dpo":
+        encode = partial(encode_pair, encode=encode)
+        objective = PreferenceObjective(model, beta=cfg.dpo_beta)
     batches = make_batches(data["data"].records, encode, cfg, tokenizer, **share)
     eval_batches: list[Batch] = []
     if cfg.eval_data:
@@ -150,7 +157,7 @@ def make_trainer(
     note_precision(cfg, processes.device, log)
     base = cfg.model or DEFAULT_MODEL
     trainer = Trainer(
-        model, batches, cfg, objective=MediaObjective(model) if sees else None, eval_batches=eval_batches,
+        model, batches, cfg, objective=objective, eval_batches=eval_batches,
         sampler=make_sampler(cfg, tokenizer), log=log, processes=processes,
         saver=FolderSaver(cfg.output, tokenizer=reader, base=base),
     )  # fmt: skip
