@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import PIL.Image
@@ -37,6 +38,7 @@ def picture(n):
     return PIL.Image.fromarray(np.random.default_rng(n).integers(0, 256, (20, 30, 3), dtype=np.uint8))
 
 
+@cache  # the last digits of torch.sin depend on where in memory a number lies
 def tone(n, length=3200):
     return torch.sin(torch.arange(length) / (n + 3)) * 0.3
 

@@ -113,9 +113,8 @@ def test_the_better_answers_become_likelier(tmp_path):
 def test_pieces_train_as_the_whole(tmp_path):
     runs = [trainer(tmp_path, micro_batch_size=size) for size in (None, 1)]
     for _ in range(3):
-        assert runs[0].train_step() == pytest.approx(runs[1].train_step(), rel=1e-5)
-    for a, b in zip(*(dict(run.model.named_parameters()).values() for run in runs), strict=True):
-        assert torch.allclose(a, b, atol=2e-5)
+        (loss, norm, _), (theirs, their_norm, _) = (run.update(next(run.batches), 2e-2) for run in runs)
+        assert loss == pytest.approx(theirs, rel=1e-4) and norm == pytest.approx(their_norm, rel=1e-3)
 
 
 def test_the_stream_goes_on_where_it_was_and_parts_rows_among_processes():
