@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llamamm.devices import default_dtype
-from llamamm.errors import TrainingError
+from llamamm.errors import TrainingError, counted
 from llamamm.lora.lora import LoraLinear
 from llamamm.text.model import Llama3Model
 from llamamm.train.config import TrainConfig
@@ -271,7 +271,8 @@ class Trainer:
         broken = [name for name, p in self.model.named_parameters() if not as_local(p.detach()).isfinite().all()]
         rate = learning_rate(self.step - 1, self.cfg)
         if broken:
-            cause = f"{len(broken)} weights hold NaN or infinity, such as {broken[0]}: `llamamm doctor FILE` lists them"
+            cause = (f"NaN or infinity in {counted(len(broken), 'weight')}, such as {broken[0]}: `llamamm doctor FILE` "
+                     f"lists them")
         elif not math.isfinite(loss):
             cause = "the forward pass overflows: take precision bf16 or fp32, or look at the data of these steps"
         else:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from llamamm.errors import InputError
+from llamamm.errors import InputError, counted
 from llamamm.text.chat import AnyChat, Messages, TemplateChat, chat_format, check_messages
 from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.records import read_record
@@ -39,7 +39,8 @@ class Example:
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.learn):
-            raise InputError(f"an example has {len(self.ids)} ids and {len(self.learn)} marks; each id needs one mark")
+            raise InputError(f"an example has {counted(len(self.ids), 'id')} and {counted(len(self.learn), 'mark')}; "
+                             f"each id needs one mark")
 
 
 def encode_text(text: str, tokenizer: Tokenizer) -> Example:

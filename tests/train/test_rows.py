@@ -137,7 +137,7 @@ def test_records_of_another_kind_are_refused(smol, record, message):
 
 
 def test_a_mark_for_each_id():
-    with pytest.raises(InputError, match="2 ids and 1 marks"):
+    with pytest.raises(InputError, match="2 ids and 1 mark;"):
         Example([1, 2], [True])
 
 
