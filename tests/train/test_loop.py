@@ -143,9 +143,9 @@ class Poisoned(torch.nn.Module):
         super().__init__()
         self.inner, self.bad_calls, self.value, self.calls = inner, bad_calls, value, 0
 
-    def forward(self, *arguments):
+    def forward(self, **inputs):
         self.calls += 1
-        loss = self.inner(*arguments)
+        loss = self.inner(**inputs)
         return loss * self.value if self.calls in self.bad_calls else loss
 
 
@@ -225,10 +225,10 @@ def test_ctrl_c_ends_after_the_step_with_a_checkpoint(tmp_path, number):
     trainer = byte_trainer(tmp_path, steps=1000, save_every=1000, saver=saver)
     inner = trainer.objective.forward
 
-    def forward(*arguments):
+    def forward(**inputs):
         if trainer.step == 2:
             os.kill(os.getpid(), number)
-        return inner(*arguments)
+        return inner(**inputs)
 
     trainer.objective.forward = forward
     before = signal.getsignal(number)
