@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 
 from llamamm import Llama3Model, TextConfig
+from llamamm.train.batches import Batches
 from llamamm.train.config import TrainConfig
 from llamamm.train.log import RunLog
 from llamamm.train.loop import Trainer
-from llamamm.train.rows import Batches, Example
+from llamamm.train.rows import Example
 
 TEXTS = [f"The number {i} is followed by {i + 1}." + " Then comes the next." * (i % 5) for i in range(60)]
 

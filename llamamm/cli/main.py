@@ -1,5 +1,5 @@
-"""The command line: `llamamm generate`, `chat`, `train`, `train-multimodal`, `merge`, `eval`, `experiment`, `bench`,
-`check`, `fetch`, `doctor`.
+"""The command line: `llamamm generate`, `chat`, `compose`, `data`, `train`, `train-multimodal`, `merge`, `eval`,
+`experiment`, `bench`, `check`, `fetch`, `doctor`.
 
 What a user can cause ends in one line with the remedy, and exit code 2; nothing ends in a traceback, unless
 LLAMAMM_TRACEBACK=1 asks for it. Help and wrong options wait for no torch: a command imports what it needs.
@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from llamamm import __version__
-from llamamm.cli.make import TrainCommand, merge, train, train_multimodal
+from llamamm.cli.make import TrainCommand, compose, data, merge, train, train_multimodal
 from llamamm.cli.measure import bench, evaluate, experiment
 from llamamm.cli.options import AS_PATH, err, out
 from llamamm.cli.talk import PromptCommand, chat, generate
@@ -47,6 +47,8 @@ app = typer.Typer(
 app.command(cls=PromptCommand)(generate)
 app.command()(chat)
 app.command(cls=TrainCommand)(train)
+app.command()(compose)
+app.command()(data)
 app.command("train-multimodal")(train_multimodal)
 app.command()(merge)
 app.add_typer(evaluate, name="eval")

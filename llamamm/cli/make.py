@@ -1,4 +1,4 @@
-"""Commands that make models: `llamamm train`, `train-multimodal`, `merge`."""
+"""Commands that make models: `llamamm compose`, `data`, `train`, `train-multimodal`, `merge`."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ def train(
         raise
     if not trainer.processes.is_main:
         return
+    cfg = trainer.cfg  # of the stage that ran last, where there are stages
+    last, best = cfg.output / "last", cfg.output / "best"
     print(best if best.is_dir() else last)
     out_of_patience = 0 < cfg.patience <= trainer.evaluations_since_best
     if trainer.step < cfg.steps and not out_of_patience:
@@ -97,27 +99,88 @@ def train_multimodal(
     print(output)
 
 
-def merge(
-    adapter: Annotated[Path, typer.Argument(help="Folder of a LoRA adapter.", **AS_PATH)],
-    output: Annotated[Path, typer.Argument(help="Folder to write the merged model to.", **AS_PATH)],
-    model: ModelOption = None,
+def compose(
+    output: Annotated[Path, typer.Argument(help="Folder to write the model to.", **AS_PATH)],
+    text: Annotated[str, typer.Option(help="Text model: asset, folder or Hub id.")] = "smollm2",
+    vision: Annotated[str, typer.Option(help="Vision tower, or none.")] = "vit-s",
+    audio: Annotated[str, typer.Option(help="Audio encoder, or none.")] = "whisper-tiny",
+    fusion: Annotated[
+        str, typer.Option(help="projector (tokens among the words), gated (blocks that look), perceiver (few tokens).")
+    ] = "projector",
+    image_size: Annotated[int, typer.Option(help="Pixels of a side that pictures are brought to.", min=1)] = 224,
     dtype: DtypeOption = None,
+    seed: Annotated[int, typer.Option(help="Decides the fresh bridges.", min=0)] = 0,
 ) -> None:
-    """Put an adapter into its base's weights, and save the result as an ordinary model."""
-    from llamamm.lora.adapter_config import read_adapter_config
-    from llamamm.lora.adapter_files import load_adapter
-    from llamamm.lora.lora import merge_lora
-    from llamamm.pretrained.load import from_pretrained
-    from llamamm.pretrained.locate import DEFAULT_MODEL
+    """Give a text model an eye and an ear, with fresh bridges: what `llamamm train` then trains to see and hear."""
+    from llamamm.pretrained.compose import compose as make
     from llamamm.pretrained.save import save_pretrained
     from llamamm.text.config import parse_dtype
     from llamamm.weights.saving import refuse_foreign_files
 
     refuse_foreign_files(output)  # before the minutes, not after
-    name = model or read_adapter_config(adapter).get("base_model_name_or_path") or DEFAULT_MODEL
+    eye, ear = (None if name == "none" else name for name in (vision, audio))
+    model, processor = make(text, vision=eye, audio=ear, fusion=fusion, image_size=image_size, seed=seed,
+                            dtype=parse_dtype(dtype) if dtype else None)  # fmt: skip
+    save_pretrained(model, output, processor=processor)
+    counts = {"text": 0, "towers": 0, "bridges": 0}
+    for name, p in model.named_parameters():
+        part = name.split(".")[0]
+        kind = "towers" if part in ("vision_tower", "audio_encoder") else "bridges" if part in model.ADDED else "text"
+        counts[kind] += p.numel()
+    err().print(", ".join(f"{kind} {n / 1e6:,.1f} M parameters" for kind, n in counts.items()))
+    print(output)
+
+
+def data(
+    source: Annotated[str, typer.Argument(help="A .jsonl, .json or .txt file, a folder with metadata.jsonl, or "
+                                               "datasets:NAME[:SPLIT].")],
+    model: ModelOption = None,
+    length: Annotated[int, typer.Option(help="Tokens in a row, as in training.", min=2)] = 512,
+) -> None:
+    """Check data as training would read them: counts, lengths, faults, and three records."""
+    from rich.table import Table
+
+    from llamamm.pretrained.locate import DEFAULT_MODEL
+    from llamamm.train.look import look_at
+
+    found = look_at(source, model=model or DEFAULT_MODEL, length=length)
+    table = Table("", "", show_header=False, box=None)
+    for key, value in found.rows():
+        table.add_row(key, value)
+    console = out()
+    console.print(table)
+    for place, text in found.shown:
+        console.print(f"\n{place}", markup=False, soft_wrap=True)
+        console.print(text, markup=False, soft_wrap=True)
+    for fault in found.faults[:10]:
+        err().print(fault, markup=False, soft_wrap=True)
+    if len(found.faults) > 10:
+        err().print(f"and {len(found.faults) - 10} more")
+    if found.faults:
+        raise typer.Exit(2)
+
+
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="Folder of a LoRA adapter, or of a skill.", **AS_PATH)],
+    output: Annotated[Path, typer.Argument(help="Folder to write the merged model to.", **AS_PATH)],
+    model: ModelOption = None,
+    dtype: DtypeOption = None,
+) -> None:
+    """Put an adapter, or a skill, into its base's weights, and save the result as an ordinary model."""
+    from llamamm.lora.lora import lora_modules, merge_lora
+    from llamamm.pretrained.load import from_pretrained
+    from llamamm.pretrained.locate import DEFAULT_MODEL
+    from llamamm.pretrained.save import save_pretrained
+    from llamamm.pretrained.skill import base_of, load_skill
+    from llamamm.text.config import parse_dtype
+    from llamamm.weights.saving import refuse_foreign_files
+
+    refuse_foreign_files(output)  # before the minutes, not after
+    name = model or base_of(adapter) or DEFAULT_MODEL
     llama, tokenizer = from_pretrained(name, dtype=parse_dtype(dtype) if dtype else None)
-    load_adapter(llama, adapter)
-    merge_lora(llama, keep_base=False)
+    load_skill(llama, adapter)
+    if lora_modules(llama):
+        merge_lora(llama, keep_base=False)
     save_pretrained(llama, output, tokenizer=tokenizer)
     print(output)
 

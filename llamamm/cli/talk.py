@@ -243,14 +243,13 @@ def _load(
 
     from llamamm.devices import default_dtype, pick_device
     from llamamm.generation.prompts import as_processor
-    from llamamm.lora.adapter_config import read_adapter_config
-    from llamamm.lora.adapter_files import load_adapter
-    from llamamm.lora.lora import merge_lora
+    from llamamm.lora.lora import lora_modules, merge_lora
     from llamamm.pretrained.load import from_pretrained
+    from llamamm.pretrained.skill import base_of, load_skill
     from llamamm.text.config import parse_dtype
 
     if adapter and not (model or size):
-        model = read_adapter_config(adapter).get("base_model_name_or_path")
+        model = base_of(adapter)
     name, torch_device = model_name(model, size), pick_device(device)
     torch_dtype = parse_dtype(dtype) if dtype else default_dtype(torch_device)
     if torch_dtype == torch.float16 and not dtype:
@@ -259,8 +258,9 @@ def _load(
     if reader is None:
         raise InputError(f"{name} has no tokenizer beside its weights; put its tokenizer.json or tokenizer.model there")
     if adapter:
-        load_adapter(llama, adapter)
-        merge_lora(llama, keep_base=False)  # one adapter and no switching: then it should cost nothing
+        load_skill(llama, adapter)
+        if lora_modules(llama):
+            merge_lora(llama, keep_base=False)  # one adapter and no switching: then it should cost nothing
     if compile:
         llama.compile(dynamic=True)
     return llama, as_processor(reader)

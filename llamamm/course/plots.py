@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 DPI = 150  # of a picture's pixels; on a page it is as wide as `figure.dpi` says
-LARGE = 100_000  # bytes of a picture above which it loses colours that are seen
+LARGE = 35_000  # bytes of a picture above which it loses colours that are seen
 TWICE = 12_000  # bytes of a picture up to which a notebook holds it in both forms
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY = COLORS = (

@@ -37,8 +37,9 @@ def count_right(
     model.eval()
     device, right = model.embed_tokens.weight.device, 0
     for i in range(0, len(task), batch_size):
-        ids, targets, features = encoder.batch(task, range(i, min(i + batch_size, len(task))), version)
-        guesses = model(ids.to(device), features=features and features.to(device)).argmax(dim=-1).cpu()
+        inputs = encoder.batch(task, range(i, min(i + batch_size, len(task))), version).inputs(device)
+        targets = inputs.pop("targets")
+        guesses = model(**inputs).argmax(dim=-1)
         right += int(((guesses == targets) | (targets == IGNORE)).all(dim=1).sum())
     return right
 

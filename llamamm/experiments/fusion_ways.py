@@ -34,7 +34,7 @@ from llamamm.tasks.senses import picture_features
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.media_rows import RowMaker
-from llamamm.train.stages import Stage, train_stage
+from llamamm.train.stages import Stage, run_stage
 from llamamm.train.tokenizer import train_tokenizer
 
 # about 1.15 million parameters each
@@ -97,7 +97,7 @@ def compare(
                 on_step(way.name, step, loss)
 
         stage = Stage(name, "shown", steps, text=True, bridges=True)
-        way.curve = train_stage(way.model, way.encoder, tasks.train, stage, seed=seed, on_step=note)
+        way.curve = run_stage(way.model, way.encoder, tasks.train, stage, seed=seed, on_step=note)
         way.seconds = time.perf_counter() - begin
         way.right = {what: count_right(way.model, way.encoder, task) for what, task in tasks.test.items()}
         way.model.eval()
@@ -128,7 +128,7 @@ def reading_model(
         torch.manual_seed(seed)
         text = Llama3Model(cfg.text)
         reader = MultimodalLlama(cfg, text=text, vision=towers.vision)
-    train_stage(reader, RowMaker(cfg, tokenizer), tasks.train, Stage("read", "told", steps, text=True, bridges=False),
+    run_stage(reader, RowMaker(cfg, tokenizer), tasks.train, Stage("read", "told", steps, text=True, bridges=False),
                 seed=seed)  # fmt: skip
     return text, tokenizer
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from llamamm.assets.openmoji import Pictures
-from llamamm.errors import InputError
+from llamamm.errors import ConfigError, InputError
 from llamamm.senses.contrastive import LOSSES, Loss, TwoTowers, recall_at, similarities, split_words
+from llamamm.train.config import TrainConfig
+from llamamm.train.log import RunLog
+from llamamm.train.loop import Trainer
+from llamamm.train.randomness import randomness_kept
 
 AT = (1, 5)
 
@@ -97,6 +102,74 @@ def recall_of(model: TwoTowers, pixels: Tensor, texts: list[str]) -> Recall:
     )  # fmt: skip
 
 
+class Pairs:
+    """A batch: pictures, uint8 (B, 3, H, W), and their texts. Each is a wrong answer to the others: no pieces.
+    """
+
+    def __init__(self, pixels: Tensor, texts: Sequence[str]) -> None:
+        self.pixels, self.texts = pixels, list(texts)
+        self.n_targets = self.n_tokens = len(self.texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def split(self, n_rows: int) -> list[Pairs]:
+        """Raises ConfigError for fewer rows than there are."""
+        if n_rows < len(self):
+            raise ConfigError(f"a contrastive loss compares all {len(self)} pairs of a batch, pieces of {n_rows} have "
+                              f"another loss: leave micro_batch_size out, or take a smaller batch_size")
+        return [self]
+
+    def inputs(self, device: torch.device | str) -> dict[str, Any]:
+        return {"pixels": self.pixels.to(device), "texts": self.texts}
+
+
+class PairStream:
+    """An endless stream of `Pairs`, epoch after epoch; an epoch's last few, less than a batch, are left out.
+
+    Pictures are moved about by up to `shift` pixels. Draws come from PyTorch's global generator, which the trainer
+    seeds and its checkpoints keep.
+    """
+
+    n_cut = 0
+
+    def __init__(self, pixels: Tensor, texts: Sequence[str], *, batch_size: int, shift: int) -> None:
+        self.pixels, self.texts, self.batch_size, self.shift = pixels, texts, batch_size, shift
+        self._order, self._n_read = torch.empty(0, dtype=torch.int64), 0
+
+    def __next__(self) -> Pairs:
+        if len(self._order) < self.batch_size:
+            self._order = torch.randperm(len(self.texts))
+        chosen, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
+        self._n_read += self.batch_size
+        return Pairs(moved(self.pixels[chosen], self.shift), [self.texts[i] for i in chosen.tolist()])
+
+    @property
+    def epoch_progress(self) -> float:
+        return self._n_read / len(self.texts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place after the last batch, for JSON."""
+        return {"order": self._order.tolist(), "n_read": self._n_read, "n_pairs": len(self.texts)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises InputError for other data."""
+        if state["n_pairs"] != len(self.texts):
+            raise InputError(f"the state is of {state['n_pairs']} pairs, here are {len(self.texts)}")
+        self._order, self._n_read = torch.tensor(state["order"], dtype=torch.int64), state["n_read"]
+
+
+class ContrastiveObjective(nn.Module):
+    """Two towers and their loss, times the pairs: the trainer divides by them."""
+
+    def __init__(self, model: TwoTowers, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, pixels: Tensor, texts: list[str]) -> Tensor:
+        return self.model.loss(pixels, texts, self.loss) * len(texts)
+
+
 def train_two_towers(
     pixels: Tensor,
     texts: Sequence[str],
@@ -123,30 +196,20 @@ def train_two_towers(
     if loss not in LOSSES or steps < 1 or batch_size < 2:
         raise InputError(f"loss must be {' or '.join(LOSSES)}, steps at least 1, batch_size at least 2; got {loss!r}, "
                          f"{steps} and {batch_size}")
-    curve, batch_size = [], min(batch_size, len(texts))
-    with torch.random.fork_rng(devices=[]):
+    batch_size = min(batch_size, len(texts))
+    with randomness_kept():
         torch.manual_seed(seed)
         if model is None:
             words = sorted({word for text in texts for word in split_words(text)})
             model = TwoTowers(words, bias=-math.log(batch_size - 1))
-        model.to(device).train()
-        groups = [{"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": 0.1},
-                  {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}]  # fmt: skip
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
-        order = torch.empty(0, dtype=torch.int64)
-        for step in range(steps):
-            if len(order) < batch_size:
-                order = torch.randperm(len(texts))  # an epoch; its last few, less than a batch, are left out
-            chosen, order = order[:batch_size], order[batch_size:]
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * _share(step, steps)
-            value = model.loss(moved(pixels[chosen], shift), [texts[i] for i in chosen.tolist()], loss)
-            optimizer.zero_grad()
-            value.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            curve.append(value.item())
-    return model.eval(), curve
+        model.to(device)
+        cfg = TrainConfig.make({"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
+                                "warmup_steps": min(20, steps // 10), "min_learning_rate": 0, "weight_decay": 0.1,
+                                "beta2": 0.98, "precision": "fp32", "method": "full"})  # fmt: skip
+        trainer = Trainer(model, PairStream(pixels, texts, batch_size=batch_size, shift=shift), cfg,
+                          objective=ContrastiveObjective(model, loss), log=RunLog(quiet=True))  # fmt: skip
+        trainer.fit()
+    return model.eval(), trainer.log.losses
 
 
 def moved(pixels: Tensor, shift: int) -> Tensor:
@@ -155,11 +218,3 @@ def moved(pixels: Tensor, shift: int) -> Tensor:
     padded = F.pad(pixels, [shift] * 4, value=255)
     corners = torch.randint(0, 2 * shift + 1, (len(pixels), 2)).tolist()
     return torch.stack([picture[:, y : y + H, x : x + W] for picture, (y, x) in zip(padded, corners, strict=True)])
-
-
-def _share(step: int, steps: int, warmup: int = 20) -> float:
-    """Of the learning rate: up in a line, then down along a cosine to nothing."""
-    warmup = min(warmup, steps // 10)
-    if step < warmup:
-        return (step + 1) / warmup
-    return (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2

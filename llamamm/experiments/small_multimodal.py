@@ -35,7 +35,7 @@ from llamamm.tasks.items import Tasks, texts_of
 from llamamm.tasks.senses import load_tasks
 from llamamm.text.config import TextConfig
 from llamamm.train.media_rows import RowMaker
-from llamamm.train.stages import Stage, train_stage
+from llamamm.train.stages import Stage, run_stage
 from llamamm.train.tokenizer import train_tokenizer
 
 SIDE = 84  # pixels: 6 x 6 patches of 14
@@ -122,7 +122,7 @@ def train_small(
         begin = time.perf_counter()
         say(f"stage {stage.name}: {stage.steps:,} steps")
         step = None if on_step is None else partial(on_step, stage.name)
-        done.curves[stage.name] = train_stage(model, encoder, tasks.train, stage, seed=seed, on_step=step)
+        done.curves[stage.name] = run_stage(model, encoder, tasks.train, stage, seed=seed, on_step=step)
         done.seconds[stage.name] = time.perf_counter() - begin
         begin = time.perf_counter()
         if stage.version == "shown":

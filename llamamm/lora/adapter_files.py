@@ -73,8 +73,7 @@ def write_adapter(model: nn.Module, folder: Path, *, name: str | None = None, ba
         for suffix, attribute in SUFFIXES.items()
         if name in getattr(module, attribute)
     }
-    metadata = {"format": "pt", "llamamm_base": _encode(_samples(model))}
-    save_file(tensors, folder / WEIGHTS_FILE, metadata=metadata)
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt", **note_base(model)})
     config = _config(model, {path: module.settings[name] for path, module in modules.items()}, base)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -90,7 +89,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = DEFAULT, c
     config = read_adapter(folder)
     parts = _match(model, open_checkpoint(folder / WEIGHTS_FILE), config)
     if check_base:
-        _require_same_base(model, folder / WEIGHTS_FILE)
+        require_same_base(model, folder / WEIGHTS_FILE)
     tensors = {path: {attribute: ref.read() for attribute, ref in part.items()} for path, part in parts.items()}
     if name in adapter_names(model):
         delete_adapter(model, name)
@@ -204,9 +203,19 @@ def _is_own(ref: TensorRef, own: Tensor) -> bool:
 
 # ---- which base ----
 
+def note_base(model: nn.Module) -> dict[str, str]:
+    """What tells one base from another, for the header of a file."""
+    return {"llamamm_base": _encode(_samples(model))}
+
+
 def _samples(model: nn.Module) -> Tensor:
-    """Some of the base's weights, the same places each time. (SAMPLES,) bf16, so that it may run in another dtype."""
-    weights = [w.flatten() for w in plain_state_dict(model, own=True).values() if w.is_floating_point()]
+    """Some of the base's weights, the same places each time. (SAMPLES,) bf16, so that it may run in another dtype.
+
+    What a model names as ADDED, bridges for one, trains beside the base and is none of it.
+    """
+    added = getattr(model, "ADDED", ())
+    weights = [w.flatten() for name, w in plain_state_dict(model, own=True).items()
+               if w.is_floating_point() and name.split(".")[0] not in added]  # fmt: skip
     each = -(-SAMPLES // len(weights))
     picked = torch.cat([w[_spread(w.numel(), each).to(w.device)].float().cpu() for w in weights])
     return picked[_spread(picked.numel(), SAMPLES)].bfloat16()
@@ -217,7 +226,8 @@ def _spread(n: int, count: int) -> Tensor:
     return torch.arange(count) * (n - 1) // max(count - 1, 1)
 
 
-def _require_same_base(model: nn.Module, file: Path) -> None:
+def require_same_base(model: nn.Module, file: Path) -> None:
+    """Raises CheckpointError where `note_base` has noted another one in the file's header."""
     with safe_open(file, framework="pt") as f:
         noted = (f.metadata() or {}).get("llamamm_base")
     if noted is None:  # peft's own files do not say

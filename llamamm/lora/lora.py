@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llamamm.errors import ConfigError
+from llamamm.errors import ConfigError, counted
 from llamamm.lora.settings import ALL_TARGETS, LoraSettings
 from llamamm.wiring import find_linears, put_module
 
@@ -208,7 +208,8 @@ def merge_lora(model: nn.Module, *, keep_base: bool = True) -> None:
     modules = {path: m for path, m in _require_lora(model).items() if m.active}
     bad = [path for path, m in modules.items() if not m.merged and not m.merged_weight().isfinite().all()]
     if bad:
-        raise ConfigError(f"merging would put NaN or infinity into {len(bad)} weights, such as {bad[0]}: not done")
+        raise ConfigError(f"merging would put NaN or infinity into {counted(len(bad), 'weight')}, such as {bad[0]}: "
+                          f"not done")
     for module in modules.values():
         module.merge()
     if not keep_base:

@@ -13,7 +13,7 @@ Sources: LLaVA, arXiv:2304.08485 (splicing); Flamingo, arXiv:2204.14198 (gated b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -61,6 +61,8 @@ class MultimodalLlama(Llama3Model):
 
     Raises ConfigError where a part has another shape.
     """
+
+    ADDED = ("image_bridge", "audio_bridge", "gated")  # what joins the towers to the text model
 
     def __init__(
         self,
@@ -251,11 +253,17 @@ class MultimodalLlama(Llama3Model):
             part = name.split(".")[0]
             parameter.requires_grad_(
                 towers if part in ("vision_tower", "audio_encoder")
-                else bridges if part in ("image_bridge", "audio_bridge", "gated") else text
+                else bridges if part in self.ADDED else text
             )  # fmt: skip
         if towers and self.multimodal_cfg.audio is not None:
             self.audio_encoder.embed_positions.requires_grad_(False)  # fixed sines
         return self
+
+    def added_parameters(self) -> Iterator[nn.Parameter]:
+        """Those of bridges and gated blocks."""
+        for name, module in self.named_children():
+            if name in self.ADDED:
+                yield from module.parameters()
 
     @property
     def full_config(self) -> MultimodalConfig:

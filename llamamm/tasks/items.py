@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from llamamm.assets.easy_vqa import COLOURS, SHAPES, Questions, right_without_looking
 from llamamm.assets.openmoji import Pictures
 from llamamm.assets.spoken_words import Clip
@@ -54,17 +56,14 @@ class Task:
         """The first n items, with the same features."""
         return replace(self, items=self.items[:n])
 
-    def features_of(self, items: Sequence[Item]) -> Features:
-        """What some items are about, in fp32, sounds no longer than the longest of them."""
-        images, rows = None, [item.row for item in items]
+    def seen_of(self, item: Item) -> tuple[list[Tensor], list[Tensor]]:
+        """The features, (N, F) each, of the pictures and of the sounds that an item is about."""
+        images, sound = [], item.row
         if self.features.images is not None:
-            images = self.features.images[rows].float()
-            rows = [item.sound for item in items if item.sound is not None]
-        if not rows:
-            return Features(images)
-        mask = self.features.sound_mask[rows]
-        n = int(mask.sum(dim=1).max())
-        return Features(images, self.features.sounds[rows, :n].float(), mask[:, :n])
+            images, sound = [self.features.images[item.row]], item.sound
+        if sound is None:
+            return images, []
+        return images, [self.features.sounds[sound][self.features.sound_mask[sound]]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """Training: settings, the loop, checkpoints that resume bit for bit, and the same under torchrun. Lessons 10 and 14.
 
-Read in this order: losses, documents, rows; settings_file, config, optim, loop, rate_finder, log, checkpoint, check,
-run; media_rows, stages, tokenizer; processes, distributed_checkpoint.
+Read in this order: losses, documents, records, sources, rows, batches; settings_file, config, optim, randomness, loop,
+rate_finder, log, checkpoint, check, prepare, run; media_rows, features, stages, look, tokenizer; preference; processes,
+distributed_checkpoint.
 """

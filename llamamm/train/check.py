@@ -6,22 +6,30 @@ Used in notebook 10.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llamamm.errors import ConfigError, ContextOverflowError, InputError
+from torch import Tensor
+
+from llamamm.errors import ConfigError, ContextOverflowError, InputError, counted
 from llamamm.files import read_json, require_writable
 from llamamm.lora.adapter_config import read_adapter_config
+from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.pretrained.load import load_tokenizer, read_config
 from llamamm.pretrained.locate import locate
+from llamamm.pretrained.skill import SKILL_FILE
 from llamamm.text.tokenizer import Tokenizer
-from llamamm.train.config import TrainConfig
-from llamamm.train.documents import JsonLines, place_of
-from llamamm.train.rows import check_record, encode_record, is_text
+from llamamm.train.config import Source, TrainConfig
+from llamamm.train.documents import JsonLines, JsonList, place_of
+from llamamm.train.media_rows import encode_media_record
+from llamamm.train.records import Record, check_record
+from llamamm.train.rows import encode_record
+from llamamm.train.sources import Records, open_data
 from llamamm.weights.gguf import GGUFFile
 
 MOST_CHECKED = 100_000  # records: some seconds
+Look = Callable[[Any], Tensor]  # a picture or a sound -> features of a tower
 
 
 def check_folders(cfg: TrainConfig) -> None:
@@ -30,7 +38,7 @@ def check_folders(cfg: TrainConfig) -> None:
         require_writable(cfg.output)
     except OSError as error:
         raise ConfigError(f"output: {error}") from None
-    if cfg.adapter:
+    if cfg.adapter and not (cfg.adapter / SKILL_FILE).is_file():
         read_adapter_config(cfg.adapter)
 
 
@@ -54,34 +62,101 @@ def require_length(cfg: TrainConfig, limit: int) -> None:
                                    f"set length to {limit} or less")
 
 
-def check_records(documents: Sequence[Any], name: str, *, most: int = MOST_CHECKED) -> tuple[str, list[int]]:
+class Data:
+    """The records of some sources, `records`, looked through before weights are loaded; `said`: what was found.
+
+    skip: faulty records are left out and counted, instead of ending the run.
+    Raises InputError naming the first fault with its file and line, or where nothing is left.
+    """
+
+    def __init__(self, sources: Sequence[Source], *, skip: bool = False) -> None:
+        opened = [(source.source, open_data(source.source), source.share) for source in sources]
+        self._faults: dict[int, str] | None = {} if skip else None
+        self.said, self._firsts, begin = [], [], 0
+        for name, documents, _ in opened:
+            faults: dict[int, str] | None = {} if skip else None
+            said, firsts = check_records(documents, name, faults=faults)
+            self.said.append(said)
+            self._firsts += [begin + first for first in firsts]
+            if faults:
+                self._faults.update({begin + index: fault for index, fault in faults.items()})
+            begin += len(documents)
+        self._all = Records(opened)
+
+    @property
+    def records(self) -> Records:
+        """Those that are left. Raises InputError where there are none."""
+        records = Records(self._all.sources, without=self._faults or ())
+        if len(records) == 0:
+            raise InputError(f"none of {counted(len(self._all), 'record')} can be read: "
+                             f"{next(iter(self._faults.values()))}")
+        return records
+
+    def check_encoding(
+        self, reader: Tokenizer | MultimodalProcessor, length: int, *, look: Look | None = None
+    ) -> None:
+        """The model can read such records: its tokenizer has a chat format and an end of text; each picture and sound
+        opens, and fits into a row of `length` tokens with its words. look: as in `encode_media_record`.
+
+        Raises InputError.
+        """
+        tokenizer = reader if isinstance(reader, Tokenizer) else reader.tokenizer
+        for index in self._firsts:
+            self._try(index, lambda record: record.media or encode_record(record, tokenizer))
+        with_media = [i for i in range(min(len(self._all), MOST_CHECKED)) if i not in (self._faults or ())]
+        for index in with_media:
+            if self._all[index].media:
+                self._try(index, lambda record: _fits(record, reader, length, look))
+        if self._faults:
+            n = len(self._faults)
+            self.said.append(f"{counted(n, 'faulty record')} left out, such as {next(iter(self._faults.values()))}")
+
+    def _try(self, index: int, encode: Callable[[Record], Any]) -> None:
+        try:
+            encode(self._all[index])
+        except InputError as error:
+            fault = f"{self._all.place(index)}: {error}"
+            if self._faults is None:
+                raise InputError(fault) from None
+            self._faults[index] = fault
+
+
+def _fits(record: Record, reader: Tokenizer | MultimodalProcessor, length: int, look: Look | None) -> None:
+    if isinstance(reader, Tokenizer):
+        raise InputError("the record holds a picture or a sound, and this model reads text alone; `llamamm compose` "
+                         "makes one that sees and hears")
+    n = len(encode_media_record(record, reader, look=look).ids) - 1
+    if n > length:
+        raise InputError(f"{counted(n, 'token')}, with those of its pictures and sounds, which cannot be cut, and "
+                         f"length is {length}: set a larger length, or faulty: skip")
+
+
+def check_records(
+    documents: Sequence[Any], name: str, *, most: int = MOST_CHECKED, faults: dict[int, str] | None = None
+) -> tuple[str, list[int]]:
     """Read the records, at most so many. -> how many those were, in words; where the first text and dialogue stand.
 
-    A table may hold empty texts, a file of lines may not.
-    Raises InputError with the place of the first record that is not JSON, of no kind that trains, or empty.
+    A table may hold empty texts, a file of lines may not. faults: gets the numbers of bad records, and what is wrong.
+    Raises InputError with the place of the first record that is not JSON, of no kind that trains, or empty, unless
+    faults collects them.
     """
     n = min(len(documents), most)
     firsts: dict[bool, int] = {}
     for index in range(n):
-        record = documents[index]  # names file and line itself
         try:
-            check_record(record, empty=not isinstance(documents, JsonLines))
-            firsts.setdefault(is_text(record), index)
+            record = check_record(documents[index], empty=not isinstance(documents, JsonLines | JsonList))
+            if not record.media:
+                firsts.setdefault(record.text is not None, index)
         except InputError as error:
-            raise InputError(f"{_named(documents, index, name)}: {error}") from None
+            place = _named(documents, index, name)  # a broken line names itself
+            said = str(error) if str(error).startswith(place) else f"{place}: {error}"
+            if faults is None:
+                raise InputError(said) from None
+            faults[index] = said
     said = f"{name}: {n:,} record{'s' * (n > 1)}, all checked"
     if n < len(documents):
         said = f"{name}: the first {n:,} of {len(documents):,} records are checked; a bad one after them ends the run"
     return said, list(firsts.values())
-
-
-def check_encoding(documents: Sequence[Any], name: str, places: Sequence[int], tokenizer: Tokenizer) -> None:
-    """The tokenizer can do what records such as these need: a chat format, an end of text. Raises InputError."""
-    for index in places:
-        try:
-            encode_record(documents[index], tokenizer)
-        except InputError as error:
-            raise InputError(f"{_named(documents, index, name)}: {error}") from None
 
 
 def check_prompts(prompts: dict[str, list[int]], n_new: int, limit: int) -> None:

@@ -1,6 +1,6 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped, bit for bit.
 
-    last/   model.safetensors, config.json, tokenizer.json     or the adapter's two files: loads anywhere
+    last/   model.safetensors, config.json, tokenizer.json     or an adapter's files, or a skill's: loads anywhere
             optimizer.safetensors                               AdamW's two moments of each trained parameter
             training.json                                       step, place in the data, random generators, scaler
     best/   the weights alone, of the lowest held-out loss
@@ -15,16 +15,13 @@ Nothing is pickled. Built in notebook 10.
 
 from __future__ import annotations
 
-import base64
 import json
-import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -36,6 +33,7 @@ from llamamm.lora.adapter_config import read_settings
 from llamamm.lora.adapter_files import active_adapter, load_adapter, write_adapter
 from llamamm.lora.lora import lora_modules
 from llamamm.pretrained.save import write_model
+from llamamm.pretrained.skill import SKILL_FILE, added_tensors, load_skill, write_skill
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.distributed_checkpoint import (
@@ -49,12 +47,14 @@ from llamamm.train.distributed_checkpoint import (
 )
 from llamamm.train.loop import Trainer
 from llamamm.train.processes import is_sharded
+from llamamm.train.randomness import random_state, set_random_state
 from llamamm.weights.checkpoint import open_checkpoint, read_header
 from llamamm.weights.loading import match
 from llamamm.weights.names import to_our_names
 
 OPTIMIZER_FILE, STATE_FILE = "optimizer.safetensors", "training.json"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+ADAPTER, SKILL, MODEL = "adapter", "skill", "model"
 
 
 class FolderSaver:
@@ -95,10 +95,22 @@ class FolderSaver:
                 self._write_weights(model, new)
 
     def _write_weights(self, model: Llama3Model, folder: Path) -> None:
-        if lora_modules(model):
-            write_adapter(model, folder, base=self.base)
-        else:
-            write_model(model, folder, tokenizer=self.tokenizer)
+        match what_trains(model):
+            case "adapter":
+                write_adapter(model, folder, base=self.base)
+            case "skill":
+                write_skill(model, folder, base=self.base)
+            case _:
+                write_model(model, folder, tokenizer=self.tokenizer)
+
+
+def what_trains(model: Llama3Model) -> str:
+    """What a run leaves: ADAPTER, LoRA alone; SKILL, bridges, with LoRA or without; MODEL, where base weights move."""
+    added = added_tensors(model)
+    if lora_modules(model):
+        return SKILL if added else ADAPTER
+    moving = any(p.requires_grad and name not in added for name, p in model.named_parameters())
+    return SKILL if added and not moving else MODEL
 
 
 @contextmanager
@@ -117,6 +129,12 @@ def load_weights(model: Llama3Model, folder: Path) -> None:
     recover_folder(folder)
     if has_shards(folder):
         load_shards(parameter_tensors(model), folder)
+        return
+    if (folder / SKILL_FILE).is_file():
+        trains = {name for name, p in model.named_parameters() if p.requires_grad}
+        load_skill(model, folder)
+        for name, parameter in model.named_parameters():  # a fresh adapter freezes all that is not its own
+            parameter.requires_grad_(name in trains)
         return
     if adapted := list(lora_modules(model).values()):
         here, there = adapted[0].settings[active_adapter(model)], read_settings(folder)
@@ -175,29 +193,6 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def random_state() -> dict[str, Any]:
-    """Every global random generator: PyTorch's on each device, Python's, numpy's."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
-    version, internal, gauss_next = random.getstate()
-    return {
-        "torch": _pack(torch.get_rng_state()),
-        "cuda": [_pack(s) for s in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
-        "python": [version, list(internal), gauss_next],
-        "numpy": [kind, keys.tolist(), position, has_gauss, gauss],
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators where `random_state` saw them."""
-    torch.set_rng_state(_unpack(state["torch"]))
-    if len(state["cuda"]) == torch.cuda.device_count() and state["cuda"]:
-        torch.cuda.set_rng_state_all([_unpack(s) for s in state["cuda"]])
-    version, internal, gauss_next = state["python"]
-    random.setstate((version, tuple(internal), gauss_next))
-    kind, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
-
-
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """AdamW's tensors by the name of the parameter they belong to: "exp_avg.layers.0....weight"."""
     return {
@@ -225,10 +220,13 @@ def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, folder: 
     known = {key.partition(".")[2] for key in keys}
     if not keys:  # no step was taken yet
         return
-    if known != set(named):
+    never_moved = set(named) - known  # a bridge that no batch has used has no moments yet
+    if known - set(named) or not never_moved <= set(added_tensors(model)):
         odd = sorted(known ^ set(named))
         raise TrainingError(f"{folder} is of a run that trains other parameters: {len(odd)} differ, such as {odd[0]}")
     for name, p in named.items():
+        if name in never_moved:
+            continue
         if in_shards:
             step = torch.zeros((), dtype=torch.float32, device=p.device)
             state = {moment: step if moment == "step" else torch.zeros_like(p.detach()) for moment in MOMENTS}
@@ -245,11 +243,3 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except OSError as error:
         raise TrainingError(f"{file} cannot be read: {error}") from None
-
-
-def _pack(state: Tensor) -> str:
-    return base64.b64encode(state.numpy().tobytes()).decode()
-
-
-def _unpack(text: str) -> Tensor:
-    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

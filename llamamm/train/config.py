@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -33,15 +34,25 @@ from llamamm.lora.settings import ALL_TARGETS, LoraSettings
 from llamamm.train.settings_file import read_settings_file
 
 
+class Source(BaseModel):
+    """One of several sources of data. share: of the examples, in proportion to the others'."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    source: str
+    share: float = Field(1.0, gt=0)
+
+
 class TrainConfig(BaseModel):
     """What to train, on what, and how. Immutable; `from_yaml` reads a file, `make` a dictionary."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
-    output: Path = Field(
-        description="Folder of this run: checkpoints, metrics.jsonl, run.png. Paths are relative to where you are."
+    output: Path | None = Field(
+        None,
+        description="Folder of this run: checkpoints, metrics.jsonl, run.png. Paths are relative to where you are.",
     )
-    steps: PositiveInt = Field(description="Optimizer steps in all.")
+    steps: PositiveInt = Field(0, description="Optimizer steps in all.")  # 0: not given
 
     # ---- the model ----
     model: str | None = Field(None, description="Model to start from: Hub id, folder or asset name. Default: smollm2.")
@@ -49,7 +60,10 @@ class TrainConfig(BaseModel):
         None, description="Instead of `model`: a new random Llama of this shape (hidden_size, n_layers, ...)."
     )
     tokenizer: str | None = Field(None, description="Tokenizer's file or folder, where the model brings none.")
-    method: Literal["lora", "full"] = Field("lora", description="Train an adapter beside frozen weights, or all of it.")
+    method: Literal["lora", "full", "dpo"] = Field(
+        "lora", description="Train an adapter beside frozen weights, all of it, or an adapter on preferences (dpo)."
+    )
+    dpo_beta: float = Field(0.1, description="dpo: the cost of going away from the model without adapter.", gt=0)
     adapter: Path | None = Field(None, description="Adapter folder to go on training, in place of a fresh one.")
     lora_r: PositiveInt = Field(8, description="LoRA's rank.")
     lora_alpha: float = Field(16.0, description="LoRA's strength: its output is scaled by alpha / r.", gt=0)
@@ -61,10 +75,17 @@ class TrainConfig(BaseModel):
     lora_rslora: bool = Field(False, description="Scale by alpha / sqrt(r), for large ranks.")
     lora_dora: bool = Field(False, description="DoRA: learn each row's length apart from its direction.")
 
-    # ---- the data ----
-    data: str | None = Field(
-        None, description=".jsonl (text, messages, or prompt and response), .txt, or a dataset: datasets:NAME[:SPLIT]."
+    trains: list[Literal["bridges", "lora", "text", "towers"]] | None = Field(
+        None, description="What learns in a model that sees or hears. Default: bridges, and lora or text by `method`."
     )
+
+    # ---- the data ----
+    data: str | list[Source] | None = Field(
+        None,
+        description=".jsonl, .json (LLaVA's), .txt, a folder with metadata.jsonl, or datasets:NAME[:SPLIT]; or a list "
+        "of such, each alone or as {source: ..., share: ...}.",
+    )
+    faulty: Literal["stop", "skip"] = Field("stop", description="Records that cannot be read: stop, or skip and count.")
     eval_data: str | None = Field(None, description="Held-out data of the same kind. Default: no evaluation.")
     length: int = Field(512, description="Tokens in a row.", ge=2)
     batch_size: PositiveInt = Field(8, description="Rows in a step, over all processes together.")
@@ -72,6 +93,10 @@ class TrainConfig(BaseModel):
         None, description="Rows at once in a process: smaller takes less memory. Default: all of a step's."
     )
     pack: bool = Field(True, description="Fill rows with several texts, which do not see each other.")
+
+    features: Path | None = Field(
+        None, description="Folder that keeps what frozen towers see and hear. Default: features/ beside the output."
+    )
 
     # ---- the optimizer ----
     learning_rate: float = Field(2e-4, description="Highest learning rate.", gt=0)
@@ -102,6 +127,11 @@ class TrainConfig(BaseModel):
     save_every: PositiveInt = Field(100, description="Steps between checkpoints (output/last).")
     tensorboard: bool = Field(False, description="Write TensorBoard's files too (extra: train).")
 
+    # ---- one run after the other ----
+    stages: list[dict[str, Any]] = Field(
+        [], description="Runs in a row, each {name: ..., steps: ..., trains: [...], ...}: what it lacks stands above."
+    )
+
     @field_validator("*", mode="before")
     @classmethod
     def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
@@ -120,17 +150,34 @@ class TrainConfig(BaseModel):
             return value
         return [name for target in value for name in (ALL_TARGETS if target == "all-linear" else [target])]
 
-    @field_validator("output", "adapter", mode="after")
+    @field_validator("data", mode="before")
+    @classmethod
+    def _sources(cls, value: Any) -> Any:
+        if not isinstance(value, str | list | None):
+            quotes = "" if isinstance(value, dict) else " (put it into quotes)"
+            raise ValueError(f"a file's name, or a list of them{quotes}")
+        return [{"source": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
+
+    @field_validator("output", "adapter", "features", mode="after")
     @classmethod
     def _home(cls, value: Path | None) -> Path | None:
         return value and Path(os.path.expanduser(value))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if not self.steps and not self.stages:
+            raise ValueError(f"'steps' is missing: {type(self).model_fields['steps'].description}")
+        if self.trains is not None and not self.trains:
+            raise ValueError("trains is empty: nothing would learn")
+        if "lora" in (self.trains or ()) and {"text", "towers"} & set(self.trains):
+            raise ValueError("trains: lora stands beside frozen weights; take it, or text and towers in full")
         if self.model and self.shape is not None:
             raise ValueError("`model` and `shape` name two models; give one of them")
-        if self.shape is not None and self.method == "lora":
+        if self.shape is not None and self.method != "full":
             raise ValueError("a new model (`shape`) is trained in full: method: full")
+        if self.adapter and self.method == "dpo":
+            raise ValueError("dpo compares with the model without an adapter, which would lack what `adapter` has "
+                             "learned: `llamamm merge` it first, and begin from the merged model")
         if self.adapter and self.method == "full":
             raise ValueError(f"adapter {self.adapter} is trained further with method: lora, not full")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
@@ -144,6 +191,26 @@ class TrainConfig(BaseModel):
     def lora_settings(self) -> LoraSettings:
         return LoraSettings(self.lora_r, self.lora_alpha, self.lora_dropout, self.lora_rslora, self.lora_dora)
 
+    def stage_settings(self) -> list[TrainConfig]:
+        """The settings of each stage: those of the run, with its own in their place, in a folder of its name.
+
+        Raises ConfigError, naming the stage, for what is wrong in one.
+        """
+        mine = {key: value for key, value in self.model_dump(exclude_unset=True).items() if key != "stages"}
+        found: dict[str, TrainConfig] = {}
+        for n, stage in enumerate(self.stages):
+            values = dict(stage)
+            name = values.pop("name", None)
+            if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name) or name in found:
+                raise ConfigError(f"stages[{n}]: each has a name of its own, letters and digits, got {name!r}")
+            if wrong := sorted(values.keys() & {"output", "stages", "model", "shape", "adapter"}):
+                raise ConfigError(f"stages[{n}] ({name}): {wrong[0]!r} belongs to the whole run, not to a stage")
+            try:
+                found[name] = TrainConfig.make({**mine, **values, "output": (self.output or Path()) / name})
+            except ConfigError as error:
+                raise ConfigError(f"stages[{n}] ({name}): {error}") from None
+        return list(found.values())
+
     @classmethod
     def make(cls, values: Mapping[str, Any]) -> TrainConfig:
         """From a dictionary. Raises ConfigError naming each key that is unknown or has a wrong value."""
@@ -153,11 +220,25 @@ class TrainConfig(BaseModel):
     def from_yaml(cls, path: str | Path, **changes: Any) -> TrainConfig:
         """From a YAML file, with changes on top. Paths in it are relative to where the command runs.
 
-        Raises ConfigError naming the file, and the line of each key that is unknown or has a wrong value.
+        Raises ConfigError naming the file, and the line of each key that is unknown or has a wrong value; also where
+        the file names no output.
         """
         values, lines = read_settings_file(path)
         lines = {key: line for key, line in lines.items() if key not in changes}
-        return cls._make({**values, **changes}, file=f"{path}", lines=lines)
+        cfg = cls._make({**values, **changes}, file=f"{path}", lines=lines)
+        cfg.require_output(f"{path}: ")
+        cfg.stage_settings()  # what is wrong in one of them is said now
+        return cfg
+
+    @property
+    def sources(self) -> list[Source]:
+        """Where the data come from; a single one has all."""
+        return [Source(source=self.data)] if isinstance(self.data, str) else list(self.data or [])
+
+    def require_output(self, where: str = "") -> None:
+        """A run needs a folder. Raises ConfigError."""
+        if self.output is None:
+            raise ConfigError(f"{where}'output' is missing: {type(self).model_fields['output'].description}")
 
     @classmethod
     def _make(cls, values: Mapping[str, Any], *, file: str, lines: Mapping[str, int]) -> TrainConfig:
@@ -178,7 +259,7 @@ def explain_keys() -> str:
     """Every key with its default and what it means, one a line."""
     lines = []
     for name, info in TrainConfig.model_fields.items():
-        default = "required" if info.is_required() else f"default {info.get_default()!r}"
+        default = "required" if name in ("output", "steps") else f"default {info.get_default()!r}"
         lines.append(f"{name} ({default}): {info.description}")
     return "\n".join(lines)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import operator
 import os
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,8 +22,9 @@ import numpy as np
 from llamamm.errors import InputError
 
 _BOM = b"\xef\xbb\xbf"
+_SPACE = re.compile(r"[ \t\r\n]*")
+METADATA = "metadata.jsonl"  # in a folder of pictures or sounds, as `datasets` writes them
 _HINTS = {
-    ".json": "; write each record of its list into a line of its own, and name the file .jsonl",
     ".gz": "; unpack it first (gunzip)",
     ".csv": "; datasets:FOLDER reads tables",
     ".parquet": "; datasets:FOLDER reads tables",
@@ -32,16 +34,20 @@ _HINTS = {
 def open_documents(path: str | os.PathLike[str]) -> Sequence[dict[str, Any]]:
     """The documents of a file. UTF-8, each read, and checked, when it is asked for.
 
-    `.jsonl`: one JSON object a line; `.txt`: texts with empty lines between them, each becoming {"text": ...}.
+    `.jsonl`: one JSON object a line; `.json`: a list of objects; `.txt`: texts with empty lines between them, each
+    becoming {"text": ...}; a folder of pictures or sounds: its metadata.jsonl.
     Raises InputError for a file that is missing, empty or of another kind; broken documents, when read, name the line.
     """
     path = Path(os.path.expanduser(path))
-    kinds = {".jsonl": JsonLines, ".txt": Paragraphs}
+    kinds = {".jsonl": JsonLines, ".json": JsonList, ".txt": Paragraphs}
     suffix = path.suffix.lower()
     try:
+        if (path / METADATA).is_file():
+            return JsonLines(path / METADATA)
         if path.is_dir() or path.stat() and suffix not in kinds:
-            raise InputError(f"{path}: documents are read from {' and '.join(kinds)} files, got {path.suffix!r}"
-                             f"{', a folder; name a file in it' if path.is_dir() else _HINTS.get(suffix, '')}")
+            a_folder = f", a folder without {METADATA}; name a file in it"
+            raise InputError(f"{path}: documents are read from {', '.join(kinds)} files, got {path.suffix!r}"
+                             f"{a_folder if path.is_dir() else _HINTS.get(suffix, '')}")
         return kinds[suffix](path)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         if isinstance(error, InputError):
@@ -52,7 +58,7 @@ def open_documents(path: str | os.PathLike[str]) -> Sequence[dict[str, Any]]:
 
 def place_of(documents: Sequence[Any], index: int) -> str:
     """How people find one of some documents: its file and line, or its number, from 0, in a list or table."""
-    return documents.place(index) if isinstance(documents, _Documents) else f"record {index}"
+    return documents.place(index) if hasattr(documents, "place") else f"record {index}"
 
 
 class _Documents(Sequence):
@@ -85,6 +91,11 @@ class _Documents(Sequence):
         except (ValueError, RecursionError) as error:
             place, what = begin, str(error)
         raise InputError(f"{self.path}, line {self._line(place)}: {what}")
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths in the documents begin."""
+        return self.path.parent
 
     def place(self, index: int) -> str:
         """The file, and the line that a document begins in."""
@@ -120,6 +131,48 @@ class JsonLines(_Documents):
         if not isinstance(record, dict):
             raise ValueError(f'a line must be a JSON object, like {{"text": ...}}, got {type(record).__name__}')
         return record
+
+
+class JsonList(_Documents):
+    """One JSON list of objects, as LLaVA's data are. The whole file is parsed once, to learn where each begins."""
+
+    def _find_begins(self, file: BinaryIO) -> Iterator[int]:
+        data = file.read()
+        mark = len(_BOM) if data.startswith(_BOM) else 0
+        try:
+            text = data[mark:].decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.path}: byte 0x{data[mark + error.start]:02x} at {mark + error.start:,} is not "
+                             f"UTF-8; convert the file to UTF-8") from None
+        decoder, at, byte, counted = json.JSONDecoder(), _skip(text, 0, ""), mark, 0
+        if text[at : at + 1] != "[":
+            raise InputError(f"{self.path}: a .json file must hold a list, [{{...}}, {{...}}]; objects of a line "
+                             f"each belong into a .jsonl file")
+        at = _skip(text, at + 1, "")
+        while text[at : at + 1] != "]":
+            try:
+                _, end = decoder.raw_decode(text, at)
+                after = _skip(text, end, "")
+                if text[after : after + 1] not in (",", "]"):
+                    raise json.JSONDecodeError("Expecting ',' delimiter", text, after)
+            except (ValueError, RecursionError) as error:
+                line = text.count("\n", 0, getattr(error, "pos", at)) + 1
+                raise InputError(f"{self.path}, line {line}: {error}") from None
+            byte, counted = byte + len(text[counted:at].encode()), at
+            yield byte
+            at = _skip(text, after, ",")
+
+    def _parse(self, text: str) -> dict[str, Any]:
+        record, _ = json.JSONDecoder().raw_decode(text)
+        if not isinstance(record, dict):
+            raise ValueError(f'each record must be a JSON object, like {{"text": ...}}, got {type(record).__name__}')
+        return record
+
+
+def _skip(text: str, at: int, comma: str) -> int:
+    """The next place that is no white space, after one comma if there is one."""
+    at = _SPACE.match(text, at).end()
+    return _SPACE.match(text, at + 1).end() if comma and text[at : at + 1] == comma else at
 
 
 class Paragraphs(_Documents):

@@ -31,13 +31,16 @@ EVERY = 5.0  # seconds between lines of progress where there is no terminal
 class RunLog:
     """Writes down what happens. Without a folder nothing is written; `quiet` shows nothing either.
 
-    folder: gets metrics.jsonl, and with tensorboard=True the folder tensorboard/.
+    folder: gets metrics.jsonl, and with tensorboard=True the folder tensorboard/. on_step: called with the number of
+    each step, from 0, and its loss.
     step: the step a run goes on from; lines of later steps, which an interrupted run left, are dropped.
     """
 
     def __init__(
-        self, folder: Path | None = None, *, step: int = 0, tensorboard: bool = False, quiet: bool = False
-    ) -> None:
+        self, folder: Path | None = None, *, step: int = 0, tensorboard: bool = False, quiet: bool = False,
+        on_step: Callable[[int, float], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.on_step = on_step
         self.records: list[dict[str, Any]] = []
         self._console = Console(stderr=True, highlight=False, quiet=quiet)
         self._file = self._board = self._progress = self._task = self._lines = None
@@ -56,6 +59,8 @@ class RunLog:
     def step(self, step: int, **values: float) -> None:
         """A step's figures: loss, learning_rate, grad_norm, tokens_per_s, epoch."""
         self._write(step, values)
+        if self.on_step is not None:
+            self.on_step(step - 1, values["loss"])
         text = f"loss {values['loss']:.3f}, {values['tokens_per_s']:,.0f} tokens/s"
         if self._progress is not None:
             self._progress.update(self._task, completed=step, text=text)
@@ -65,7 +70,7 @@ class RunLog:
     def evaluation(self, step: int, *, loss: float, best: float, samples: dict[str, str]) -> None:
         """The held-out loss, and what the model answers to each prompt."""
         self._write(step, {"eval_loss": loss, **({"samples": samples} if samples else {})})
-        train = [r["loss"] for r in self.records if "learning_rate" in r][-10:]
+        train = self.losses[-10:]
         mean = f"training loss {sum(train) / len(train):.3f}, " if train else ""
         self.say(f"step {step}: {mean}held-out {loss:.3f}" + (" (best)" if loss == best else f", best {best:.3f}"))
         for prompt, answer in samples.items():
@@ -75,6 +80,11 @@ class RunLog:
         """A step left out because its loss or its gradients were not finite."""
         self._write(step, {"skipped": n_skipped, "loss": str(loss), "grad_norm": str(grad_norm)})
         self.say(f"step {step} skipped: loss {loss:.4g}, gradient norm {grad_norm:.4g} ({n_skipped} so far)")
+
+    @property
+    def losses(self) -> list[float]:
+        """The training loss of each step that was not skipped."""
+        return [record["loss"] for record in self.records if "learning_rate" in record]
 
     def say(self, text: str) -> None:
         """A line on stderr."""

@@ -11,42 +11,76 @@ Built in notebook 10.
 from __future__ import annotations
 
 import math
-import random
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llamamm.devices import default_dtype
-from llamamm.errors import TrainingError
+from llamamm.errors import TrainingError, counted
 from llamamm.lora.lora import LoraLinear
 from llamamm.text.model import Llama3Model
 from llamamm.train.config import TrainConfig
 from llamamm.train.log import RunLog
 from llamamm.train.losses import cross_entropy_sum
 from llamamm.train.optim import learning_rate, make_optimizer
-from llamamm.train.processes import Processes, as_local, is_sharded, root_gathered
-from llamamm.train.rows import Batch, Batches
+from llamamm.train.processes import Processes, as_local, blocks_of, is_sharded, root_gathered
+from llamamm.train.randomness import seed_everything
+
+
+class AnyBatch(Protocol):
+    """What the loop asks of a batch: `rows.Batch` of texts, and others."""
+
+    n_targets: int  # what the summed loss is divided by: places learned, pairs compared
+    n_tokens: int  # of all its texts, for the speed
+
+    def __len__(self) -> int: ...
+
+    def split(self, n_rows: int) -> Sequence[AnyBatch]:
+        """In pieces whose losses add up to the batch's. Raises ConfigError where there are no such pieces."""
+        ...
+
+    def inputs(self, device: torch.device | str) -> dict[str, Any]:
+        """What the objective is called with."""
+        ...
+
+
+class BatchStream(Protocol):
+    """What the loop asks of whoever makes batches: `rows.Batches`, and others."""
+
+    n_cut: int  # examples that were longer than a row
+    epoch_progress: float
+
+    def __next__(self) -> AnyBatch: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class Objective(nn.Module):
-    """The model and its loss as one module, since what runs over many processes wraps a module's forward."""
+    """The model and its loss as one module, since what runs over many processes wraps a module's forward.
+
+    Another objective has a `model`, too, and a forward that takes a batch's inputs and gives the summed loss.
+    """
 
     def __init__(self, model: Llama3Model) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None) -> Tensor:
-        """The summed cross-entropy of the targets. ids, targets, segments (B, T) -> scalar, fp32."""
-        hidden = self.model.hidden_states(ids, segments=segments)  # (B, T, C)
+    def forward(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None, **media: Any) -> Tensor:
+        """The summed cross-entropy of the targets. ids, targets, segments (B, T) -> scalar, fp32.
+
+        media: what a model that sees or hears is given beside ids.
+        """
+        hidden = self.model.hidden_states(ids, segments=segments, **media)  # (B, T, C)
         head = self.model.lm_head
         adapted = isinstance(head, LoraLinear) and head.enabled and not head.merged
         weight = head.merged_weight() if adapted else head.weight
@@ -74,17 +108,19 @@ class Sampler(Protocol):
 class Trainer:
     """A model, its data and its settings; `fit` trains to the last step.
 
-    eval_batches: held-out batches, the same at each evaluation. sampler: prompts and what the model answers.
+    objective: the model with its loss, by default that of its answers. eval_batches: held-out batches, the same at each
+    evaluation. sampler: prompts and what the model answers.
     Raises TrainingError, with a diagnosis, after cfg.max_bad_steps steps in a row with NaN or infinity.
     """
 
     def __init__(
         self,
-        model: Llama3Model,
-        batches: Batches,
+        model: nn.Module,
+        batches: BatchStream,
         cfg: TrainConfig,
         *,
-        eval_batches: Sequence[Batch] = (),
+        objective: nn.Module | None = None,
+        eval_batches: Sequence[AnyBatch] = (),
         sampler: Sampler | None = None,
         saver: Saver | None = None,
         log: RunLog | None = None,
@@ -92,7 +128,7 @@ class Trainer:
     ) -> None:
         self.cfg, self.model, self.batches = cfg, model, batches
         self.eval_batches, self.sampler, self.saver = eval_batches, sampler, saver
-        self.processes = processes or Processes(device=model.embed_tokens.weight.device)
+        self.processes = processes or Processes(device=next(model.parameters()).device)
         self.device = self.processes.device
         self.log = log or RunLog()
         self.autocast_dtype, uses_scaler = resolve_precision(cfg.precision, self.device)
@@ -100,7 +136,8 @@ class Trainer:
         seed_everything(cfg.seed + self.processes.rank)
         if cfg.checkpoint_activations:
             checkpoint_activations(model)
-        self.objective = self.processes.wrap(Objective(model), parallel=cfg.parallel)
+        self._plain_objective = objective or Objective(model)
+        self.objective = self.processes.wrap(self._plain_objective, parallel=cfg.parallel)
         self.optimizer = make_optimizer(model, cfg)
         self.step = 0  # steps done
         self.best_loss = math.inf
@@ -145,7 +182,7 @@ class Trainer:
             self._note_bad_step(loss, norm)
         else:
             self.bad_in_a_row = 0
-            tokens = self.processes.sum(int((batch.segments > 0).sum()))
+            tokens = self.processes.sum(batch.n_tokens)
             seconds = time.perf_counter() - start
             self.log.step(self.step, loss=loss, learning_rate=rate, grad_norm=norm, tokens_per_s=tokens / seconds,
                           epoch=self.batches.epoch_progress)  # fmt: skip
@@ -155,14 +192,14 @@ class Trainer:
                          f"keeps them whole")
         return loss
 
-    def update(self, batch: Batch, rate: float) -> tuple[float, float, bool]:
+    def update(self, batch: AnyBatch, rate: float) -> tuple[float, float, bool]:
         """Gradients of a batch, piece by piece, and the optimizer's step with them: skipped where they are not finite.
 
         -> mean loss, gradient norm before clipping, whether both were finite.
         """
         self.objective.train()
         n_targets = self.processes.sum(batch.n_targets)
-        pieces = split_rows(batch, self.cfg.micro_batch_size or len(batch.ids))
+        pieces = batch.split(self.cfg.micro_batch_size or len(batch))
         total = 0.0
         for i, piece in enumerate(pieces):
             with self.processes.accumulating(self.objective, last=i == len(pieces) - 1):
@@ -170,6 +207,8 @@ class Trainer:
                 # DDP and FSDP average gradients over processes, but each has its share of one big mean: a sum is due.
                 self.scaler.scale(loss * self.processes.world_size).backward()
             total += float(loss.detach())
+        if hasattr(self._plain_objective, "drop_idle"):
+            self._plain_objective.drop_idle(self.processes)
         total = self.processes.sum(total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -215,13 +254,10 @@ class Trainer:
         with root_gathered(self.objective):
             return self.sampler(self.model)
 
-    def _loss(self, batch: Batch) -> Tensor:
-        batch = batch.to(self.device)
-        several = bool((batch.segments > 1).any())  # one text a row needs no more than the kernel's own causal mask
-        segments = batch.segments if several else None
+    def _loss(self, batch: AnyBatch) -> Tensor:
         dtype = self.autocast_dtype
         with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
-            return self.objective(batch.ids, batch.targets, segments)
+            return self.objective(**batch.inputs(self.device))
 
     def _note_bad_step(self, loss: float, norm: float) -> None:
         self.skipped += 1
@@ -235,7 +271,8 @@ class Trainer:
         broken = [name for name, p in self.model.named_parameters() if not as_local(p.detach()).isfinite().all()]
         rate = learning_rate(self.step - 1, self.cfg)
         if broken:
-            cause = f"{len(broken)} weights hold NaN or infinity, such as {broken[0]}: `llamamm doctor FILE` lists them"
+            cause = (f"NaN or infinity in {counted(len(broken), 'weight')}, such as {broken[0]}: `llamamm doctor FILE` "
+                     f"lists them")
         elif not math.isfinite(loss):
             cause = "the forward pass overflows: take precision bf16 or fp32, or look at the data of these steps"
         else:
@@ -245,8 +282,11 @@ class Trainer:
 
     @contextmanager
     def _ctrl_c(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM) ends training after this step, with a checkpoint; the second at once."""
-        if threading.current_thread() is not threading.main_thread():
+        """The first Ctrl-C (or SIGTERM) ends training after this step, with a checkpoint; the second at once.
+
+        Where nobody writes checkpoints, the first ends it at once.
+        """
+        if self.saver is None or threading.current_thread() is not threading.main_thread():
             yield
             return
 
@@ -274,20 +314,7 @@ def resolve_precision(precision: str, device: torch.device) -> tuple[torch.dtype
     return (None if best == torch.float32 else best), best == torch.float16
 
 
-def split_rows(batch: Batch, n_rows: int) -> list[Batch]:
-    """A batch in pieces of n_rows rows; the last may have fewer."""
-    parts = (tensor.split(n_rows) for tensor in (batch.ids, batch.targets, batch.segments))
-    return [Batch(*piece) for piece in zip(*parts, strict=True)]
-
-
-def checkpoint_activations(model: Llama3Model) -> None:
+def checkpoint_activations(model: nn.Module) -> None:
     """Keep only what enters each block, and run the block again when its gradients are due: memory against time."""
-    for layer in model.layers:
+    for layer in blocks_of(model):
         layer.forward = partial(checkpoint, type(layer).forward.__get__(layer), use_reentrant=False)
-
-
-def seed_everything(seed: int) -> None:
-    """PyTorch's, Python's and numpy's global generators: dropout and whatever the data's code draws from them."""
-    torch.manual_seed(seed)  # the GPUs' too
-    random.seed(seed)
-    np.random.seed(seed % 2**32)

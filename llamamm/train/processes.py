@@ -101,7 +101,7 @@ class Processes:
             for parameter in objective.parameters():  # DDP does this by itself
                 dist.broadcast(parameter.detach(), src=0)
             mesh = init_device_mesh(self.device.type, (self.world_size,))
-            for layer in objective.model.layers:
+            for layer in blocks_of(objective.model):
                 fully_shard(layer, mesh=mesh)
             return fully_shard(objective, mesh=mesh)
         ids = [self.device.index] if self.device.type == "cuda" else None
@@ -172,6 +172,12 @@ def first_to_say(text: str) -> bool:
         return store.add(f"llamamm/said/{start}/{hashlib.sha256(text.encode()).hexdigest()}", 1) == 1
     except Exception:  # a store that is gone: better twice than not at all
         return True
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The model's blocks, the text's and those of towers: all that stands in a list called `layers`."""
+    lists = (m for name, m in model.named_modules() if name.split(".")[-1] == "layers")
+    return [block for blocks in lists if isinstance(blocks, nn.ModuleList) for block in blocks]
 
 
 # ---- sharded modules (FSDP) ----

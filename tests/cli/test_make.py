@@ -2,6 +2,7 @@
 
 import json
 
+import PIL.Image
 import pytest
 import torch
 
@@ -86,3 +87,37 @@ def test_every_key_stands_in_the_help():
 def test_no_adapter_there(main):  # noqa: F811
     code, _, stderr = main("generate", "hi", "--adapter", "nowhere")
     assert code == 2 and "nowhere has no adapter_config.json" in stderr
+
+
+# ---- compose, data, and a skill of one's own pictures ----
+
+
+def test_own_pictures_become_a_skill_by_three_commands(tmp_path, tiny_dir):  # noqa: F811
+    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        PIL.Image.new("RGB", (30, 20), colour).save(tmp_path / f"{name}.png")
+    lines = [{"file_name": f"{name}.png", "text": name} for name in ("red", "blue")]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    senses, skill = tmp_path / "senses", tmp_path / "run" / "last"
+    made = run("compose", senses, "--text", tiny_dir, "--audio", "none", "--image-size", "56", "--dtype", "float32")
+    assert made.exit_code == 0 and made.stdout.strip() == str(senses), made.output
+    assert "towers 22.1 M parameters" in made.stderr
+    seen = run("data", tmp_path, "--model", senses)
+    assert seen.exit_code == 0 and "[picture: 3 places]" in seen.stdout and "pictures" in seen.stdout
+    (tmp_path / "own.yaml").write_text(
+        f"model: {senses}\ndata: {tmp_path}\noutput: {tmp_path / 'run'}\nsteps: 2\nbatch_size: 2\nlength: 64\n"
+        f"device: cpu\nprecision: fp32\nlearning_rate: 5e-2\n"
+    )
+    assert run("train", tmp_path / "own.yaml").stdout.strip() == str(skill)
+    options = ["--image", tmp_path / "red.png", "--temperature", 0, "--max-new-tokens", 8, "--dtype", "float32"]
+    answers = [run("generate", "Describe", *which, *options) for which in (
+        ["--adapter", skill], ["--model", senses])]  # fmt: skip
+    assert all(answer.exit_code == 0 for answer in answers) and answers[0].stdout != answers[1].stdout
+    merged = run("merge", skill, tmp_path / "merged")
+    assert merged.exit_code == 0, merged.output
+    assert run("generate", "Describe", "--model", tmp_path / "merged", *options).stdout == answers[0].stdout
+
+
+def test_faults_of_data_are_lines_on_stderr(tmp_path, tiny_dir):  # noqa: F811
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"txt": 1}\n')
+    seen = run("data", tmp_path / "a.jsonl", "--model", tiny_dir)
+    assert seen.exit_code == 2 and "a.jsonl, line 2: a record needs" in seen.stderr and "texts" in seen.stdout

@@ -66,11 +66,11 @@ def test_a_picture_of_few_colours_shrinks_and_looks_the_same():
 
 def test_a_picture_of_many_colours_stays_as_it_is_and_is_stored_once():
     random = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
-    noise = png_of(random[:150, :150])
+    noise = png_of(random[:100, :100])
     assert plots.small_png(noise) == noise and len(noise) < plots.LARGE
     assert len(plots.small_png(png_of(random))) < 0.4 * len(png_of(random)) and len(png_of(random)) > plots.LARGE
     data, metadata = plots.shown(noise, "noise", scale=0.5)
-    assert set(data) == {"text/html"} and metadata == {} and 'width="75"' in data["text/html"]
+    assert set(data) == {"text/html"} and metadata == {} and 'width="50"' in data["text/html"]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -14,9 +14,8 @@ from llamamm.multimodal.model import Features
 from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.senses.image_processor import ImageProcessor
 from llamamm.tasks.items import Item, Task, Tasks, texts_of
-from llamamm.train import stages as train_stages
 from llamamm.train.losses import IGNORE
-from llamamm.train.stages import train_stage
+from llamamm.train.stages import run_stage
 from llamamm.train.tokenizer import train_tokenizer
 from tests.small_tasks import MODES, TASKS, TUNE, build, encoder_of
 
@@ -31,9 +30,7 @@ def taught(request, tokenizer):
     """(model, encoder, losses): trained on pictures and sounds."""
     model = build(tokenizer, request.param)
     encoder = encoder_of(model, tokenizer)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_stages, "SHARES", dict.fromkeys(TASKS, 1.0))
-        curve = train_stage(model, encoder, TASKS, TUNE, batch_size=6)
+    curve = run_stage(model, encoder, TASKS, TUNE, batch_size=6, shares=dict.fromkeys(TASKS, 1.0))
     return model.eval(), encoder, curve
 
 
@@ -41,7 +38,8 @@ def answered_by_writing(model, encoder, task, version="shown"):
     """How many items are right where each answer is written token by token, alone."""
     right = 0
     for n in range(len(task)):
-        ids, targets, features = encoder.batch(task, [n], version)
+        seen = encoder.batch(task, [n], version).inputs("cpu")
+        ids, targets, features = seen["ids"], seen["targets"], seen.get("features")
         wanted = targets[targets != IGNORE]
         begin = int((targets[0] != IGNORE).nonzero()[0]) + 1
         inputs = {} if features is None else {"features": features}

@@ -37,7 +37,7 @@ def equal(one, other):
 def small_batches():
     """Of 4 items, not 32: as good for four pictures, and faster."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fusion, "train_stage", partial(fusion.train_stage, batch_size=4))
+        patch.setattr(fusion, "run_stage", partial(fusion.run_stage, batch_size=4))
         yield
 
 
@@ -75,8 +75,9 @@ def compared(reader, towers, tasks):
 def test_the_text_model_has_learned_to_read(reader, towers, tasks, tmp_path):
     text, tokenizer = reader
     before = fusion.reading_model(tasks, towers, tmp_path, steps=0)[0]
-    ids, targets, _ = RowMaker(fusion.small_config(towers, text=text.cfg, audio=None), tokenizer).batch(
-        tasks.train["vqa"], range(4), "told")  # fmt: skip
+    rows = RowMaker(fusion.small_config(towers, text=text.cfg, audio=None), tokenizer)
+    batch = rows.batch(tasks.train["vqa"], range(4), "told")
+    ids, targets = batch.ids, batch.targets
     losses = [torch.nn.functional.cross_entropy(m(ids).flatten(0, 1), targets.flatten()) for m in (before, text)]
     assert losses[1] < losses[0] / 2
     assert text.cfg.vocab_size == tokenizer.vocab_size <= 512
@@ -149,7 +150,7 @@ def test_what_a_picture_takes_in_each_way(compared, tasks):
         "projection": (11, 9), "cross-attention": (1, 36), "perceiver": (10, 8),
     }  # fmt: skip
     for way in ways:
-        ids, _, _ = way.encoder.batch(tasks.train["vqa"], [0], "shown")
+        ids = way.encoder.batch(tasks.train["vqa"], [0], "shown").ids
         assert (ids == way.model.multimodal_cfg.image_token).sum() == way.n_tokens
 
 

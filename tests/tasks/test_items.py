@@ -90,25 +90,21 @@ def test_a_picture_and_a_sound_by_hand():
     ]
 
 
-def test_features_of_items_are_theirs_and_no_longer_than_the_longest():
+def test_what_an_item_is_about_is_its_own_and_as_long_as_it_is():
     rows, mask = sounds(3, 50, 7, 20)
     task = Task("word", [Item(WORD, "x", row) for row in (2, 0, 1)], Features(sounds=rows, sound_mask=mask))
-    found = task.features_of(task.items[:2])
-    assert found.images is None and found.sounds.dtype == torch.float32
-    assert torch.equal(found.sounds, rows[[2, 0], :7].float())
-    assert found.sound_mask.tolist() == [[True] * 7, [True] * 3 + [False] * 4]
-    assert task.features_of(task.items).sounds.shape == (3, 50, 32)
+    for item, length in zip(task.items, (7, 3, 50), strict=True):
+        images, [sound] = task.seen_of(item)
+        assert images == [] and torch.equal(sound, rows[item.row, :length])
 
 
-def test_features_of_pictures_with_and_without_sounds():
+def test_pictures_with_and_without_sounds():
     rows, mask = sounds(3, 50, 7)
-    task = Task("both", [Item("q", "a", 1, sound=2), Item("q", "a", 0), Item("q", "a", 1, sound=0)],
-                Features(pictures(2), rows, mask))  # fmt: skip
-    found = task.features_of(task.items)
-    assert torch.equal(found.images, task.features.images[[1, 0, 1]].float())
-    assert torch.equal(found.sounds, rows[[2, 0], :7].float())  # of the items that have one
-    alone = task.features_of(task.items[1:2])
-    assert alone.images.shape == (1, 16, 32) and alone.sounds is None and alone.sound_mask is None
+    task = Task("both", [Item("q", "a", 1, sound=2), Item("q", "a", 0)], Features(pictures(2), rows, mask))
+    [image], [sound] = task.seen_of(task.items[0])
+    assert torch.equal(image, task.features.images[1]) and torch.equal(sound, rows[2, :7])
+    [image], heard = task.seen_of(task.items[1])
+    assert torch.equal(image, task.features.images[0]) and heard == []
 
 
 def test_the_first_items_of_a_task():

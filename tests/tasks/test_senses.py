@@ -50,7 +50,7 @@ def test_the_assets_as_tasks(towers, monkeypatch):
     assert both.features.images is tasks.train["vqa"].features.images
     assert both.features.sounds is tasks.train["word"].features.sounds and both.items[0].sound == 0
     for task in (*tasks.train.values(), *tasks.test.values()):
-        task.features_of(task.items)  # all that the items name is there
+        assert all(any(task.seen_of(item)) for item in task.items)  # all that the items name is there
 
     bare = load_tasks(MultimodalConfig.tiny(), vision, audio, images, only_tests=True)
     assert all(task.features.images is None and task.features.sounds is None for task in bare.train.values())

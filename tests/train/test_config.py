@@ -24,7 +24,7 @@ def test_there_and_back(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"steps": 5}, "'output' is missing: Folder"),
+        ({}, "'steps' is missing: Optimizer steps"),
         ({"lernrate": 1}, "unknown key 'lernrate'; did you mean 'learning_rate'"),
         ({"zzz": 1}, "unknown key 'zzz'.*--help"),
         ({"steps": 0}, "steps: .*greater than 0.*got 0"),
@@ -39,9 +39,16 @@ def test_there_and_back(tmp_path):
     ],
 )
 def test_wrong_settings_are_refused_by_name(values, message):
-    base = {} if "output" in message else {"output": "x", "steps": 1}
+    base = {} if "missing" in message else {"output": "x", "steps": 1}
     with pytest.raises(ConfigError, match=message):
         TrainConfig.make({**base, **values})
+
+
+def test_a_file_names_the_folder_of_its_run(tmp_path):
+    (tmp_path / "a.yaml").write_text("steps: 5\n")
+    with pytest.raises(ConfigError, match="a.yaml: 'output' is missing: Folder"):
+        TrainConfig.from_yaml(tmp_path / "a.yaml")
+    assert TrainConfig.from_yaml(tmp_path / "a.yaml", output="x").steps == 5
 
 
 @pytest.mark.parametrize("how", ["a file", "changes", "a dictionary"])

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llamamm.errors import InputError
@@ -52,7 +52,7 @@ def test_what_was_written_as_json_lines_is_read(texts, tmp_path_factory):
 def test_files_that_cannot_be_read_are_refused(write, tmp_path):
     for path, message in (
         (tmp_path / "none.jsonl", "none.jsonl: No such file"),
-        (tmp_path, r"\.jsonl and \.txt files, got ''"),
+        (tmp_path, r"\.jsonl, \.json, \.txt files, got '', a folder without metadata.jsonl"),
         (write("a.csv", b"x"), r"got '\.csv'"),
         (write("empty.jsonl", b""), "no document: 0 bytes"),
         (write("blank.txt", b"\n \r\n"), "no document: 4 bytes"),
@@ -72,6 +72,42 @@ def test_broken_documents_are_named_with_their_line(write):
     documents = open_documents(write("a.txt", b"one\n\ntwo\nthree \xe9\n"))
     with pytest.raises(InputError, match="line 4: byte 0xe9"):
         documents[1]
+
+
+VALUES = st.one_of(st.text(max_size=6), st.lists(st.integers()), st.none())
+RECORDS = st.lists(st.dictionaries(st.text(max_size=3), VALUES, max_size=3), min_size=1, max_size=6)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(records=RECORDS, indent=st.sampled_from([None, 0, 3]), ascii_=st.booleans(), bom=st.booleans())
+def test_a_json_list_reads_as_json_does(write, records, indent, ascii_, bom):
+    data = json.dumps(records, indent=indent, ensure_ascii=ascii_).encode()
+    documents = open_documents(write("a.json", b"\xef\xbb\xbf" * bom + data + b"\n"))
+    assert [documents[i] for i in range(len(documents))] == records
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    (b'{"a": 1}', "must hold a list"), (b"[]", "holds no document"),
+    (b'[{"a": 1},\n{"a" 2}]', "a.json, line 2: Expecting"), (b'[{"a": 1}\n{"a": 2}]', "a.json, line 2: Expecting ','"),
+    (b'[{"a": 1}', "a.json, line 1: "), (b"[\xff]", "not UTF-8"),
+    (b"[" * 10**5, "recursion"), (b"", "must hold a list"),
+])  # fmt: skip
+def test_a_broken_json_list_is_refused_when_it_is_opened(write, data, message):
+    with pytest.raises(InputError, match=message):
+        open_documents(write("a.json", data))
+
+
+def test_what_is_no_object_in_a_json_list_is_named_with_its_line(write):
+    documents = open_documents(write("a.json", b'[{"a": 1},\n\n 7]'))
+    assert documents.place(1).endswith("a.json, line 3")
+    with pytest.raises(InputError, match="a.json, line 3: each record must be a JSON object.*got int"):
+        documents[1]
+
+
+def test_a_folder_of_pictures_is_read_by_its_metadata(write, tmp_path):
+    write("metadata.jsonl", b'{"file_name": "a.png", "text": "a cat"}\n')
+    documents = open_documents(tmp_path)
+    assert documents[0] == {"file_name": "a.png", "text": "a cat"} and documents.folder == tmp_path
 
 
 def test_a_file_that_shrank_is_noticed(write):

@@ -9,9 +9,9 @@ import torch
 
 from llamamm import apply_lora
 from llamamm.errors import TrainingError
-from llamamm.train.loop import Objective, resolve_precision, split_rows
+from llamamm.train.batches import Batch
+from llamamm.train.loop import Objective, resolve_precision
 from llamamm.train.losses import IGNORE, plain_cross_entropy_sum
-from llamamm.train.rows import Batch
 from tests.training_data import byte_batches, byte_model, byte_trainer, settings
 
 
@@ -143,9 +143,9 @@ class Poisoned(torch.nn.Module):
         super().__init__()
         self.inner, self.bad_calls, self.value, self.calls = inner, bad_calls, value, 0
 
-    def forward(self, *arguments):
+    def forward(self, **inputs):
         self.calls += 1
-        loss = self.inner(*arguments)
+        loss = self.inner(**inputs)
         return loss * self.value if self.calls in self.bad_calls else loss
 
 
@@ -174,7 +174,7 @@ def test_too_many_bad_steps_end_the_run_with_a_diagnosis(tmp_path):
     broken = byte_trainer(tmp_path, max_bad_steps=1)
     with torch.no_grad():
         broken.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
-    with pytest.raises(TrainingError, match="1 weights hold NaN.*layers.1.mlp.up_proj.weight"):
+    with pytest.raises(TrainingError, match="NaN or infinity in 1 weight, .*layers.1.mlp.up_proj.weight"):
         broken.fit()
 
 
@@ -225,10 +225,10 @@ def test_ctrl_c_ends_after_the_step_with_a_checkpoint(tmp_path, number):
     trainer = byte_trainer(tmp_path, steps=1000, save_every=1000, saver=saver)
     inner = trainer.objective.forward
 
-    def forward(*arguments):
+    def forward(**inputs):
         if trainer.step == 2:
             os.kill(os.getpid(), number)
-        return inner(*arguments)
+        return inner(**inputs)
 
     trainer.objective.forward = forward
     before = signal.getsignal(number)
@@ -238,6 +238,6 @@ def test_ctrl_c_ends_after_the_step_with_a_checkpoint(tmp_path, number):
 
 def test_rows_are_split_and_the_rest_is_a_piece(tmp_path):
     batch = next(byte_batches(settings(tmp_path, batch_size=5)))
-    pieces = split_rows(batch, 2)
+    pieces = batch.split(2)
     assert [len(p.ids) for p in pieces] == [2, 2, 1] and all(isinstance(p, Batch) for p in pieces)
     assert torch.equal(torch.cat([p.targets for p in pieces]), batch.targets)

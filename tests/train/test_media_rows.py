@@ -1,5 +1,7 @@
 """train.media_rows: rows that learn answers alone, in three versions, each item once an epoch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ from llamamm.tasks.items import (
 )
 from llamamm.text.chat import Llama3Chat
 from llamamm.train.losses import IGNORE
-from llamamm.train.media_rows import VERSIONS, RowMaker, encode_conversation, epochs
+from llamamm.train.media_rows import VERSIONS, Epochs, RowMaker, encode_conversation
 from llamamm.train.tokenizer import train_tokenizer
 from tests.media_items import TEXTS, VOCAB, pictures, sounds
 
@@ -66,7 +68,8 @@ def expected_row(tokenizer, content, answer):
     ("blind", ["what colour?", ANY, "what colour?"]),
 ])  # fmt: skip
 def test_rows_in_three_versions(cfg, tokenizer, task, version, contents):
-    ids, targets, features = RowMaker(cfg, tokenizer).batch(task, [0, 1, 2], version)
+    batch = RowMaker(cfg, tokenizer).batch(task, [0, 1, 2], version)
+    ids, targets, features = batch.ids, batch.targets, batch.inputs("cpu").get("features")
     named = {"image": cfg.image_token, "audio": cfg.audio_token}
     for b, content in enumerate(contents):
         if isinstance(content, list):
@@ -84,7 +87,8 @@ def test_rows_in_three_versions(cfg, tokenizer, task, version, contents):
 
 def test_rows_learn_the_answer_and_its_end_and_never_a_place(cfg, tokenizer, task):
     for version in VERSIONS:
-        ids, targets, _ = RowMaker(cfg, tokenizer).batch(task, [1, 0], version)
+        batch = RowMaker(cfg, tokenizer).batch(task, [1, 0], version)
+        ids, targets = batch.ids, batch.targets
         for row, wanted, answer in zip(ids, targets, ("blue", "red"), strict=True):
             learned = [i for i in wanted.tolist() if i != IGNORE]
             assert learned == [*tokenizer.encode(answer), tokenizer.special_tokens[EOT]]
@@ -97,9 +101,29 @@ def test_rows_are_those_that_are_chosen_in_their_order(cfg, tokenizer, task):
     encoder = RowMaker(cfg, tokenizer)
     whole = encoder.batch(task, [0, 1, 2], "shown")
     some = encoder.batch(task, [2, 0], "shown")
-    width = some[0].shape[1]
-    assert torch.equal(some[0], whole[0][[2, 0], :width]) and torch.equal(some[2].images, whole[2].images[[2, 0]])
-    assert some[2].sounds is None
+    width = some.ids.shape[1]
+    assert torch.equal(some.ids, whole.ids[[2, 0], :width]) and some.segments.sum(dim=1).tolist() == [width, width]
+    seen = [batch.inputs("cpu")["features"] for batch in (some, whole)]
+    assert torch.equal(seen[0].images, seen[1].images[[2, 0]]) and seen[0].sounds is None
+
+
+def test_pieces_of_a_batch_keep_their_pictures_and_sounds(cfg, tokenizer, task):
+    whole = RowMaker(cfg, tokenizer).batch(task, [1, 0, 2], "shown")
+    pieces = whole.split(2)
+    assert [len(piece) for piece in pieces] == [2, 1] and [p.n_targets for p in pieces] == [4, 2] == [2 * 2, 2]
+    assert sum(piece.n_tokens for piece in pieces) == whole.n_tokens < whole.ids.numel()
+    first, second = (piece.inputs("cpu")["features"] for piece in pieces)
+    assert torch.equal(torch.cat([first.images, second.images]), whole.inputs("cpu")["features"].images)
+    assert first.sounds.shape[0] == 1 and second.sounds is None
+
+
+def test_rows_may_hold_what_no_tower_has_looked_at_yet(cfg, tokenizer, task):
+    seen = RowMaker(cfg, tokenizer).batch(task, [1, 0], "blind")
+    pixels, mel = torch.randn(3, 32, 32), torch.randn(80, 8)
+    raw = replace(seen, images=[[pixels, pixels], []], sounds=[[], [mel]], looked_at=False)
+    media = raw.inputs("cpu")["media"]
+    assert media.pixels.shape == (2, 3, 32, 32) and media.mel.shape == (1, 80, 8) and media.lengths.tolist() == [4]
+    assert "features" not in raw.inputs("cpu")
 
 
 def test_rows_that_are_remembered_are_not_mixed_up(cfg, tokenizer):
@@ -109,7 +133,8 @@ def test_rows_that_are_remembered_are_not_mixed_up(cfg, tokenizer):
     task = Task("word", items, Features(sounds=rows, sound_mask=mask))
     encoder = RowMaker(cfg, tokenizer)
     for _ in range(2):
-        ids, targets, _ = encoder.batch(task, [0, 1, 2], "shown")
+        batch = encoder.batch(task, [0, 1, 2], "shown")
+        ids, targets = batch.ids, batch.targets
         assert (ids == cfg.audio_token).sum(dim=1).tolist() == [5, 15, 15]  # ceil(9 / 4) + 2, ceil(50 / 4) + 2
         ends = [[i for i in row.tolist() if i != IGNORE] for row in targets]
         assert ends[0] == ends[1] != ends[2]
@@ -118,7 +143,7 @@ def test_rows_that_are_remembered_are_not_mixed_up(cfg, tokenizer):
 def test_where_they_are_attended_to_each_takes_one_place(tokenizer, task):
     cfg = MultimodalConfig.tiny(text=TextConfig.tiny(vocab_size=tokenizer.vocab_size), cross_layers=(0,),
                                 image_bridge=BridgeConfig(latents=3))  # fmt: skip
-    ids, _, _ = RowMaker(cfg, tokenizer).batch(task, [0, 1], "shown")
+    ids = RowMaker(cfg, tokenizer).batch(task, [0, 1], "shown").ids
     assert [(ids == token).sum(dim=1).tolist() for token in (cfg.image_token, cfg.audio_token)] == [[1, 1], [0, 1]]
 
 
@@ -151,7 +176,7 @@ def test_a_conversation_as_something_to_learn_from(cfg, tokenizer):
 @given(n=st.integers(1, 12), batch_size=st.integers(1, 30), seed=st.integers(0, 9))
 @settings(max_examples=40)
 def test_each_item_once_an_epoch_and_the_rest_carried_over(n, batch_size, seed):
-    batches = epochs(n, batch_size=batch_size, generator=np.random.Generator(np.random.PCG64(seed)))
+    batches = Epochs(n, batch_size=batch_size, generator=np.random.Generator(np.random.PCG64(seed)))
     some = [next(batches) for _ in range(-(-3 * n // batch_size) + 1)]
     assert all(len(batch) == batch_size for batch in some)
     flat = [i for batch in some for i in batch]
@@ -161,7 +186,7 @@ def test_each_item_once_an_epoch_and_the_rest_carried_over(n, batch_size, seed):
 
 def test_each_epoch_has_an_order_of_its_own_which_the_seed_decides():
     def order(seed):
-        batches = epochs(50, batch_size=50, generator=np.random.Generator(np.random.PCG64(seed)))
+        batches = Epochs(50, batch_size=50, generator=np.random.Generator(np.random.PCG64(seed)))
         return [next(batches) for _ in range(2)]
 
     first, second = order(1)

@@ -16,19 +16,23 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from llamamm import Llama3Model, TextConfig, from_pretrained, load_adapter
 from llamamm.errors import CheckpointError, ConfigError, TrainingError
+from llamamm.pretrained.load import load_tokenizer
 from llamamm.pretrained.save import save_pretrained
 from llamamm.train import processes as processes_module
 from llamamm.train.checkpoint import FolderSaver, load_weights
 from llamamm.train.config import TrainConfig
 from llamamm.train.log import read_metrics
+from llamamm.train.prepare import make_batches
 from llamamm.train.processes import Processes, as_local, is_sharded, joined
 from llamamm.train.rows import encode_record
-from llamamm.train.run import make_batches, make_trainer, open_data, run_training
+from llamamm.train.run import make_trainer, run_training
+from llamamm.train.sources import open_data
+from llamamm.train.stages import Stage, stage_trainer
 
 FULL = {"method": "full"}
 LORA = {"method": "lora", "lora_r": 4}
@@ -79,6 +83,30 @@ def work(folder, report):
         cfg = config(folder, mode, output=f"bad-{precision}", precision=precision)
         report[f"bad {mode} {precision}"] = meet_a_bad_step(cfg)
     report["different starts"] = start_apart(config(folder, "fsdp-full", output="apart"))
+    for parallel in ("ddp", "fsdp"):
+        report[f"media {parallel}"] = train_to_see_and_hear(folder, parallel)
+
+
+def train_to_see_and_hear(folder, parallel):
+    """Frozen towers; rows with pictures and rows with sounds, so that a process may have none of one kind. -> losses.
+
+    The weights, whole, go into a file.
+    """
+    from tests.small_tasks import TASKS, build, encoder_of
+
+    with joined("cpu") as processes:
+        tokenizer = load_tokenizer(folder / "base")
+        model = build(tokenizer)
+        stage = Stage("tune", "shown", 6, text=True, bridges=True, learning_rate=5e-3)
+        trainer = stage_trainer(model, encoder_of(model, tokenizer), {"both": TASKS["both"], "word": TASKS["word"]},
+                                stage, batch_size=2, processes=processes, parallel=parallel, micro_batch_size=1,
+                                checkpoint_activations=True)  # fmt: skip
+        trainer.fit()
+        whole = {name: as_local(p.detach()).clone() for name, p in model.named_parameters()}
+        if processes.is_main:
+            save_file(whole, folder / f"media-{parallel}-{processes.world_size}.safetensors")
+        processes.wait()
+        return trainer.log.losses
 
 
 def stop_with_ctrl_c(cfg):
@@ -172,7 +200,8 @@ def torchrun(script, folder):
     from tests.processes import finish  # here: where this file is the program, it is in no package
 
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return finish([*command, script, str(folder)], watch=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return finish([*command, script, str(folder)], watch=folder, env={**os.environ, "OMP_NUM_THREADS": "1",
+                                                                      "PYTHONPATH": os.pathsep.join(sys.path)})
 
 
 @pytest.fixture(scope="module")
@@ -369,6 +398,16 @@ def test_shards_start_from_the_main_process(runs):
     model = Llama3Model(TextConfig.tiny())
     expected = sum(float(p.detach().double().sum()) for p in model.parameters())
     assert main["different starts"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_learn_to_see_and_hear_as_one(runs, parallel):
+    main, other = reports(runs)
+    alone = train_to_see_and_hear(runs, parallel)
+    assert main[f"media {parallel}"] == other[f"media {parallel}"]
+    torch.testing.assert_close(main[f"media {parallel}"], alone, rtol=1e-4, atol=0)
+    together, single = (load_file(runs / f"media-{parallel}-{n}.safetensors") for n in (2, 1))
+    torch.testing.assert_close(together, single, rtol=0, atol=2e-5)
 
 
 # ---- alone ----

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+from functools import partial
 
 import pytest
 import torch
@@ -11,12 +12,14 @@ import torch
 from llamamm import Llama3Model, TextConfig, save_pretrained
 from llamamm.errors import ConfigError, ContextOverflowError, InputError, LlamammError
 from llamamm.lora.lora import lora_modules
-from llamamm.train import check, run
+from llamamm.train import check, loop, prepare, sources
 from llamamm.train.check import check_records
 from llamamm.train.config import TrainConfig
+from llamamm.train.prepare import load_model, make_batches
 from llamamm.train.processes import Processes
 from llamamm.train.rows import encode_record
-from llamamm.train.run import load_model, make_batches, open_data, run_training
+from llamamm.train.run import run_training
+from llamamm.train.sources import open_data
 from tests.training_data import write_texts
 
 SHAPE = {"hidden_size": 16, "n_layers": 1, "intermediate_size": 32, "n_heads": 2, "n_kv_heads": 1}
@@ -55,7 +58,7 @@ def no_weights(monkeypatch):
     def refuse(*_args, **_options):
         raise AssertionError("the weights were loaded")
 
-    monkeypatch.setattr(run, "from_pretrained", refuse)
+    monkeypatch.setattr(prepare, "from_pretrained", refuse)
 
 
 # ---- before the run ----
@@ -131,7 +134,7 @@ def test_a_prompt_that_evaluations_could_not_answer_is_refused(make):
         ({"tokenizer": "nowhere"}, "'nowhere' is no file or folder here"),
         ({"data": "none.jsonl"}, "none.jsonl: No such file"),
         ({"data": "."}, "a folder"),
-        ({"data": "a.json"}, "a.json: .*a line of its own.*.jsonl"),
+        ({"data": "a.json"}, "a.json holds no document"),
         ({"data": "a.jsonl.gz"}, "gunzip"),
         ({"data": "list.jsonl"}, "list.jsonl, line 1: the file is one JSON list"),
         ({"data": "empty.txt"}, "empty.txt holds no document: 0 bytes"),
@@ -193,8 +196,7 @@ def test_what_is_checked_is_said():
 
 
 def test_a_bad_record_beyond_the_check_is_named_too(tmp_path, make, monkeypatch):
-    monkeypatch.setattr(check, "check_records", check_records)
-    monkeypatch.setattr(run, "check_records", lambda documents, name: check_records(documents, name, most=1))
+    monkeypatch.setattr(check, "check_records", partial(check_records, most=1))
     with pytest.raises(InputError, match=r"data\.jsonl, line 2: a record needs"):
         run_training(make(data=lines(tmp_path, {"text": "a b c"}, {"txt": "a"}), steps=9), quiet=True)
 
@@ -261,7 +263,7 @@ def test_paths_of_datasets_may_have_colons(tmp_path, monkeypatch, name, split):
     ],
 )
 def test_name_and_split(rest, expected):
-    assert run._name_and_split(rest) == expected
+    assert sources._name_and_split(rest) == expected
 
 
 def test_files_below_the_home_folder(tmp_path, monkeypatch):
@@ -305,13 +307,13 @@ def test_a_run_without_a_terminal_speaks(make, capsys):
 
 
 def test_a_run_that_was_stopped_says_where_it_stands(make, capsys, monkeypatch):
-    before = run.Trainer.train_step
+    before = loop.Trainer.train_step
 
     def stop(trainer):
         before(trainer)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(run.Trainer, "train_step", stop)
+    monkeypatch.setattr(loop.Trainer, "train_step", stop)
     trainer = run_training(make(steps=9))
     told = capsys.readouterr().err.splitlines()
     assert trainer.step == 1 and trainer.stopped

@@ -18,8 +18,9 @@ TAUGHT = [
     "weights.loading", "weights.saving", "pretrained.save", "weights.gguf", "pretrained.locate", "pretrained.load",
     "generation.sampling", "generation.generate", "generation.session", "lora.settings", "lora.lora", "wiring",
     "lora.adapter_files",
-    "train.losses", "train.rows", "train.documents", "train.config", "train.optim", "train.rate_finder", "train.loop",
-    "train.log", "train.checkpoint", "train.run", "senses.config", "senses.encoder", "senses.vision", "senses.images",
+    "train.losses", "train.rows", "train.batches", "train.documents", "train.config", "train.optim",
+    "train.rate_finder", "train.loop", "train.log",
+    "train.checkpoint", "train.run", "senses.config", "senses.encoder", "senses.vision", "senses.images",
     "senses.image_processor", "pretrained.towers", "weights.tower_names", "senses.contrastive",
     "experiments.retrieval", "assets.openmoji", "senses.waves", "senses.mel", "senses.audio", "assets.spoken_words",
     "experiments.word_recognition", "llama32_vision.config", "llama32_vision.tower", "llama32_vision.model",
@@ -119,28 +120,32 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "lora.adapter_files": {
         **dict.fromkeys(("WEIGHTS_FILE", "PREFIX", "SUFFIXES", "SAMPLES"), CONSTANT),
-        **dict.fromkeys(("write_adapter", "active_adapter"), PIECE),
+        **dict.fromkeys(("write_adapter", "active_adapter", "note_base", "require_same_base"), PIECE),
     },
     "train.rows": {
         **dict.fromkeys(("END_OF_TEXT", "END_OF_TURN"), CONSTANT),
         "encode_record": IN_WORDS,
-        **dict.fromkeys(("is_text", "check_record"), "what a record is, asked before a run"),
+    },
+    "train.batches": {
+        **dict.fromkeys(("Media", "Row"), CONSTANT),
+        **dict.fromkeys(("fill", "places_of"), PIECE),
         "Batch": "a plain record of tensors",
         "Batches": TOO_LONG,
     },
     "train.documents": {
-        **dict.fromkeys(("open_documents", "JsonLines", "Paragraphs"), "used in lesson 10: reading of files"),
+        **dict.fromkeys(("open_documents", "JsonLines", "JsonList", "Paragraphs"), "used in lesson 10: reading files"),
+        "METADATA": CONSTANT,
         "place_of": "where a record stands, for errors",
     },
     "train.config": {
-        "TrainConfig": "a table of settings",
+        **dict.fromkeys(("TrainConfig", "Source"), "a table of settings"),
         "explain_keys": "the text of a command's help",
     },
     "train.rate_finder": {"find_learning_rate": USED},
     "train.loop": {
-        **dict.fromkeys(("Saver", "Sampler"), PROTOCOL),
+        **dict.fromkeys(("Saver", "Sampler", "AnyBatch", "BatchStream"), PROTOCOL),
         "Trainer": "too long for a cell; its update is printed",
-        **dict.fromkeys(("resolve_precision", "checkpoint_activations", "seed_everything"), PIECE),
+        **dict.fromkeys(("resolve_precision", "checkpoint_activations"), PIECE),
     },
     "train.log": {
         **dict.fromkeys(("RunLog", "read_metrics", "smooth"), "used in lesson 10: writing down"),
@@ -148,13 +153,12 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "plot_run": "a picture of a run",
     },
     "train.checkpoint": {
-        **dict.fromkeys(("OPTIMIZER_FILE", "STATE_FILE", "MOMENTS"), CONSTANT),
+        **dict.fromkeys(("OPTIMIZER_FILE", "STATE_FILE", "MOMENTS", "ADAPTER", "SKILL", "MODEL"), CONSTANT),
         **dict.fromkeys(("FolderSaver", "load_weights", "load_training", "read_state", "training_state",
-                         "random_state", "set_random_state", "optimizer_tensors", "parameter_tensors"), IN_WORDS),
+                         "what_trains", "optimizer_tensors", "parameter_tensors"), IN_WORDS),
     },
     "train.run": {
         **dict.fromkeys(("run_training", "make_trainer"), "used in lesson 10, not built"),
-        **dict.fromkeys(("load_model", "open_data", "make_batches", "make_sampler", "note_precision"), PIECE),
     },
     "senses.config": {
         "ACTIVATION_NAMES": CONSTANT,
@@ -197,6 +201,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "AT": CONSTANT,
         **dict.fromkeys(("Recall", "Retrieval"), RECORD),
         **dict.fromkeys(("measure_retrieval", "recall_of", "train_two_towers"), USED),
+        **dict.fromkeys(("Pairs", "PairStream", "ContrastiveObjective"), "what lesson 10's trainer asks for, of pairs"),
         "moved": PIECE,
     },
     "assets.openmoji": {
@@ -311,7 +316,9 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "train.media_rows": {
         "VERSIONS": CONSTANT,
         "encode_conversation": USED,
-        "epochs": PIECE,
+        "encode_media_record": "of one's own data, which lesson 16 trains on",
+        "MediaObjective": "lesson 10's objective, and zeros for idle bridges",
+        "Epochs": PIECE,
     },
     "train.tokenizer": {
         "SPECIAL": CONSTANT,
@@ -320,6 +327,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "train.stages": {
         **dict.fromkeys(("SHARES", "BLIND"), CONSTANT),
         "Stage": RECORD,
+        "TaskBatches": "a stream as in lesson 10, of tasks",
     },
     "evals.senses": {
         **dict.fromkeys(("count_right", "misled", "measure", "controls", "baselines", "table"), USED),

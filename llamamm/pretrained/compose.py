@@ -1,0 +1,86 @@
+"""A model that sees and hears, put together from a text model and pretrained towers, with fresh bridges: what a
+multimodal training begins from. Built in notebook 16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from llamamm.errors import ConfigError, InputError
+from llamamm.multimodal.config import BridgeConfig, MultimodalConfig
+from llamamm.multimodal.model import MultimodalLlama
+from llamamm.multimodal.processor import MultimodalProcessor
+from llamamm.pretrained.load import from_pretrained
+from llamamm.pretrained.towers import load_audio_encoder, load_image_processor, load_vision_tower
+from llamamm.text.tokenizer import Tokenizer
+
+Fusion = Literal["projector", "gated", "perceiver"]
+LAYERS_APART = 4  # a gated block before every fourth of the text's, as Flamingo and Llama 3.2 Vision have them
+MERGE, HEARD_AT_ONCE = 4, 8  # patches a side, places of a sound that become one token
+
+
+def compose(
+    text: str | Path = "smollm2",
+    *,
+    vision: str | Path | None = "vit-s",
+    audio: str | Path | None = "whisper-tiny",
+    fusion: Fusion = "projector",
+    image_size: int = 224,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> tuple[MultimodalLlama, MultimodalProcessor]:
+    """The model, and its processor. Bridges are fresh, the seed decides them: it answers as the text model does until
+    they are trained.
+
+    text, vision, audio: assets, folders or Hub repositories; None: no eye, no ear.
+    fusion: "projector", tokens among the words (LLaVA); "gated", blocks that look at features, closed at first
+    (Flamingo); "perceiver", a few learned tokens among the words (BLIP-2).
+    image_size: pixels of a side, a multiple of the tower's patch times 4. dtype: None keeps the text model's.
+    Raises ConfigError, InputError, and what loading raises.
+    """
+    if fusion not in get_args(Fusion):
+        raise ConfigError(f"fusion must be one of {', '.join(get_args(Fusion))}, got {fusion!r}")
+    if vision is None and audio is None:
+        raise ConfigError("a model without an eye and without an ear is the text model itself: name vision or audio")
+    llama, tokenizer = from_pretrained(text, dtype=dtype, device=device)
+    if not isinstance(tokenizer, Tokenizer):
+        raise InputError(f"{text} {'has no tokenizer' if tokenizer is None else 'sees or hears already'}; compose "
+                         f"begins with a text model and its tokenizer")
+    own = {"dtype": llama.embed_tokens.weight.dtype, "device": device}
+    eye = None if vision is None else load_vision_tower(vision, **own)
+    ear = None if audio is None else load_audio_encoder(audio, **own)
+    looks, images = None, None
+    if eye is not None:
+        looks = (image_size, image_size)
+        _require_size(image_size, eye.cfg.patch_size)
+        images = replace(load_image_processor(vision), resize=looks, crop=None)
+    cfg = MultimodalConfig(
+        llama.full_config, eye and eye.cfg, ear and ear.cfg, image_size=looks,
+        image_bridge=_bridge(BridgeConfig("mlp", merge=MERGE), fusion),
+        audio_bridge=_bridge(BridgeConfig("swiglu", merge=HEARD_AT_ONCE), fusion),
+        image_layer=None if eye is None else -min(4, eye.cfg.encoder.n_layers),
+        cross_layers=tuple(range(LAYERS_APART - 1, llama.cfg.n_layers, LAYERS_APART)) if fusion == "gated" else (),
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MultimodalLlama(cfg, text=llama, vision=eye, audio=ear)
+    return model.to(own["dtype"]).eval(), MultimodalProcessor(cfg, tokenizer, images)
+
+
+def _bridge(cfg: BridgeConfig, fusion: str) -> BridgeConfig:
+    """Gated blocks look at every feature, a Perceiver sums them up in 16; a projector makes a token of several."""
+    if fusion == "projector":
+        return cfg
+    return replace(cfg, merge=1 if cfg.projector == "mlp" else cfg.merge, latents=16 if fusion == "perceiver" else 0)
+
+
+def _require_size(size: int, patch: int) -> None:
+    step = patch * MERGE
+    if size < step or size % step:
+        raise ConfigError(f"image_size {size} must be a multiple of {step}, {MERGE} patches of {patch} pixels: "
+                          f"{max(step, size // step * step)} for one")

@@ -1,0 +1,236 @@
+"""train.run of models that see and hear: own pictures and sounds, stages, skills, and what is wrong before a run."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from llamamm import Llama3Model, from_pretrained
+from llamamm.errors import CheckpointError, ConfigError, InputError
+from llamamm.multimodal.config import MultimodalConfig
+from llamamm.multimodal.model import MultimodalLlama
+from llamamm.multimodal.processor import MultimodalProcessor
+from llamamm.pretrained.save import save_pretrained
+from llamamm.pretrained.skill import load_skill
+from llamamm.senses.image_processor import ImageProcessor
+from llamamm.senses.waves import save_wave
+from llamamm.text.config import TextConfig
+from llamamm.train.config import TrainConfig
+from llamamm.train.loop import Trainer
+from llamamm.train.run import run_training
+from llamamm.train.tokenizer import train_tokenizer
+
+COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 255, 0), "gray": (120, 120, 120)}
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A tokenizer of few tokens: with SmolLM2's 49,152, scores alone take most of the time."""
+    texts = ["user assistant", "Which colour?", "Describe the picture.", "a tone", "What?", "word ", *COLOURS] * 9
+    return train_tokenizer(texts, tmp_path_factory.mktemp("words"), vocab_size=330)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, words):
+    """A tiny model with an eye and an ear, which knows nothing."""
+    torch.manual_seed(0)
+    text = TextConfig.tiny(vocab_size=words.vocab_size, context_length=512, hidden_size=32, n_layers=2)
+    cfg = MultimodalConfig.tiny(text=text)
+    folder = tmp_path_factory.mktemp("models") / "senses"
+    processor = MultimodalProcessor(cfg, words, ImageProcessor.vit(32))
+    save_pretrained(MultimodalLlama(cfg), folder, processor=processor)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder of pictures with metadata.jsonl, LLaVA's JSON, and sounds with transcripts."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "pictures").mkdir()
+    for name, colour in COLOURS.items():
+        PIL.Image.new("RGB", (40, 30), colour).save(folder / "pictures" / f"{name}.png")
+    lines = [{"file_name": f"{name}.png", "text": name} for name in COLOURS]
+    (folder / "pictures" / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    llava = [{"id": name, "image": f"pictures/{name}.png", "conversations": [
+        {"from": "human", "value": "<image>\nWhich colour?"}, {"from": "gpt", "value": name}]}
+        for name in COLOURS]  # fmt: skip
+    (folder / "llava.json").write_text(json.dumps(llava, indent=1))
+    save_wave(folder / "tone.wav", torch.sin(torch.arange(3200) / 5) * 0.3)
+    record = {"messages": [{"role": "user", "content": [{"type": "audio", "path": "tone.wav"},
+                                                        {"type": "image", "path": "pictures/red.png"},
+                                                        {"type": "text", "text": "What?"}]},
+                           {"role": "assistant", "content": "a tone"}]}  # fmt: skip
+    (folder / "messages.jsonl").write_text(json.dumps(record) + "\n" + json.dumps({"text": "Plain words."}) + "\n")
+    return folder
+
+
+@pytest.fixture
+def make(tmp_path, base, data):
+    def make(**changes):
+        values = {"model": str(base), "data": str(data / "llava.json"), "output": tmp_path / "run", "steps": 2,
+                  "batch_size": 2, "length": 96, "device": "cpu", "precision": "fp32",
+                  "learning_rate": 1e-2}  # fmt: skip
+        return TrainConfig.make({**values, **changes})
+
+    return make
+
+
+def trained_parts(model, base):
+    """The first words of the names of what is no longer as it was, and whether LoRA stands beside it."""
+    before = dict(from_pretrained(base, dtype=torch.float32)[0].named_parameters())
+    return {name.split(".")[0] for name, p in model.named_parameters()
+            if name in before and not torch.equal(p, before[name])}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["llava.json", "pictures", "messages.jsonl"])
+def test_each_form_of_data_trains(make, data, name):
+    trainer = run_training(make(data=str(data / name)), quiet=True)
+    assert trainer.step == 2 and all(np.isfinite(trainer.log.losses))
+
+
+def test_it_learns_what_pictures_show(make, tmp_path, base):
+    """Without looking, the best is ln 4 for the colour and nothing for the end of the answer: 0.69."""
+    cfg = make(steps=80, batch_size=4, schedule="constant", trains=["bridges", "text"], pack=False)
+    trainer = run_training(cfg, quiet=True)
+    assert trainer.log.losses[0] > 5 and sum(trainer.log.losses[-5:]) / 5 < 0.35
+    model, _ = from_pretrained(tmp_path / "run" / "last", dtype=torch.float32)
+    assert trained_parts(model, base) >= {"image_bridge", "layers"} and "vision_tower" not in trained_parts(model, base)
+
+
+def test_a_skill_is_small_and_makes_the_base_the_trained_model(make, tmp_path, base):
+    trainer = run_training(make(steps=4), quiet=True)
+    last = tmp_path / "run" / "last"
+    names = {path.name for path in last.iterdir()}
+    assert {"bridges.safetensors", "skill.json", "adapter_model.safetensors"} <= names
+    assert "model.safetensors" not in names
+    model, _ = from_pretrained(base, dtype=torch.float32)
+    load_skill(model, last)
+    batch = next(trainer.batches).inputs("cpu")
+    batch.pop("targets")
+    assert batch["features"].images.shape[0] >= 2  # the tower has looked already
+    with torch.no_grad():
+        mine, theirs = (m.eval().hidden_states(**batch) for m in (trainer.model, model))
+    assert torch.equal(mine, theirs)
+    assert trained_parts(model, base) == {"image_bridge"}  # no sound was heard, and LoRA is beside
+
+
+STAGES = [{"name": "align", "steps": 3, "trains": ["bridges"], "learning_rate": 3e-2},
+          {"name": "tune", "steps": 4, "trains": ["bridges", "lora"], "lora_r": 2, "data": None}]  # fmt: skip
+
+
+def stages(data):
+    mixed = [{"source": str(data / "llava.json"), "share": 3}, str(data / "messages.jsonl")]
+    return [STAGES[0], {**STAGES[1], "data": mixed}]
+
+
+def test_stages_go_on_from_one_another(make, tmp_path, data, base):
+    run_training(make(stages=stages(data)), quiet=True)
+    names = {stage: os.listdir(tmp_path / "run" / stage / "last") for stage in ("align", "tune")}
+    assert "adapter_model.safetensors" not in names["align"] and "adapter_model.safetensors" in names["tune"]
+    first, second = (from_pretrained(base, dtype=torch.float32)[0] for _ in range(2))
+    load_skill(first, tmp_path / "run" / "align" / "last")
+    load_skill(second, tmp_path / "run" / "tune" / "last")
+    fresh = from_pretrained(base, dtype=torch.float32)[0].image_bridge.state_dict()
+    moved = [float(torch.cat([(m.image_bridge.state_dict()[k] - v).flatten() for k, v in fresh.items()]).norm())
+             for m in (first, second)]  # fmt: skip
+    assert 0 < moved[0] and moved[0] != moved[1]
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_run_stopped_in_any_stage_goes_on_bit_for_bit(make, tmp_path, data, monkeypatch, stage):
+    whole = run_training(make(output=tmp_path / "whole", stages=stages(data)), quiet=True)
+    count, step = [0], Trainer.train_step
+
+    def stop(trainer):
+        count[0] += 1
+        if count[0] == (2, 5)[stage]:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "train_step", stop)
+    part = run_training(make(output=tmp_path / "part", stages=stages(data)), quiet=True)
+    assert part.stopped and part.step == 2
+    again = run_training(make(output=tmp_path / "part", stages=stages(data)), resume=True, quiet=True)
+    assert again.step == 4 and again.log.losses == whole.log.losses
+    for name, p in whole.model.named_parameters():
+        assert torch.equal(p, dict(again.model.named_parameters())[name]), name
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run_training(make(output=tmp_path / "part", stages=stages(data)), quiet=True)
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ([{"name": "a", "stepps": 3}], r"stages\[0\] \(a\): unknown key 'stepps'; did you mean 'steps'"),
+    ([{"steps": 3}], r"stages\[0\]: each has a name of its own"),
+    ([{"name": "a", "steps": 1}, {"name": "a", "steps": 1}], r"stages\[1\]: each has a name of its own"),
+    ([{"name": "a/b", "steps": 1}], "letters and digits, got 'a/b'"),
+    ([{"name": "a", "steps": 1, "model": "x"}], r"\(a\): 'model' belongs to the whole run"),
+    ([{"name": "a", "steps": 1, "trains": ["eyes"]}], r"\(a\): trains.0: .*'bridges'"),
+    ([{"name": "a", "steps": 1, "trains": ["lora", "text"]}], "lora stands beside frozen weights"),
+    ([{"name": "a", "steps": 1, "trains": []}], "nothing would learn"),
+])  # fmt: skip
+def test_wrong_stages_are_named(make, wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        make(stages=wrong).stage_settings()
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory, words):
+    folder = tmp_path_factory.mktemp("models") / "text"
+    text = TextConfig.tiny(vocab_size=words.vocab_size, n_layers=1, hidden_size=16)
+    save_pretrained(Llama3Model(text), folder, tokenizer=words)
+    return str(folder)
+
+
+def test_trains_is_for_models_that_see_or_hear(make, text_model):
+    with pytest.raises(ConfigError, match="trains is for models that see or hear, .*text reads text alone"):
+        run_training(make(model=text_model, trains=["bridges"], length=32), quiet=True)
+
+
+def faulty(folder, *, kind):
+    """A file of three records, of which the second is bad."""
+    PIL.Image.new("RGB", (8, 8)).save(folder / "a.png")
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:45])
+    good = {"file_name": "a.png", "text": "black"}
+    bad = {"missing": {**good, "file_name": "b.png"}, "corrupt": {**good, "file_name": "broken.png"},
+           "long": {**good, "text": "word " * 200}, "no text": {"file_name": "a.png"},
+           "markers": {"image": ["a.png"], "conversations": [{"from": "human", "value": "<image><image>"},
+                                                             {"from": "gpt", "value": "x"}]}}[kind]  # fmt: skip
+    path = folder / "data.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in (good, bad, good)))
+    return str(path)
+
+
+KINDS = {"missing": "No such file", "corrupt": "truncated|broken|cannot", "long": "tokens, .*length is 96",
+         "no text": "needs a text beside it", "markers": "2 <image> markers and 1 picture"}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_faulty_record_is_named_with_its_line_before_training(make, tmp_path, kind):
+    with pytest.raises(InputError, match=rf"data\.jsonl, line 2: .*({KINDS[kind]})"):
+        run_training(make(data=faulty(tmp_path, kind=kind)), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_or_left_out_and_counted_where_asked(make, tmp_path, capsys, kind):
+    trainer = run_training(make(data=faulty(tmp_path, kind=kind), faulty="skip"))
+    assert trainer.step == 2
+    assert f"1 faulty record left out, such as {tmp_path}/data.jsonl, line 2: " in capsys.readouterr().err
+
+
+def test_a_text_model_says_that_it_reads_text_alone(make, text_model):
+    with pytest.raises(InputError, match="llava.json, line 2: .*reads text alone; `llamamm compose`"):
+        run_training(make(model=text_model, length=32), quiet=True)
+
+
+def test_a_skill_of_another_base_is_refused(make, tmp_path, base):
+    run_training(make(steps=1), quiet=True)
+    torch.manual_seed(5)
+    cfg = from_pretrained(base)[0].multimodal_cfg
+    other = MultimodalLlama(cfg)
+    with pytest.raises(CheckpointError, match="another base"):
+        load_skill(other, tmp_path / "run" / "last")
