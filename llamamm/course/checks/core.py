@@ -169,7 +169,7 @@ def _told(exercise: Exercise, this: Try, answer: Any, end: float) -> str | None:
     """What is wrong with one property, or None."""
     prop, cases = this.property, this.property.inputs()
     name = f"{prop.name}: " if prop.name else ""
-    expected = [None if prop.accept else prop.result(exercise.reference, case) for case in cases]
+    expected = prop.expected(exercise.reference)
     problems = [prop.problem(e, g, c) for e, g, c in zip(expected, this.results, cases, strict=False)]
     wrong = [i for i, problem in enumerate(problems) if problem]
     if not wrong and this.error is None:
@@ -223,8 +223,8 @@ def _mistake(
         for i, (case, got) in enumerate(zip(cases, this.results, strict=False)):
             if (left := end - time.monotonic()) <= 0:
                 return best
-            made = run_limited(_usual_torch()(lambda m=mistake, c=case: prop.result(m.answer, c)), left)
-            if made.error is None and _explains(prop, made.value, got, expected[i], case, i in wrong):
+            made = _made(prop, mistake, i, case, expected[i], left)
+            if made is not None and made[1] == (i in wrong) and _same(made[0], got, prop.tolerance):
                 same[i not in wrong] += 1
             elif i not in wrong and (prop.name or prop.accept):
                 break
@@ -234,11 +234,25 @@ def _mistake(
     return best
 
 
-def _explains(prop: Property, made: Any, got: Any, expected: Any, case: tuple, wrong: bool) -> bool:
-    """Whether a mistake gives what the learner's answer gave, and is as wrong or as right there."""
+def _made(prop: Property, mistake: Mistake, i: int, case: tuple, expected: Any, seconds: float) -> tuple | None:
+    """What a mistake gives for case number i, and whether that is wrong; None if it raises. The same in each check."""
+    key = mistake.answer, i, prop.accept
+    if key not in prop.known:
+        made = run_limited(_usual_torch()(lambda: prop.result(mistake.answer, case)), seconds)
+        if isinstance(made.error, OutOfTimeError):
+            return None
+        try:
+            wrong = made.error is None and prop.problem(expected, made.value, case) is not None
+            prop.known[key] = None if made.error else (made.value, wrong)
+        except Exception:
+            prop.known[key] = None
+    return prop.known[key]
+
+
+def _same(made: Any, got: Any, tolerance: float | None) -> bool:
+    """Whether a mistake gives what the learner's answer gave."""
     try:
-        problem = prop.problem(expected, made, case)
-        return difference(made, got, prop.tolerance) is None and (problem is not None) == wrong
+        return difference(made, got, tolerance) is None
     except Exception:
         return False
 

@@ -75,18 +75,35 @@ def fault_exercise(
             got = repair(got, expected) if repair else None
         return None if got is None or got.is_complex() else got.detach().to(expected.dtype)
 
-    known: dict[bytes, dict[tuple[str, ...], Any]] = {}  # case -> faults -> result: groups share their cases
+    held: dict[bytes, tuple] = {}  # all cases: groups share those that are equal
+    known: dict[int, dict[tuple[str, ...], Any]] = {}  # id of a case that is held -> faults -> result
+
+    def once(cases: Cases) -> Cases:
+        """The same cases, and so known ones, each time."""
+        made: list[tuple] = []
+
+        def given(g: torch.Generator) -> list[tuple]:
+            if not made:
+                made.extend(held.setdefault(pickle.dumps(case), case) for case in cases(g))
+                known.update({id(case): {} for case in made if id(case) not in known})
+            return made
+
+        return given
+
+    def make(case: tuple, faults: tuple[str, ...] = ()) -> Any:
+        """The result with these faults."""
+        made = known.get(id(case), {})
+        if faults not in made:
+            made[faults] = variant(*case, faults)
+        return made[faults]
 
     def alike(made: Any, got: Any) -> bool:
         return (isinstance(made, Tensor) or misshapen(made, got) is None) and differ(made, got) is None
 
     def explained(got: Any, case: tuple) -> tuple[str, ...] | None:
-        made = known.setdefault(pickle.dumps(case), {})
         for n in range(1, at_once + 1):
             for faults in combinations(sentences, n):
-                if faults not in made:
-                    made[faults] = variant(*case, faults)
-                if alike(made[faults], got):
+                if alike(make(case, faults), got):
                     return faults
         return None
 
@@ -97,7 +114,7 @@ def fault_exercise(
         """own: the faults to tell of; None: what no fault explains. part: of a result, to speak of."""
 
         def accept(result: Any, case: tuple) -> str | None:
-            expected = variant(*case, ())
+            expected = make(case)
             got = numbers(result, expected)
             if got is None and not isinstance(expected, Tensor):
                 got = result if explained(result, case) else None  # a fault may give lists of other lengths
@@ -115,12 +132,12 @@ def fault_exercise(
     def otherwise(result: Any, case: tuple) -> str | None:
         """Where each group takes a wrong answer for the faults of other groups, it must not pass; why is open, for
         those faults do not show in their own group."""
-        expected = variant(*case, ())
+        expected = make(case)
         got = numbers(result, expected)
         return None if got is None else differ(expected, got)
 
     def right_form(result: Any, case: tuple) -> str | None:
-        expected = variant(*case, ())
+        expected = make(case)
         problem = misshapen(expected, result)
         if problem and not isinstance(expected, Tensor) and explained(result, case):
             return None  # told by another property
@@ -128,9 +145,10 @@ def fault_exercise(
         nearly = form and wrong_shape and numbers(result, expected) is not None
         return Diagnosis.of(problem, form) if nearly else problem
 
+    everything = once(everything)
     is_tensor = isinstance(variant(*everything(torch.Generator().manual_seed(0))[0], ()), Tensor)
     properties = (
-        *(Property(name, cases, accept=tell(*own), run=run, show=show, otherwise=otherwise)
+        *(Property(name, once(cases), accept=tell(*own), run=run, show=show, otherwise=otherwise)
           for name, (cases, *own) in groups.items()),
         Property("shape and dtype" if is_tensor else "form", everything, accept=right_form, run=run, show=show),
         Property("all numbers" if is_tensor else "all results", everything, accept=tell(None), run=run, show=show,
