@@ -192,12 +192,13 @@ LONG = {"letter": "a", "letters": "abcdefghij", "space": " ", "newline": "\n", "
 
 @pytest.mark.parametrize("name", LONG)
 def test_a_megabyte_without_a_break(name, smol, llama, meta, llama_json, smol_reference):
-    """Letters and spaces are the runs that are cut; of the others, a fifth shows what grows with the square."""
-    size = 1_000_000 if name in ("letter", "space") else 200_000  # bytes
+    """A run of white space overflows tiktoken's stack only when it is long; of others, a fifth shows what grows with
+    the square."""
+    size = 1_000_000 if name in ("letter", "space", "newline", "tabs", "sign") else 200_000  # bytes
     text = LONG[name] * (size // len(LONG[name].encode())) + "x"
     start = time.perf_counter()
     ids = [t.encode(text) for t in (smol, llama, llama_json)]
-    assert time.perf_counter() - start < 20 * size / 1e6  # about 1 s a megabyte on two idle cores
+    assert time.perf_counter() - start < 10 + 10 * size / 1e6  # about 1 s a megabyte on two idle cores
     assert ids[1] == meta.encode(text, bos=False, eos=False)
     if name in ("letter", "space", "newline", "missing"):
         assert ids[0] == reference_ids(smol_reference, text)
