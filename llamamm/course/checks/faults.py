@@ -26,7 +26,7 @@ from llamamm.course.checks.core import Diagnosis, Exercise, Mistake, Property
 
 Cases = Callable[[torch.Generator], list[tuple]]
 OTHER_FORM = partial(difference, tolerance=math.inf)
-AT_ONCE = 3  # so many faults are looked for in one answer
+AT_ONCE = 2  # so many faults are looked for in one answer; three would take ten times as long
 
 
 def _whole(result: Any) -> Any:
