@@ -415,3 +415,31 @@ def test_a_fault_that_its_own_property_does_not_show_is_told_all_the_same():
     assert try_answer(exercise, lambda x: x)
     message = try_answer(exercise, lambda x: x + (x > 2)).message
     assert message == "2 of 3 properties hold\n  - all results: for (3) the result should be 3, got 4. That is one more"
+
+
+def _frozen(value):
+    """What can be spoilt of a case, as text."""
+    if isinstance(value, torch.Tensor):
+        return repr((value.dtype, value.tolist()))
+    if isinstance(value, dict):
+        return repr({key: _frozen(part) for key, part in value.items()})
+    return repr([_frozen(part) for part in value]) if isinstance(value, list | tuple) else type(value).__name__
+
+
+@pytest.mark.parametrize("lesson", [f"{n:02d}" for n in range(16)])
+def test_an_answer_that_spoils_its_input_spoils_no_case(lesson):
+    """Cases are made once and kept; what is given to an answer is a copy."""
+
+    def spoil(*case):
+        for part in case:
+            if isinstance(part, torch.Tensor):
+                part.zero_()
+            elif isinstance(part, list):
+                part.clear()
+        raise ValueError("spoilt")
+
+    for exercise in exercises_of(lesson):
+        before = [[_frozen(case) for case in prop.inputs()] for prop in exercise.properties]
+        assert not check(exercise.id, spoil)
+        after = [[_frozen(case) for case in prop.inputs()] for prop in exercise.properties]
+        assert after == before, exercise.id
