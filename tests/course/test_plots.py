@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
+import PIL.Image
 import pytest
 from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
@@ -69,6 +70,13 @@ def test_a_picture_of_many_colours_stays_as_it_is_and_is_stored_once():
     noise = png_of(random[:100, :100])
     assert plots.small_png(noise) == noise and len(noise) < plots.LARGE
     assert len(plots.small_png(png_of(random))) < 0.4 * len(png_of(random)) and len(png_of(random)) > plots.LARGE
+    photo = np.tile(np.linspace(0, 255, 300, dtype=np.uint8)[:, None, None], (1, 300, 3)) + random[:1, :1]
+    photo = (photo + np.random.default_rng(1).integers(0, 40, photo.shape)).clip(0, 255).astype(np.uint8)
+    photo[10:12], photo[20:22] = (55, 120, 190), (60, 160, 110)  # two thin lines, one blue and one green
+    assert len(png_of(photo)) > plots.LARGE
+    small = np.asarray(PIL.Image.open(io.BytesIO(plots.small_png(png_of(photo)))).convert("RGB"), dtype=int)
+    (_, green, blue), (_, other_green, other_blue) = small[11, 50], small[21, 50]
+    assert blue > green + 20 and other_green > other_blue + 20
     data, metadata = plots.shown(noise, "noise", scale=0.5)
     assert set(data) == {"text/html"} and metadata == {} and 'width="50"' in data["text/html"]
 
