@@ -80,7 +80,8 @@ def _tensors_differ(expected: Tensor, got: Any, tolerance: float | None, where: 
         wrong = (expected != got).nonzero()
         return None if not len(wrong) else _at(expected, got, tuple(wrong[0].tolist()), where)
     if not torch.equal(got.isnan(), expected.isnan()):
-        return f"{int(got.isnan().sum())} of {got.numel()} numbers are NaN, {int(expected.isnan().sum())} should be"
+        right = int(expected.isnan().sum())
+        return f"{int(got.isnan().sum())} of {got.numel()} numbers are NaN, {right or 'none'} should be"
     off = (expected.double() - got.double()).abs().nan_to_num(nan=0.0, posinf=math.inf)
     off[expected == got] = 0.0  # the same infinity
     if tolerance is None:

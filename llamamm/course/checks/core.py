@@ -136,7 +136,7 @@ def judge(exercise: Exercise, tries: Sequence[Try], answer: Any) -> CheckResult:
         wrong = [text for this in again if (text := _told(exercise, this, answer, end)) is not None][:1]
     n_cases = sum(len(this.results) for this in tries)
     if not wrong:
-        how_many = f"all {n_cases} cases" if n_cases > 1 else "the one case"
+        how_many = {1: "the one case", 2: "both cases"}.get(n_cases, f"all {n_cases} cases")
         return CheckResult(exercise.id, True, f"{exercise.name} is right in {how_many}", exercise.points)
     told: dict[str, str] = {}  # one entry for each thing that is wrong
     for text in wrong:
@@ -148,7 +148,8 @@ def judge(exercise: Exercise, tries: Sequence[Try], answer: Any) -> CheckResult:
         return failed(exercise, texts[0].anywhere)
     shown_here = "\n".join(f"  - {text}" for text in texts[:SENTENCES])
     more = f"\n  - and {len(texts) - SENTENCES} more" if len(texts) > SENTENCES else ""
-    return failed(exercise, f"{len(tries) - len(wrong)} of {len(tries)} properties hold\n{shown_here}{more}")
+    n_right = len(tries) - len(wrong)
+    return failed(exercise, f"{n_right} of {len(tries)} properties hold{'s' * (n_right == 1)}\n{shown_here}{more}")
 
 
 class _Raised(str):

@@ -33,6 +33,23 @@ def _whole(result: Any) -> Any:
     return result
 
 
+def input_stays(cases: Cases) -> Property:
+    """The answer leaves the tensors that it is given as they are."""
+
+    def afterwards(answer: Any, case: tuple) -> tuple:
+        answer(*case)
+        return case
+
+    def unchanged(got: tuple, case: tuple) -> str | None:
+        for n, (now, before) in enumerate(zip(got, case, strict=True)):
+            if isinstance(before, Tensor) and not torch.equal(now, before):
+                return (f"your function changes argument {n + 1}, which the caller still needs: make a new tensor, "
+                        f"without steps in place (*=, x[0] = ...)")
+        return None
+
+    return Property("the input stays as it is", cases, run=afterwards, accept=unchanged)
+
+
 def fault_exercise(
     variant: Callable[..., Any], sentences: dict[str, str], groups: dict[str, tuple],
     everything: Cases, *, tolerance: float | None = None, relative: bool = False,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llamamm.course.checks.core import Exercise, Mistake, Property
-from llamamm.course.checks.faults import fault_exercise
+from llamamm.course.checks.faults import fault_exercise, input_stays
 from llamamm.text.config import RopeScaling
 from llamamm.text.rope import apply_rope, rope_frequencies
 
@@ -54,7 +54,7 @@ PAIR = fault_exercise(
         "how far it turns": (_pair_cases, ("degrees", "swapped")),
         "its length": (_pair_cases, ("overwritten", "no minus", "scaled")),
     },
-    _pair_cases,
+    _pair_cases, extra=(input_stays(_pair_cases),),
     id="04.1", name="rotate_pair", minutes=3, level="warm-up", importance=2,
 )  # fmt: skip
 
@@ -185,7 +185,7 @@ TURN = fault_exercise(
         **PLACES,
     },
     TURNS,
-    _heads,
+    _heads, extra=(input_stays(_heads),),
     id="04.3", name="apply_rope", minutes=7, level="core", importance=3, reference=apply_rope,
 )  # fmt: skip
 BACK = fault_exercise(
@@ -200,7 +200,7 @@ BACK = fault_exercise(
         **PLACES,
     },
     TURNS,
-    _heads,
+    _heads, extra=(input_stays(_heads),),
     id="04.4", name="apply_rope_backward", minutes=5, level="hard", importance=2,
     reference=lambda grad, cos, sin: apply_rope(grad, cos, -sin), forbids=("grad", "backward", "vjp", "jacobian"),
 )  # fmt: skip

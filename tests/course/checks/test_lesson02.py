@@ -584,3 +584,45 @@ def test_a_result_of_any_kind_gets_a_few_lines(value):
         result = check(exercise.id, lambda *_: value)
         assert not result
         assert len(result.message.splitlines()) <= 5 and all(len(line) < 500 for line in result.message.splitlines())
+
+
+# ---- what a fresh reader's answers passed with ----
+
+
+def with_deviation(x, weight, eps):
+    h = x.float()
+    return weight * (h / (h.var(-1, keepdim=True, unbiased=False) + eps).sqrt()).to(x.dtype)
+
+
+def divided_in_16_bits(x, weight, eps):
+    return x / (x.float().pow(2).mean(-1, keepdim=True) + eps).sqrt().to(x.dtype) * weight
+
+
+def times_r_in_16_bits(x, weight, eps):
+    return x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps).to(x.dtype) * weight
+
+
+def weight_twice(x, weight, eps, grad):
+    r = (x.pow(2).mean(-1, keepdim=True) + eps) ** -0.5
+    s = (grad * weight * x).sum(-1, keepdim=True)
+    return weight * r * (grad - r**2 * x * s / x.shape[-1]), (grad * x * r).reshape(-1, x.shape[-1]).sum(0)
+
+
+@pytest.mark.parametrize(("exercise", "answer", "message"), [
+    ("02.1", with_deviation, "should be 2.26274, got 15.9997. You divided by the standard deviation"),
+    ("02.1", divided_in_16_bits, "the division belongs into fp32"),
+    ("02.1", times_r_in_16_bits, "the division belongs into fp32"),
+    ("02.2", weight_twice, "all numbers: [0][2] should be"),
+])  # fmt: skip
+def test_what_each_property_alone_misses_does_not_pass(exercise, answer, message):
+    result = check(exercise, answer)
+    assert not result and message in result.message
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sound_steps_in_another_order_pass_in_16_bits(dtype):
+    def sound(x, weight, eps):
+        h = x.float()
+        return weight * (h / torch.sqrt((h * h).sum(-1, keepdim=True) / h.shape[-1] + eps)).to(x.dtype)
+
+    assert check("02.1", sound) and sound(torch.ones(2, 4, dtype=dtype), torch.ones(4, dtype=dtype), 0.0).dtype == dtype

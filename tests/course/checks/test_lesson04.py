@@ -476,3 +476,23 @@ def test_every_fault_of_an_exercise_is_planted_here():
         assert len(exercise.mistakes) == len(TOLD[exercise.id])
         case = exercise.properties[0].inputs()[0]
         assert all(isinstance(m.answer(*case), Tensor) for m in exercise.mistakes)
+
+
+def turned_in_place(pair, angle):
+    x, y = pair.tolist()
+    pair[0], pair[1] = x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)
+    return pair
+
+
+def heads_in_place(x, cos, sin):
+    a, b = x.chunk(2, dim=-1)
+    partner = torch.cat((-b, a), dim=-1)
+    x *= cos
+    x += partner * sin
+    return x
+
+
+@pytest.mark.parametrize(("exercise", "answer"), [("04.1", turned_in_place), ("04.3", heads_in_place)])
+def test_an_answer_that_changes_its_input_does_not_pass(exercise, answer):
+    result = check(exercise, answer)
+    assert not result and "changes argument 1, which the caller still needs" in result.message
