@@ -257,7 +257,8 @@ APART = {
         {"whole length", "one more"},  # both move the same limit
     ],
     "00.4": [
-        {"from 0", "itself", "ties"},  # each moves a place by one where scores are equal
+        {"from 0", "itself"},  # from 0, and itself counted: the places are right but for equal scores
+        {"itself", "ties"},  # the token itself is one of the equal scores
         *({"argsort", other} for other in ("itself", "ties", "lower", "first row's score")),
         # argsort gives a token and compares no scores
         {"first row", "first row's score"},  # of the first row alone the score is its own

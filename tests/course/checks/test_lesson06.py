@@ -366,7 +366,7 @@ APART = {
     "06.1": [
         {"one norm", "no norms"},  # none is no longer one
         {"head twice", "no head"},  # each says whether the head counts
-        {"no last norm", "one block"},
+        {"no last norm", "one block"},  # the one block's second norm is as large as the last
     ],
     "06.2": [
         {"first bare", "first other", "post-norm", "sin and cos"},  # one sentence on what attention reads
@@ -379,7 +379,7 @@ APART = {
         *({"post-norm", other} for other in ("no first", "first copy", "parallel", "no second", "second copy")),
         # a post-norm block has no such places
         *({"alone", other} for other in ("first bare", "first other", "second bare", "second other", "post-norm",
-                                         "sin and cos", "no first", "first copy", "parallel")),
+                                         "no first", "first copy", "parallel")),
         # "alone" is told by the real block, whose numbers the other fault changes
     ],
     "06.3": [

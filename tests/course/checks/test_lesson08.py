@@ -332,16 +332,21 @@ APART = {
     "08.1": [
         {"no zero", "zero is one", "worst"},  # each says what becomes of temperature 0
         {"times", "left out"},  # what is left out is not multiplied
-        {"after", "twice"}, {"after", "left out"},  # the temperature after the softmax: it stands there, and once
+        {"after", "twice"},  # each says what stands behind the softmax
+        {"after", "left out"},  # what is left out stands nowhere
         {"no zero", "left out"},  # without the temperature 0 is like 1
     ],
     "08.2": [
         {"crossing", "crossing, best kept"},  # each says what becomes of the best
-        {"worst first", "unsorted", "own", "min-p", "crossing"},  # each says which tokens are cut
-        {"worst first", "unsorted", "own", "min-p", "crossing, best kept"},
-        {"left sorted", "sorted again", "unsorted", "own", "min-p"},  # the last three sort nothing; one way back
-        {"sorted again", "first row"}, {"crossing, best kept", "first row"},
-        {"own", "first row"},  # nothing is left of any row
+        {"worst first", "unsorted", "own", "min-p"},  # each says with what a token is compared
+        *({crossing, other} for crossing in ("crossing", "crossing, best kept") for other in ("own", "min-p")),
+        # these two add nothing up, so no sum crosses p
+        *({"crossing, best kept", other} for other in ("worst first", "unsorted", "first row")),
+        # the token that is kept is then another, and the best may go
+        {"left sorted", "sorted again"},  # each says how the way back is missed
+        *({back, other} for back in ("left sorted", "sorted again") for other in ("unsorted", "own", "min-p")),
+        # these three need no sorting, so no way back
+        {"sorted again", "first row"},  # in which order the first row is cut, differs from way to way
     ],
     "08.3": [
         {"stop shown", "text lost", "list order"},  # one sentence on where a stop string ends a text
