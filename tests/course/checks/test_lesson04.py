@@ -340,8 +340,9 @@ SETS_APART = {
     ],
     "04.6": [
         {"half turns", "no 2π", "wavelengths"},  # each says how turns become a frequency
-        {"longer", "wavelengths"}, {"longer", "same"},  # each says which speeds the pairs have
-        *({"every token", other} for other in ("longer", "no 2π", "wavelengths")),  # so many turns say nothing of these
+        {"longer", "wavelengths"},  # each says what becomes of the turns
+        {"longer", "same"},  # one turn is the same, multiplied or divided
+        *({"every token", other} for other in ("longer", "no 2π", "wavelengths")),  # places are compared where turns are whole
     ],
 }
 SETS_APART["04.4"] = SETS_APART["04.3"]

@@ -376,11 +376,11 @@ APART = {
     "05.3": [
         {"at slot 0", "never"}, {"one store", "never"},  # all is written at slot 0 anyway
         *({count, kind} for count in ("in update", "in both") for kind in ("compares new", "plain error")),
-        # where the length grows too early the error comes too early, and with other numbers
+        # where the length grows too early a cache that is just full is refused as well, which is told, too
         {"in update", "in both", "never"}, {"in update", "steps", "never"},  # each says when the length grows
-        {"never full", "plain error"},  # the ValueError itself is told, with its line
-        *({"compares new", other} for other in ("never full", "no numbers", "plain error", "counts first")),
-        # where new tokens alone are compared, too many are refused in none of these cases
+        {"compares new", "never full"},  # each says what is compared with the limit
+        *({"compares new", other} for other in ("no numbers", "plain error", "counts first")),
+        # where new tokens alone are compared, the refusal of which these speak does not come
     ],
     "05.4": [
         {"all again", "nothing left"}, {"all again", "same places"},  # where all is read again nothing is compared

@@ -312,7 +312,7 @@ SETS_APART = {
     ],
     "11.2": [
         {"viewed", "channels apart", "channel last", "tipped", "tipped, channel last"},  # how a patch's numbers stand
-        {"viewed", "down"}, {"channels apart", "down"},  # in runs of rows the patches have no rows and columns
+        {"viewed", "down"}, {"channels apart", "down"},  # no token is a patch, so none has a place
         {"bottom right", "centre", "squeezed"},  # each says what is left of a picture that doesn't fit
     ],
     "11.3": [
