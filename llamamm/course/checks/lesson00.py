@@ -253,7 +253,7 @@ GREEDY = Exercise(
                     "you left the stop id out and went on: it has to end the loop",
                 ),
             ),
-            run=_first_new(7),
+            run=_first_new(6),
         ),
         Property(
             "at most max_new ids",
@@ -373,10 +373,10 @@ def _flat_problem(result: Any, case: tuple) -> str | None:
         return f"{where} the result should be a temperature, one number, got {type(result).__name__}"
     if math.isnan(number) or math.isinf(number):
         return f"{where} you gave {number}: a temperature is finite, and a large enough one will do"
-    if number <= 0:
-        return (
-            f"{where} you gave {number:g}: a temperature is above 0; a negative one turns the order of the scores round"
-        )
+    if number == 0:
+        return f"{where} you gave 0: scores are divided by the temperature, so it is above 0"
+    if number < 0:
+        return f"{where} you gave {number:g}: a negative temperature turns the order of the scores round"
     best = float((scores.double() / number).softmax(-1).max())
     if best < limit:
         return None

@@ -2,298 +2,304 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Collection
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from llamamm.course.checks.core import Exercise, Mistake
+from llamamm.course.checks.compare import difference
+from llamamm.course.checks.core import Diagnosis, Exercise, Property
+from llamamm.course.checks.faults import fault_exercise
 from llamamm.train.losses import IGNORE
 
 # ---- 14.1: the length of a prompt ----
 
 
 def _length(
-    words: int, pictures: list[tuple[int, int]], sounds: list[int], merge: int, stack: int, *, frame: int = 2,
-    sound_frame: int | None = None, square: bool = True, rest: str = "up", joint: bool = False, with_words: bool = True,
-) -> int:  # fmt: skip
-    """The right number; each keyword plants one mistake."""
-    by = merge**2 if square else merge
-    seen = sum(rows * columns // by + frame for rows, columns in pictures)
-    lengths = [sum(sounds)] if joint and sounds else sounds
-    heard = sum(-(-n // stack) if rest == "up" else n // stack for n in lengths)
-    return words * with_words + seen + heard + (frame if sound_frame is None else sound_frame) * len(sounds)
+    words: int, pictures: list[tuple[int, int]], sounds: list[int], merge: int, stack: int, faults: Collection[str]
+) -> int:
+    by = 1 if "unmerged" in faults else merge if "not squared" in faults else merge**2
+    of_picture = 0 if "bare picture" in faults else 1 if "half a picture" in faults else 2
+    of_sound = 0 if "bare sound" in faults else 1 if "half a sound" in faults else 2
+    seen = sum(rows * columns // by + of_picture for rows, columns in pictures)
+    lengths = [sum(sounds)] if "joint" in faults else sounds
+    by = 1 if "unstacked" in faults else stack
+    heard = sum(n // by if "rounded down" in faults else -(-n // by) for n in lengths)
+    return words * ("no words" not in faults) + seen + heard + of_sound * len(sounds)
 
 
-LENGTH = Exercise(
+LENGTH = fault_exercise(
+    _length,
+    {
+        "no words": "The words are missing: they stand in the row, too",
+        "bare picture": "A picture's start and end are missing: each stands between two learned tokens, 2 more",
+        "half a picture": "You count one token around a picture: there are a start and an end, so 2",
+        "not squared": "You divided by merge: merge × merge patches become one token, so divide by its square",
+        "unmerged": "You didn't merge the patches: merge × merge of them become one token",
+        "bare sound": "A sound, too, stands between a start and an end: 2 more for each",
+        "half a sound": "You count one token around a sound: it has a start and an end, so 2",
+        "rounded down": "You rounded down: what is left of a sound is filled with zeros and takes a token, too",
+        "joint": "You added the sounds up before dividing: each begins a token of its own, so round up each by itself",
+        "unstacked": "You didn't stack a sound's places: `stack` in a row become one token",
+    },
+    {
+        "the words": (lambda _: [(5, [], [], 2, 8)], ("no words",)),
+        "pictures": (lambda _: [(0, [(12, 12)], [], 3, 8)],
+                     ("bare picture", "half a picture", "not squared", "unmerged")),
+        "sounds": (lambda _: [(0, [], [16, 1, 15, 1], 2, 16)],
+                   ("bare sound", "half a sound", "rounded down", "joint", "unstacked")),
+    },
+    lambda _: [(10, [(6, 6)], [], 2, 8), (4, [], [50, 17], 2, 8), (0, [(6, 6), (4, 8)], [9], 1, 4),
+               (25, [(12, 12), (6, 12)], [3, 1500, 16], 3, 8)],
     id="14.1", name="prompt_length", minutes=4, level="warm-up",
-    reference=_length,
-    cases=lambda _: [(10, [(6, 6)], [], 2, 8), (4, [], [50, 17], 2, 8), (0, [(6, 6), (4, 8)], [9], 1, 4),
-                     (25, [(12, 12), (6, 12)], [3, 1500, 16], 3, 8)],
-    mistakes=(
-        Mistake(partial(_length, frame=0),
-                "the start and the end are missing: each picture and each sound stands between two learned tokens"),
-        Mistake(partial(_length, sound_frame=0), "a sound, too, stands between a start and an end: 2 more for each"),
-        Mistake(partial(_length, frame=1), "you count one token for the frame: there are a start and an end, so 2"),
-        Mistake(partial(_length, square=False),
-                "you divided by merge: merge x merge patches become one token, so divide by its square"),
-        Mistake(partial(_length, rest="down"),
-                "you rounded down: what is left of a sound is filled with zeros and takes a token, too"),
-        Mistake(partial(_length, joint=True),
-                "you added the sounds up before dividing: each begins a token of its own, so round up each by itself"),
-        Mistake(partial(_length, with_words=False), "the words are missing: they stand in the row, too"),
-    ),
 )  # fmt: skip
 
 
 # ---- 14.2: splice ----
 
 
-def _splice(x: Tensor, where: Tensor, features: Tensor, *, kind: str = "right") -> Tensor:
-    counts = int(where.sum()), len(features)
-    if kind not in ("unchecked", "short") and counts[0] != counts[1]:
-        raise ValueError(f"{counts[0]} places, {counts[1]} features")
-    features = features.to(x.dtype) if kind != "its dtype" else features
-    if not counts[0]:
-        return x.clone()
-    match kind:
-        case "in place":
-            x[where] = features
-            return x
-        case "unchecked" | "short":
-            n = min(counts)
-            places = where.nonzero()[:n]
-            out = x.clone()
-            out[places[:, 0], places[:, 1]] = features[:n]
-            return out
-        case "restart":
-            out = x.clone()
-            for b in range(len(x)):
-                out[b, where[b]] = features[: int(where[b].sum())]
-            return out
-        case "columns":
-            out = x.transpose(0, 1).clone()
-            out[where.T] = features
-            return out.transpose(0, 1)
-        case "reversed":
-            features = features.flip(0)
-        case "shifted":
-            features = features.roll(1, dims=0)
-        case "first":
-            features = features[:1].expand(len(features), -1)
-        case "added":
-            return x.masked_scatter(where[..., None], x[where] + features)
-        case "its dtype":
-            return x.to(features.dtype).masked_scatter(where[..., None], features)
-    return x.masked_scatter(where[..., None], features)
+def _splice(x: Tensor, where: Tensor, features: Tensor, faults: Collection[str]) -> Tensor:
+    places = where.nonzero()
+    if "columns" in faults:
+        places = where.T.nonzero().flip(1)
+    numbers = torch.arange(len(places))
+    numbers = numbers.flip(0) if "reversed" in faults else numbers
+    numbers = numbers.roll(1) if "shifted" in faults else numbers
+    if "restart" in faults:
+        line = places[:, 1 if "columns" in faults else 0]
+        numbers = numbers[[int((line[:n] == line[n]).sum()) for n in range(len(line))]]
+    numbers = numbers[:1].expand(len(places)) if "first" in faults else numbers
+    out, rows, columns = x.clone(), places[:, 0], places[:, 1]
+    new = features[numbers].to(x.dtype)
+    out[rows, columns] = out[rows, columns] + new if "added" in faults else new
+    return out
 
 
-def _run_splice(splice: Callable, case: tuple) -> Any:
-    """The result and what became of the input; or that it refused."""
-    x, where, features = case
-    before = x.clone()
+def _checked_splice(x: Tensor, where: Tensor, features: Tensor) -> Tensor:
+    if int(where.sum()) != len(features):
+        raise ValueError(f"{int(where.sum())} places, {len(features)} features")
+    return _splice(x, where, features, ())
+
+
+def _to_fill(g: torch.Generator, rows: list[str], n: int | None = None, dtype: torch.dtype = torch.float32) -> tuple:
+    """Random embeddings, the places marked with m, n features, by default as many as places."""
+    where = torch.tensor([[letter == "m" for letter in row] for row in rows])
+    n = int(where.sum()) if n is None else n
+    return (torch.randn(*where.shape, 3, generator=g).to(dtype), where, torch.randn(n, 3, generator=g))
+
+
+def _numbered(_: torch.Generator) -> list[tuple]:
+    where = torch.tensor([[False, True, True], [True, True, False]])
+    return [(torch.arange(1, 7).float().view(2, 3, 1), where, torch.tensor([[10.0], [20.0], [30.0], [40.0]]))]
+
+
+def _refused(answer: Callable, case: tuple) -> Any:
+    """The name of the error that an answer raises, or its result."""
     try:
-        out = splice(x, where, features)
-    except ValueError:
-        return "ValueError"
-    return [out, bool(torch.equal(x, before))]
+        return [answer(*case)]
+    except (ValueError, RuntimeError, IndexError, AssertionError) as error:
+        return type(error).__name__
 
 
-def _splice_cases(g: torch.Generator) -> list[tuple]:
-    def case(rows: list[str], n: int | None = None, dtype: torch.dtype = torch.float32) -> tuple:
-        where = torch.tensor([[letter == "m" for letter in row] for row in rows])
-        n = int(where.sum()) if n is None else n
-        return (torch.randn(*where.shape, 3, generator=g).to(dtype), where, torch.randn(n, 3, generator=g))
+def _refuses(result: Any, case: tuple) -> str | None:
+    if result == "ValueError":
+        return None
+    count = f"for {int(case[1].sum())} places and {len(case[2])} feature{'s'[len(case[2]) == 1:]}"
+    if isinstance(result, str):
+        return f"{count} it should raise a ValueError, it raised {result}: compare the counts before you fill"
+    return Diagnosis.of(f"{count} it should raise a ValueError, and gave a result",
+                        "You say nothing where the counts differ: compare them, and raise a ValueError")  # fmt: skip
 
-    return [case([".mm."]), case([".mmm..", "mm....", "...mmm"]), case(["..", ".."]), case(["m."]),
-            case(["mm.m", "...m"], dtype=torch.bfloat16), case([".mmm"], n=2), case([".mm."], n=3)]  # fmt: skip
+
+def _spoiled(splice: Callable, case: tuple) -> bool:
+    """Whether the embeddings are still what they were."""
+    before = case[0].clone()
+    splice(*case)
+    return bool(torch.equal(case[0], before))
 
 
-SPLICE = Exercise(
-    id="14.2", name="splice", minutes=10, level="core",
-    reference=_splice,
-    cases=_splice_cases,
-    run=_run_splice,
-    mistakes=(
-        Mistake(partial(_splice, kind="in place"),
-                "you changed the embeddings that were given: return new ones, training needs the old"),
-        Mistake(partial(_splice, kind="unchecked"),
-                "you fill as many places as there are features and say nothing where the counts differ: raise a "
-                "ValueError then"),
-        Mistake(partial(_splice, kind="restart"),
-                "each row begins with the first feature again: the features stand in one list, row after row"),
-        Mistake(partial(_splice, kind="columns"),
-                "you go through the places column by column: they are filled row after row"),
-        Mistake(partial(_splice, kind="reversed"), "your features come in from the last to the first"),
-        Mistake(partial(_splice, kind="shifted"),
-                "your features are off by one: the first place gets the last feature, the second the first"),
-        Mistake(partial(_splice, kind="first"), "every place gets the first feature: each place gets its own"),
-        Mistake(partial(_splice, kind="added"),
-                "you add the features to what was there: what stands at a place is the embedding of no word, replace "
-                "it"),
-        Mistake(partial(_splice, kind="its dtype"),
-                "the result has the features' dtype: cast the features to that of the embeddings"),
+def _unspoiled(kept: bool, _case: tuple) -> str | None:
+    return None if kept else "you changed the embeddings that were given: return new ones, training needs the old"
+
+
+def _cast(result: Any, case: tuple) -> str | None:
+    x, _, features = case
+    if not isinstance(result, Tensor) or result.dtype == x.dtype:
+        return None
+    problem = f"the dtype should be {x.dtype}, got {result.dtype}"
+    return problem if result.dtype != features.dtype else Diagnosis.of(
+        problem, "The result has the features' dtype: cast the features to that of the embeddings")  # fmt: skip
+
+
+SPLICE = fault_exercise(
+    _splice,
+    {
+        "restart": "Each row begins with the first feature again: the features stand in one list, row after row",
+        "columns": "You go through the places column by column: they are filled row after row",
+        "reversed": "Your features come in from the last to the first",
+        "shifted": "Your features are off by one: the first place gets the last feature, the second the first",
+        "first": "Every place gets the first feature: each place gets its own",
+        "added": "You add the features to what was there: what stands at a place is the embedding of no word, replace "
+                 "it",
+    },
+    {
+        "which feature comes where": (_numbered, ("restart", "columns", "reversed", "shifted", "first")),
+        "what becomes of a place": (_numbered, ("added",)),
+    },
+    lambda g: [_to_fill(g, rows) for rows in ([".mm."], [".mmm..", "mm....", "...mmm"], ["..", ".."], ["m."])],
+    extra=(
+        Property("the embeddings that were given", lambda g: [_to_fill(g, [".mm."])], run=_spoiled, accept=_unspoiled),
+        Property("embeddings of another dtype", lambda g: [_to_fill(g, ["mm.m", "...m"], dtype=torch.bfloat16)],
+                 run=lambda answer, case: answer(*case), accept=_cast,
+                 otherwise=lambda got, case: difference(_splice(*case, ()), got, 0.02)),
+        Property("counts that differ", lambda g: [_to_fill(g, [".mmm"], 2), _to_fill(g, [".mm."], 3),
+                                                  _to_fill(g, ["mmm."], 1)], run=_refused, accept=_refuses),
     ),
-    tolerance=0.02,  # rounding of bfloat16
+    id="14.2", name="splice", minutes=10, level="core", reference=_checked_splice,
 )  # fmt: skip
 
 
 # ---- 14.3: labels ----
 
 
-def _learned(ids: Tensor, learn: Tensor, vocab_size: int, *, kind: str = "right") -> list[Tensor]:
-    wanted = ids.where(learn & (ids < vocab_size), IGNORE)
-    match kind:
-        case "not shifted":
-            return [ids[:-1], wanted[:-1]]
-        case "both shifted":
-            return [ids[1:], wanted[1:]]
-        case "mask first":  # the mask of what is read, on the ids of what comes
-            return [ids[:-1], ids[1:].where((learn & (ids < vocab_size))[:-1], IGNORE)]
-        case "all":
-            return [ids[:-1], ids[1:].where(ids[1:] < vocab_size, IGNORE)]
-        case "everything":
-            return [ids[:-1], ids[1:]]
-        case "media":
-            return [ids[:-1], ids.where(learn, IGNORE)[1:]]
-        case "zero":
-            return [ids[:-1], wanted.where(wanted != IGNORE, 0)[1:]]
-        case "turned":
-            return [ids[:-1], ids.where(~learn & (ids < vocab_size), IGNORE)[1:]]
-        case "long":
-            return [ids, torch.cat([wanted[1:], wanted.new_tensor([IGNORE])])]
-        case "no end":
-            short = wanted.clone()
-            last = (learn & (ids < vocab_size)).nonzero()
-            short[last[-1:]] = IGNORE
-            return [ids[:-1], short[1:]]
-        case "cut out":
-            keep = ids < vocab_size
-            return [ids[keep][:-1], wanted[keep][1:]]
-    return [ids[:-1], wanted[1:]]
+def _learned(ids: Tensor, learn: Tensor, vocab_size: int, faults: Collection[str]) -> list[Tensor]:
+    if "cut out" in faults:
+        words = ids < vocab_size
+        ids, learn = ids[words], learn[words]
+    wanted = torch.ones_like(learn) if "all" in faults else ~learn if "turned" in faults else learn
+    wanted = wanted if "media" in faults else wanted & (ids < vocab_size)
+    if "no end" in faults:
+        wanted = wanted & (torch.arange(len(ids)) != wanted.nonzero().max())
+    if "mask first" in faults:  # the mask of what is read, on the ids of what comes
+        wanted = wanted.roll(1)
+    fill = 0 if "zero" in faults else IGNORE
+    targets = ids.where(wanted, fill)
+    if "long" in faults:
+        return [ids, torch.cat([targets[1:], targets.new_tensor([fill])])]
+    return [ids[1:] if "both shifted" in faults else ids[:-1], targets[:-1] if "not shifted" in faults else targets[1:]]
 
 
-def _label_cases(_: torch.Generator) -> list[tuple]:
-    def case(row: list[int], learn: str, vocab_size: int) -> tuple:
-        return (torch.tensor(row), torch.tensor([letter == "1" for letter in learn]), vocab_size)
-
-    return [case([1, 100, 100, 100, 7, 8, 40, 2], "00000011", 100), case([5, 6], "01", 50),
-            case([1, 9, 10, 4, 9, 9, 11, 12, 4, 3], "0001001100", 9), case([3, 4, 5, 3, 6, 5], "011011", 20),
-            case([1, 60, 7, 61, 61, 8, 30, 31, 2], "000111111", 60)]  # fmt: skip
+def _conversation(row: list[int], learn: str, vocab_size: int) -> tuple:
+    return (torch.tensor(row), torch.tensor([letter == "1" for letter in learn]), vocab_size)
 
 
-LABELS = Exercise(
+def _with_places(_: torch.Generator) -> list[tuple]:
+    return [_conversation([5, 60, 7, 8, 61, 9, 2, 4, 3], "000111100", 60)]
+
+
+LABELS = fault_exercise(
+    _learned,
+    {
+        "not shifted": "The targets are not shifted: at a place stands what comes next, so targets begin one further "
+                       "on",
+        "both shifted": "You shifted what is read, too: that begins with the first token and ends with the last but "
+                        "one",
+        "long": "Nothing comes behind the last token: what is read ends with the last but one, T - 1 in all",
+        "cut out": "You took the places out of the row: they stay in what is read, only their targets are -100",
+        "mask first": "Your mask is one place late: `learn` says which tokens are learned, so it moves along with them",
+        "all": "The question is learned, too: only tokens whose `learn` is True are",
+        "turned": "You learn just what should not be learned: turn the mask around",
+        "media": "Places of media are learned: their ids lie behind the vocabulary, no score is theirs",
+        "zero": "What isn't learned has the target 0, which is a token like others: it is -100",
+        "no end": "The last learned token is missing: the end of the answer is learned, or it never stops",
+    },
+    {
+        "what is read": (_with_places, ("both shifted", "long", "cut out")),
+        "where a target stands": (_with_places, ("not shifted", "mask first"), lambda result: result[1]),
+        "which tokens are learned": (_with_places, ("all", "turned", "media", "no end"), lambda result: result[1]),
+        "what isn't learned": (_with_places, ("zero",), lambda result: result[1]),
+    },
+    lambda _: [_conversation([1, 100, 100, 100, 7, 8, 40, 2], "00000011", 100), _conversation([5, 6], "01", 50),
+               _conversation([1, 9, 10, 4, 9, 9, 11, 12, 4, 3], "0001001100", 9),
+               _conversation([3, 4, 5, 3, 6, 5], "011011", 20),
+               _conversation([1, 60, 7, 61, 61, 8, 30, 31, 2], "000111111", 60)],
+    run=lambda answer, case: list(answer(*case)), tolerance=0.0,
     id="14.3", name="learned", minutes=8, level="core",
-    reference=_learned,
-    cases=_label_cases,
-    run=lambda answer, case: list(answer(*case)),
-    mistakes=(
-        Mistake(partial(_learned, kind="not shifted"),
-                "the targets are not shifted: at a place stands what comes next, so targets begin one further on"),
-        Mistake(partial(_learned, kind="both shifted"),
-                "you shifted what is read, too: that begins with the first token and ends with the last but one"),
-        Mistake(partial(_learned, kind="mask first"),
-                "your mask is one place late: `learn` says which tokens are learned, so it moves along with them"),
-        Mistake(partial(_learned, kind="everything"),
-                "everything is learned, the question and the media, too: only tokens with learn are, and no places"),
-        Mistake(partial(_learned, kind="all"),
-                "the question is learned, too: only tokens whose `learn` is True are"),
-        Mistake(partial(_learned, kind="media"),
-                "places of media are learned: their ids lie behind the vocabulary, no score is theirs"),
-        Mistake(partial(_learned, kind="zero"),
-                "what isn't learned has the target 0, which is a token like others: it is -100"),
-        Mistake(partial(_learned, kind="turned"), "you learn just what should not be learned: turn the mask around"),
-        Mistake(partial(_learned, kind="long"),
-                "nothing comes behind the last token: what is read ends with the last but one, T - 1 in all"),
-        Mistake(partial(_learned, kind="no end"),
-                "the last learned token is missing: the end of the answer is learned, or it never stops"),
-        Mistake(partial(_learned, kind="cut out"),
-                "you took the places out of the row: they stay in what is read, only their targets are -100"),
-    ),
-    tolerance=0.0,
 )  # fmt: skip
 
 
 # ---- 14.4: whose picture is it? ----
 
 
-def _owners(ids: Tensor, token: int, sizes: list[int], *, kind: str = "right") -> list[list[int]]:
+def _owners(ids: Tensor, token: int, sizes: list[int], faults: Collection[str]) -> list[list[int]]:
+    """For a batch in which nothing is to be refused."""
     counts = (ids == token).sum(dim=1).tolist()
-    if kind != "trusting" and sum(counts) != sum(sizes):
-        raise ValueError(f"{sum(counts)} places, {sum(sizes)} features")
-    out: list[list[int]] = []
-    number = 0
-    match kind:
-        case "runs":
-            for row in (ids == token).tolist():
-                begins = sum(one and not before for one, before in zip(row, [False, *row[:-1]], strict=True))
-                out.append(list(range(number, number + begins)))
-                number += begins
-            return out
-        case "even":
-            each = len(sizes) // len(counts)
-            return [list(range(b * each, (b + 1) * each)) for b in range(len(counts))]
-        case "first size":
-            for count in counts:
-                n = count // sizes[0] if sizes else 0
-                out.append(list(range(number, number + n)))
-                number += n
-            return out
-    for count in counts:
-        mine, left = [], count
-        while left > 0 and number < len(sizes):
-            if left < sizes[number] and kind not in ("total", "trusting"):
-                raise ValueError(f"medium {number} has {sizes[number]} places, {left} are left in its row")
-            left -= sizes[number]
-            mine.append(number)
-            number += 1
-        if kind != "holes" or mine:
-            out.append([n - mine[0] for n in mine] if kind == "restart" and mine else mine)
+    if "runs" in faults:
+        begins = (ids == token) & ~(ids.roll(1, dims=1) == token).index_fill(1, torch.tensor([0]), False)
+        n_media = begins.sum(dim=1).tolist()
+    elif "even" in faults:
+        n_media = [len(sizes) // len(counts)] * len(counts)
+    elif "first size" in faults:
+        n_media = [count // sizes[0] if sizes else 0 for count in counts]
+    else:
+        ends = torch.tensor([0, *sizes]).cumsum(dim=0)[1:]
+        before = [0, *((ends <= end).sum().item() for end in torch.tensor(counts).cumsum(dim=0))]
+        n_media = [after - begin for begin, after in zip(before, before[1:], strict=False)]
+    first, out = int("from 1" in faults), []
+    for n in n_media:
+        out.append(list(range(first, first + n)))
+        first = first if "restart" in faults else first + n
+    return [row for row in out if row] if "holes" in faults else out
+
+
+def _checked_owners(ids: Tensor, token: int, sizes: list[int]) -> list[list[int]]:
+    out = _owners(ids, token, sizes, ())
+    if [sum(sizes[n] for n in row) for row in out] != (ids == token).sum(dim=1).tolist() or sum(map(len, out)) < len(
+        sizes
+    ):
+        raise ValueError("a medium was cut, or something is left over")
     return out
 
 
-def _run_owners(owners: Callable, case: tuple) -> Any:
-    try:
-        return owners(*case)
-    except ValueError:
-        return "ValueError"
+def _batch(rows: list[str], sizes: list[int]) -> tuple:
+    return (torch.tensor([[99 if letter == "m" else 5 for letter in row] for row in rows]), 99, sizes)
 
 
-def _owner_cases(_: torch.Generator) -> list[tuple]:
-    def case(rows: list[str], sizes: list[int]) -> tuple:
-        return (torch.tensor([[99 if letter == "m" else 5 for letter in row] for row in rows]), 99, sizes)
+def _must_refuse(sentence: str) -> Callable[[Any, tuple], str | None]:
+    def accept(result: Any, case: tuple) -> str | None:
+        if result == "ValueError":
+            return None
+        counts = (case[0] == case[1]).sum(dim=1).tolist()
+        given = f"for rows of {' and '.join(map(str, counts))} places and sizes {case[2]} it should raise a ValueError"
+        if isinstance(result, str):
+            return f"{given}, it raised {result}"
+        return Diagnosis.of(f"{given}, got {result[0]}", sentence)
 
-    return [case(["..mmm.", "mm..mm", "mm...."], [3, 2, 2, 2]), case(["mmmm..", "......", ".mmm.."], [2, 2, 3]),
-            case(["...", "..."], []), case(["..m"], [1]), case(["mmm.", "mmmm"], [3, 3]),  # one left over
-            case(["mmmm", "mmmm"], [5, 3]),  # all add up, and yet the first was cut
-            case(["mm..", ".mm."], [3, 2])]  # fmt: skip
+    return accept
 
 
-OWNERS = Exercise(
-    id="14.4", name="owners", minutes=15, level="hard",
-    reference=_owners,
-    cases=_owner_cases,
-    run=_run_owners,
-    mistakes=(
-        Mistake(partial(_owners, kind="total"),
-                "you compare the totals alone: 4 + 4 places fit media of 5 and 3, and yet the first was cut; each "
-                "has to end in the row where it began"),
-        Mistake(partial(_owners, kind="trusting"),
-                "nothing is checked: raise a ValueError where a medium was cut, or too few or too many places are "
-                "there"),
-        Mistake(partial(_owners, kind="runs"),
-                "you count runs of places: two media that stand side by side make one run; their sizes tell them "
-                "apart"),
-        Mistake(partial(_owners, kind="even"),
-                "you gave each row equally many: a row may hold none, or several; its places say how many"),
-        Mistake(partial(_owners, kind="first size"),
-                "you take every medium to be as long as the first: each has its own number in sizes"),
-        Mistake(partial(_owners, kind="restart"),
-                "the numbers begin at 0 in each row: they go on through the whole batch, like the list of features"),
-        Mistake(partial(_owners, kind="holes"), "a row without media is left out: it has an empty list"),
+def _side_by_side(_: torch.Generator) -> list[tuple]:
+    return [_batch(["mmmm", "....", "mmmm"], [1, 3, 2, 2])]
+
+
+OWNERS = fault_exercise(
+    _owners,
+    {
+        "runs": "You count runs of places: two media that stand side by side make one run; their sizes tell them apart",
+        "even": "You gave each row equally many: a row may hold none, or several; its places say how many",
+        "first size": "You take every medium to be as long as the first: each has its own number in sizes",
+        "restart": "The numbers begin again in each row: they go on through the whole batch, like the list of features",
+        "from 1": "The first medium has the number 0: you count from 1",
+        "holes": "A row without media is left out: it has an empty list",
+    },
+    {
+        "how many media a row has": (_side_by_side, ("runs", "even", "first size")),
+        "how media are numbered": (_side_by_side, ("restart", "from 1")),
+        "a row without media": (_side_by_side, ("holes",)),
+    },
+    lambda _: [_batch(["..mmm.", "mm..mm", "mm...."], [3, 2, 2, 2]), _batch(["mmmm..", "......", ".mmm.."], [2, 2, 3]),
+               _batch(["...", "..."], []), _batch(["..m"], [1])],
+    extra=(
+        Property("a medium that was cut", lambda _: [_batch(["mmmm", "mmmm"], [5, 3])], run=_refused,
+                 accept=_must_refuse("The totals agree, and yet the first was cut: each medium has to end in the row "
+                                     "where it began")),
+        Property("places or media left over",
+                 lambda _: [_batch(["mmm.", "mmmm"], [3, 3]), _batch(["mm..", ".mm."], [2, 2, 2])], run=_refused,
+                 accept=_must_refuse("Nothing may be left over, neither a place nor a medium: compare the counts")),
     ),
+    id="14.4", name="owners", minutes=15, level="hard", reference=_checked_owners,
 )  # fmt: skip
 
 
@@ -311,66 +317,96 @@ class _Toy(nn.Module):
         return torch.tanh((self.patterns * (pixels - 0.5)).sum(dim=(1, 2, 3)) / 20)
 
 
-def _fool(pixels: Tensor, scores_of: Callable, answer: int, budget: float, *, kind: str = "right") -> Tensor:
+def _uphill(pixels: Tensor, scores_of: Callable, answer: int) -> Tensor:
+    """The gradient of the loss of `answer`, (3, H, W)."""
     x = pixels.clone().requires_grad_()
     loss = torch.nn.functional.cross_entropy(scores_of(x)[None], torch.tensor([answer]))
-    loss.backward()
-    step = budget * x.grad.sign()
-    match kind:
-        case "down":
-            step = -step
-        case "gradient":
-            step = budget * x.grad
-        case "noise":
-            noise = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(1))  # cases depend on it
-            step = budget * (noise - 0.5).sign()
-        case "bright":
-            step = budget * torch.ones_like(pixels)
-        case "same":
-            step = torch.zeros_like(pixels)
-        case "double":
-            step = 2 * step
-        case "whole":
-            step = x.grad.sign()
-    new = pixels + step
-    return new if kind == "unclamped" else new.clamp(0, 1)
+    return torch.autograd.grad(loss, x)[0]
 
 
-def _accept_fooled(result: Any, case: tuple) -> str | None:
-    pixels, scores_of, answer, budget = case
+def _fool(pixels: Tensor, scores_of: Callable, answer: int, budget: float) -> Tensor:
+    return (pixels + budget * _uphill(pixels, scores_of, answer).sign()).clamp(0, 1)
+
+
+def _is_picture(result: Any, case: tuple) -> str | None:
+    pixels = case[0]
     if not isinstance(result, Tensor):
         return f"return a picture, a tensor; got {type(result).__name__}"
     if result.shape != pixels.shape:
         return f"the picture's shape should stay {tuple(pixels.shape)}, got {tuple(result.shape)}"
-    result = result.detach()
-    if not result.isfinite().all():
-        return "some numbers of the picture are not finite"
+    if result.dtype != pixels.dtype:
+        return f"the picture's dtype should stay {pixels.dtype}, got {result.dtype}"
+    return None if result.isfinite().all() else "some numbers of the picture are not finite"
+
+
+def _of_pictures(accept: Callable[[Tensor, tuple], str | None]) -> Callable[[Any, tuple], str | None]:
+    """A check of what is a picture; what is none is told by another property."""
+    return lambda result, case: None if _is_picture(result, case) else accept(result.detach(), case)
+
+
+def _in_range(result: Tensor, _case: tuple) -> str | None:
     low, high = float(result.min()), float(result.max())
-    if low < 0 or high > 1:
-        return f"its numbers reach from {low:.3f} to {high:.3f}: a picture's lie between 0 and 1, clamp them"
-    moved = float((result - pixels).abs().max())
-    if moved > budget * 1.001 + 1e-6:
-        return f"one number moved by {moved:.3f}, the budget is {budget}: step by the budget times the gradient's sign"
-    if moved == 0:
-        return "that is the same picture"
+    return None if low >= 0 and high <= 1 else (
+        f"its numbers reach from {low:.6g} to {high:.6g}: some left 0..1, so it is no picture any more; clamp them")
+
+
+def _within_budget(result: Tensor, case: tuple) -> str | None:
+    pixels, _, _, budget = case
+    moves = (result - pixels).abs()
+    most = float(moves.max())
+    if most <= budget * 1.001 + 1e-6:
+        return None
+    told = f"one number moved by {most:.3f}, the budget is {budget}"
+    inside = moves[(result > 0) & (result < 1)]  # what no clamp has stopped
+    if not len(inside) or bool((inside - 1).abs().max() < 1e-4):
+        return f"{told}. The budget is missing: you moved every number by 1, or to an end"
+    if bool((inside - 2 * budget).abs().max() < 1e-4):
+        return f"{told}. You moved numbers by twice the budget"
+    return f"{told}: step by the budget times the gradient's sign"
+
+
+def _changed(result: Tensor, case: tuple) -> str | None:
+    """Says why a picture is still answered as before, from the way its numbers went."""
+    pixels, scores_of, answer, budget = case
     with torch.no_grad():
         old, new = scores_of(pixels).softmax(dim=0), scores_of(result).softmax(dim=0)
-    if int(new.argmax()) == answer:
-        way = "fell" if new[answer] < old[answer] else "did not fall"
-        return (f"it still gives the same answer; the answer's probability {way}, from {old[answer]:.3f} to "
-                f"{new[answer]:.3f}: which way does the loss grow, and do you use the whole budget everywhere?")
-    return None
+    if int(new.argmax()) != answer:
+        return None
+    moves, up = result - pixels, _uphill(pixels, scores_of, answer)
+    if not moves.any():
+        return "that is the same picture: move its numbers, by the budget at most"
+    told = f"it still gives the same answer; its probability went from {old[answer]:.3f} to {new[answer]:.3f}"
+    free = ((result > 0) & (result < 1))[moves != 0]  # no clamp has stopped it
+    moves, up = moves[moves != 0], up[moves != 0]
+    agree, steps, why = float((moves.sign() == up.sign()).float().mean()), (moves / up)[free], []
+    if agree < 0.02:
+        why.append("You went down the loss: the model is now surer of its answer; add the step, don't subtract it")
+    if len(steps) > 1 and float(moves.abs().max()) < budget and float(steps.std()) < 0.05 * float(steps.mean().abs()):
+        why.append("You step by the gradient itself, which is tiny: its sign moves every number by the whole budget")
+    if bool((moves > 0).all()):
+        why.append("You made it brighter everywhere: ask the gradient which way each number has to go")
+    elif bool((moves < 0).all()):
+        why.append("You made it darker everywhere: ask the gradient which way each number has to go")
+    elif 0.2 < agree < 0.8:
+        why.append("About as many numbers went the wrong way as the right one, and most of it cancels: ask the "
+                   "gradient which way each has to go")  # fmt: skip
+    elif not why and agree > 0.98:
+        why.append("The way is right, but the steps are small: use the whole budget everywhere")
+    return ". ".join([told, *why])
 
 
-def _toys(g: torch.Generator) -> list[tuple]:
-    cases = []
+@cache
+def _made_toys() -> list[tuple]:
+    g, cases = torch.Generator().manual_seed(0), []
     for (H, W), n_answers, budget in (((4, 4), 2, 0.1), ((6, 9), 4, 0.08), ((8, 8), 3, 0.05)):
         for _ in range(1000):
             toy = _Toy(torch.randn(n_answers, 3, H, W, generator=g))
             pixels = torch.rand(3, H, W, generator=g).round(decimals=1)
             pixels[:, :1] = 1.0  # a white edge: a step up would leave what a picture can hold
             answer = int(toy(pixels).argmax())
-            others = [toy(_fool(pixels, toy, answer, budget, kind=kind)) for kind in ("noise", "bright", "gradient")]
+            up = _uphill(pixels, toy, answer)
+            noise = (torch.rand(pixels.shape, generator=torch.Generator().manual_seed(1)) - 0.5).sign()
+            others = [toy((pixels + budget * way).clamp(0, 1)) for way in (noise, 1, -1, up, -noise)]
             fooled = int(toy(_fool(pixels, toy, answer, budget)).argmax()) != answer
             if fooled and all(int(scores.argmax()) == answer for scores in others):
                 break
@@ -378,25 +414,16 @@ def _toys(g: torch.Generator) -> list[tuple]:
     return cases
 
 
+def _toys(_: torch.Generator) -> list[tuple]:
+    return _made_toys()
+
+
 FOOL = Exercise(
-    id="14.5", name="fool", minutes=12, level="break it",
-    reference=_fool,
-    cases=_toys,
-    accept=_accept_fooled,
-    mistakes=(
-        Mistake(partial(_fool, kind="down"),
-                "you went down the loss: the model is now surer of its answer; add the step, don't subtract it"),
-        Mistake(partial(_fool, kind="gradient"),
-                "you step by the gradient itself, which is tiny: its sign moves every number by the whole budget"),
-        Mistake(partial(_fool, kind="noise"),
-                "you moved every number at random, and most of it cancels: ask the gradient which way each has to go"),
-        Mistake(partial(_fool, kind="bright"),
-                "you made it brighter everywhere: ask the gradient which way each number has to go"),
-        Mistake(partial(_fool, kind="unclamped"),
-                "some numbers left 0..1, so it is no picture any more: clamp them"),
-        Mistake(partial(_fool, kind="double"), "you moved numbers by twice the budget"),
-        Mistake(partial(_fool, kind="whole"), "the budget is missing: you moved every number by 1"),
-        Mistake(partial(_fool, kind="same"), "that is the same picture: move its numbers, by the budget at most"),
+    id="14.5", name="fool", minutes=12, level="break it", reference=_fool,
+    properties=tuple(
+        Property(name, _toys, run=lambda answer, case: answer(*case), accept=accept) for name, accept in (
+            ("a picture", _is_picture), ("numbers from 0 to 1", _of_pictures(_in_range)),
+            ("the budget", _of_pictures(_within_budget)), ("another answer", _of_pictures(_changed)))
     ),
 )  # fmt: skip
 

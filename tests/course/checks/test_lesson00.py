@@ -162,9 +162,69 @@ def places_by_sorting(scores, token, has=()):
     return place[:1] if "first row" in has else place
 
 
+# ---- 00.3 in three ways: one list that grows, a function that calls itself, tensors ----
+
+
+def most_new(ids, max_new, has):
+    return max(max_new - len(ids), 0) if "whole length" in has else max_new + ("one more" in has)
+
+
+def greedy_by_list(next_logits, ids, stop_ids, max_new, has=()):
+    prompt, most = list(ids), most_new(ids, max_new, has)
+    text = ids if "caller's list" in has else list(ids)
+    while len(text) < len(prompt) + most:
+        best = int(next_logits(prompt if "same prompt" in has else text[-1:] if "newest" in has else text).argmax())
+        if best in stop_ids and not {"went on", "left out"} & {*has}:
+            if "stop kept" in has:
+                text.append(best)
+            break
+        text.append(best)
+    new = [i for i in text[len(prompt) :] if "left out" not in has or i not in stop_ids]
+    return prompt + new if "prompt back" in has else new
+
+
+def greedy_by_recursion(next_logits, ids, stop_ids, max_new, has=()):
+    def after(new):
+        if len(new) >= most_new(ids, max_new, has):
+            return new
+        read = [*ids, *new][-1:] if "newest" in has else [*ids] if "same prompt" in has else [*ids, *new]
+        best = max(enumerate(next_logits(read).tolist()), key=lambda pair: pair[1])[0]
+        if best in stop_ids and "went on" not in has and "left out" not in has:
+            return [*new, best] if "stop kept" in has else new
+        return after([*new, best])
+
+    new = after([])
+    if "left out" in has:
+        new = list(filter(lambda i: i not in stop_ids, new))
+    whole = [*ids, *new]
+    if "caller's list" in has:
+        ids.extend(new)
+    return whole if "prompt back" in has else new
+
+
+def greedy_by_growing_tensors(next_logits, ids, stop_ids, max_new, has=()):
+    prompt = torch.tensor(ids)
+    text, begin = prompt.clone(), len(ids)
+    for _ in range(most_new(ids, max_new, has)):
+        read = prompt if "same prompt" in has else text[len(text) - 1 :] if "newest" in has else text
+        best = next_logits(read.tolist()).topk(1).indices
+        text = torch.cat([text, best])
+        if {"went on", "left out"} & {*has} or best.item() not in stop_ids:
+            continue
+        text = text if "stop kept" in has else text[:-1]
+        break
+    if "left out" in has:
+        is_stop = torch.isin(text, torch.tensor(sorted(stop_ids), dtype=torch.long))
+        text = text[~is_stop | (torch.arange(len(text)) < begin)]
+    if "caller's list" in has:
+        ids[begin:] = text[begin:].tolist()
+    return text.tolist() if "prompt back" in has else text[begin:].tolist()
+
+
 WAYS = {
     "00.1": (softmax_by_torch, softmax_by_list, softmax_by_logarithms),
     "00.2": (next_by_index, next_by_list, next_by_sorting),
+    "00.3": (greedy_by_list, greedy_by_recursion, greedy_by_growing_tensors),
     "00.4": (places_by_comparing, places_by_loop, places_by_sorting),
 }
 TOLD = {
@@ -173,18 +233,37 @@ TOLD = {
              "by the scores": "by the sum of the scores", "logarithm": "These are the logarithm"},
     "00.2": {"first": "the first position", "all": "argmax without a position", "every": "at every position",
              "column": "chose a position", "score": "gave the score itself", "lowest": "looked for the lowest"},
+    "00.3": {"same prompt": "same prompt in every round", "newest": "only the newest id",
+             "stop kept": "the stop id is among", "went on": "you went on after a stop id",
+             "left out": "left the stop id out", "whole length": "without those of the prompt",
+             "one more": "one id more", "prompt back": "the prompt back", "caller's list": "changed the caller's list"},
     "00.4": {"from 0": "begin at 0", "itself": "the token itself", "ties": "equal scores as better",
              "lower": "lower score", "argsort": "argsort says which token", "first row": "first row alone",
              "first row's score": "compared every row"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
-    "00.1": [{"no power", "sign lost", "base 2"}, {"not divided", "by the largest", "by the scores"},
-             {"no power", "by the scores"}, {"no power", "not divided"}, {"not divided", "logarithm"}],
-    "00.2": [{"first", "all", "every", "column"}],
-    "00.4": [{"from 0", "itself", "ties"}, {"argsort", "itself"}, {"argsort", "ties"}, {"argsort", "lower"},
-             {"argsort", "first row's score"}, {"first row", "first row's score"}],
-}  # fmt: skip
+    "00.1": [
+        {"no power", "sign lost", "base 2"},  # each says what becomes of a score
+        {"not divided", "by the largest", "by the scores"},  # each says what it is divided by
+        {"no power", "by the scores"},  # scores by their sum: that is "no power" alone
+        {"no power", "not divided"},  # the scores come back as they are
+        {"not divided", "logarithm"},  # the logarithm of a power is the score again
+    ],
+    "00.2": [{"first", "all", "every", "column"}],  # each says over which scores the best is looked for
+    "00.3": [
+        {"same prompt", "newest"},  # each says what the model reads
+        {"stop kept", "went on", "left out"},  # each says what becomes of a stop id
+        {"whole length", "one more"},  # both move the same limit
+    ],
+    "00.4": [
+        {"from 0", "itself"},  # from 0, and itself counted: the places are right but for equal scores
+        {"itself", "ties"},  # the token itself is one of the equal scores
+        *({"argsort", other} for other in ("itself", "ties", "lower", "first row's score")),
+        # argsort gives a token and compares no scores
+        {"first row", "first row's score"},  # of the first row alone the score is its own
+    ],
+}
 
 
 @pytest.mark.parametrize("way", range(3))
@@ -287,12 +366,6 @@ WRONG = [
     ("00.3", only_left_out, "left the stop id out"),
     ("00.3", lambda *_: None, "returns nothing"),
     ("00.4", lambda s, t: places(s, t).float(), "dtype"),
-    ("00.5", lambda *_: 100.0, "so far apart"),
-    ("00.5", lambda *_: 0.1, "other direction"),
-    ("00.5", lambda *_: -50.0, "turns the order"),
-    ("00.5", lambda *_: 0, "above 0"),
-    ("00.5", lambda *_: math.inf, "finite"),
-    ("00.5", lambda scores, _: scores, "one number"),
 ]  # fmt: skip
 
 
@@ -400,3 +473,43 @@ def test_three_mistakes_at_once_are_three_sentences():
     for words in ("the stop id is among", "the prompt back", "changed the caller's list"):
         assert words in message, message
     assert "(tuple)" not in message and "2 of 5 properties hold" in message
+
+
+# ---- 00.5: an answer is one number, so it has one fault, in three spellings ----
+
+
+def flat_by_halving(scores, limit):
+    low, high = 1e-3, 1e6
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (low, middle) if (scores / middle).softmax(0).amax() < limit else (middle, high)
+    return torch.tensor(2 * high)
+
+
+def flat_by_width(scores, limit):
+    """Even if all scores but the best were as far below it as the last, its share would be below the limit."""
+    width = (scores.max() - scores.min()).item()
+    return 1.01 * width / math.log(limit * (len(scores) - 1) / (1 - limit))
+
+
+@pytest.mark.parametrize("answer", [flat_by_halving, flat_by_width, lambda *_: 10**6])
+def test_a_flat_temperature_passes_however_it_is_found(answer):
+    assert check("00.5", answer), check("00.5", answer).message
+
+
+TEMPERATURES = {
+    "so far apart": (lambda *_: 100.0, lambda scores, _: scores.max(), lambda scores, limit: len(scores) / limit),
+    "other direction": (lambda *_: 0.1, lambda _, limit: limit, lambda scores, _: 1 / scores.abs().sum()),
+    "turns the order": (lambda *_: -50.0, lambda scores, _: -(scores**2).sum(), lambda _, limit: limit - 1),
+    "so it is above 0": (lambda *_: 0, lambda scores, _: scores[0] * 0, lambda _, limit: int(limit)),
+    "finite": (lambda *_: math.inf, lambda scores, _: scores.max() / 0, lambda *_: float("nan")),
+    "one number": (lambda scores, _: scores, lambda *_: "100", lambda _, limit: [limit]),
+}
+
+
+@pytest.mark.parametrize(("message", "answer"), [(m, a) for m, answers in TEMPERATURES.items() for a in answers])
+def test_a_temperature_that_is_not_flat_is_named_in_each_spelling(message, answer):
+    result = check("00.5", answer)
+    assert not result
+    others = [other for other in TEMPERATURES if other in result.message and other != message]
+    assert message in result.message and not others, result.message

@@ -316,14 +316,27 @@ TOLD = {
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
-    "01.1": [{"overlapping", "keeps second", "from the right"}, {"overlapping", "first only"},
-             {"from the right", "loses last"}],  # a loop from the right loses the first id, if any
-    "01.2": [{"string", "marks are text", "apart", "ids 1 and 2"}, {"space", "nothing between"},
-             {"not open", "last newline"},
-             *({"apart", hides} for hides in ("space", "nothing between", "strip"))],  # no newlines meet
-    "01.3": [{"largest", "first seen", "last seen"}, {"counted once", "257"}],  # the new id is never seen
-    "01.4": [{"not closed", "no newline"}, *({"only asked", other} for other in TOLD["01.4"])],
-}  # fmt: skip
+    "01.1": [
+        {"overlapping", "keeps second", "from the right"},  # each says which of overlapping pairs are replaced
+        {"overlapping", "first only"},  # one occurrence overlaps no other
+        {"from the right", "loses last"},  # a loop from the right loses the first id, if any
+    ],
+    "01.2": [
+        {"string", "marks are text", "apart"},  # each says what is encoded in one go
+        {"string", "ids 1 and 2"}, {"marks are text", "ids 1 and 2"},  # no id is put by hand
+        {"space", "nothing between"},  # each says what stands between role and content
+        {"not open", "last newline"},  # without the open answer there is no last 'assistant'
+        *({"apart", hides} for hides in ("space", "nothing between", "strip")),  # no newlines meet
+    ],
+    "01.3": [
+        {"largest", "first seen", "last seen"},  # each says which of equally frequent pairs is taken
+        {"counted once", "257"},  # the new id is never seen
+    ],
+    "01.4": [
+        {"not closed", "no newline"},  # the newline is missing with what it stands behind
+        *({"only asked", other} for other in TOLD["01.4"]),  # in a question alone nothing else can be wrong
+    ],
+}
 
 
 @pytest.mark.parametrize("way", range(3))

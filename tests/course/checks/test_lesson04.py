@@ -317,17 +317,34 @@ TOLD = {
 TOLD["04.4"] = {**TOLD["04.3"], "other way": "has to be turned back"}
 # faults that cannot stand in one answer, or of which one hides the other
 SETS_APART = {
-    "04.1": [{"scaled", "no minus", "overwritten"}],
-    "04.2": [{"half", "double", "last"}, {"base 10,000", "base 500,000"}, {"plus", "wavelength"}],
-    "04.3": [{"other way", "no minus", "one road"}, {"one road", "overwritten"},
-             {"no minus", "exchanged"}],  # the same as no minus and the sine for the cosine
-    "04.5": [{"none", "all", "upside down", "no clamp", "no lower clamp", "no upper clamp", "steps down", "steps up"},
-             {"none", "all", "by wavelength"},
-             {"steps down", "steps up", "by wavelength"}, {"factor 8", "factor 32", "none"},
-             {"none", "all", "no 2π"}, {"none", "all", "original"}],
-    "04.6": [{"half turns", "no 2π", "wavelengths"}, {"longer", "wavelengths"}, {"longer", "same"},
-             *({"every token", other} for other in ("longer", "half turns", "no 2π", "wavelengths"))],
-}  # fmt: skip
+    "04.1": [{"scaled", "overwritten"}, {"scaled", "no minus"}],  # scaled numbers are not mixed, in no way
+    "04.2": [
+        {"half", "double"},  # each says how far the exponents go
+        {"base 10,000", "base 500,000"},  # one number stands for the base
+    ],
+    "04.3": [
+        {"other way", "no minus"},  # both are about the same two signs
+        *({"one road", other} for other in ("other way", "no minus", "overwritten")),  # without a sine
+        {"no minus", "exchanged"},  # the same as no minus and the sine for the cosine
+    ],
+    "04.5": [
+        {"none", "all", "steps down", "steps up"},  # each says which pairs are slowed
+        *({kind, other} for kind in ("none", "all") for other in (
+            "upside down", "no clamp", "no lower clamp", "no upper clamp", "by wavelength", "no 2π", "original")),
+        # where all pairs or none are slowed no turns are counted
+        {"no clamp", "no lower clamp", "no upper clamp"},  # no clamp is both of the others
+        *({step, other} for step in ("steps down", "steps up") for other in (
+            "no clamp", "no lower clamp", "no upper clamp", "by wavelength")),  # a step needs no clamp and no blend
+        {"none", "factor 8"}, {"none", "factor 32"},  # what isn't scaled has no factor
+        {"factor 8", "factor 32"},  # one number stands for the factor
+    ],
+    "04.6": [
+        {"half turns", "no 2π", "wavelengths"},  # each says how turns become a frequency
+        {"longer", "wavelengths"},  # each says what becomes of the turns
+        {"longer", "same"},  # one turn is the same, multiplied or divided
+        *({"every token", other} for other in ("longer", "no 2π", "wavelengths")),  # places are compared where turns are whole
+    ],
+}
 SETS_APART["04.4"] = SETS_APART["04.3"]
 ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
 PAIRS = [

@@ -368,17 +368,25 @@ TOLD = {
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
-    "05.1": [{"query heads", "hidden size"}],
-    "05.2": [{"only new", "new first"}, {"only new", "heads"}, {"only new", "one store"},
-             {"in update", "in both", "never"}, {"in update", "steps", "never"}],
-    "05.3": [{"at slot 0", "never"}, {"one store", "never"},  # all is written at slot 0 anyway
-             *({count, kind} for count in ("in update", "in both") for kind in ("compares new", "plain error")),
-             {"in update", "in both", "never"}, {"in update", "steps", "never"},
-             {"never full", "plain error"},  # the ValueError itself is told, with its line
-             {"compares new", "never full"}, {"compares new", "no numbers"}, {"compares new", "plain error"},
-             {"compares new", "counts first"}],
-    "05.4": [{"all again", "nothing left"}, {"all again", "same places"}, {"one gulp", "no rest"}],
-}  # fmt: skip
+    "05.1": [{"query heads", "hidden size"}],  # each says how wide K and V are
+    "05.2": [
+        *({"only new", other} for other in ("new first", "heads", "one store")),  # nothing old is joined
+        {"in update", "in both", "never"}, {"in update", "steps", "never"},  # each says when the length grows
+    ],
+    "05.3": [
+        {"at slot 0", "never"}, {"one store", "never"},  # all is written at slot 0 anyway
+        *({count, kind} for count in ("in update", "in both") for kind in ("compares new", "plain error")),
+        # where the length grows too early a cache that is just full is refused as well, which is told, too
+        {"in update", "in both", "never"}, {"in update", "steps", "never"},  # each says when the length grows
+        {"compares new", "never full"},  # each says what is compared with the limit
+        *({"compares new", other} for other in ("no numbers", "plain error", "counts first")),
+        # where new tokens alone are compared, the refusal of which these speak does not come
+    ],
+    "05.4": [
+        {"all again", "nothing left"}, {"all again", "same places"},  # where all is read again nothing is compared
+        {"one gulp", "no rest"},  # one piece has no rest
+    ],
+}
 
 
 @pytest.mark.parametrize("way", range(3))

@@ -168,11 +168,18 @@ TOLD = {
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
-    "07.1": [{"four bytes", "one byte"}, {"big", "one byte"}],
-    "07.2": [{"from the file", "from the header", "8 early"},
-             *({stops, other} for stops in ("big length", "ends early") for other in TOLD["07.2"])],
-    "07.3": [{"no minimum", "like Q4_0"}, {"Meta's order", "way back", "across heads", "columns"}],
-}  # fmt: skip
+    "07.1": [{"four bytes", "one byte"}, {"big", "one byte"}],  # one byte has no order, and is less than four
+    "07.2": [
+        {"from the file", "from the header", "8 early"},  # each says from where the places count
+        *({stops, other} for stops in ("big length", "ends early") for other in TOLD["07.2"]),
+        # the header cannot be read, so nothing behind it is
+    ],
+    "07.3": [
+        {"no minimum", "like Q4_0"},  # each says what is added to the products
+        *({"Meta's order", other} for other in ("way back", "across heads", "columns")),  # nothing is reordered
+        {"columns", "way back"}, {"columns", "across heads"},  # the rows, of which these speak, stay as they are
+    ],
+}
 
 
 @pytest.mark.parametrize("way", range(3))

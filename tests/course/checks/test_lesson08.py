@@ -202,9 +202,115 @@ def top_p_by_comparing(logits, p, has=()):
     return out.exp() / out.exp().sum(-1, keepdim=True) if "probabilities" in has else out
 
 
+# ---- 08.3 in three ways: text that is held, a place up to which it is shown, letters in a queue ----
+
+
+def timed(stream):
+    """The same stream, with the faults that its timing can have."""
+    def answer(pieces, stop, has=()):
+        pieces = iter(pieces)
+        given = stream(pieces, stop, has)
+        given = after_the_next(given) if "one late" in has else given
+        if "at the end" in has:
+            given = (text for text in ["".join(given)] if text)
+        yield from given
+        for _ in range(1 if "one more" in has else 100 * ("reads on" in has)):
+            next(pieces, None)
+
+    return answer
+
+
+def after_the_next(texts):
+    waiting = []
+    for text in texts:
+        waiting.append(text)
+        if len(waiting) == 2:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+def ending(text, begin, stop, has):
+    """The first stop string in the text: where it begins, and where what is shown ends; or None."""
+    found = [(text.index(s, begin), s) for s in stop if s in text[begin:]]
+    if not found:
+        return None
+    at, s = found[0] if "list order" in has else min(found)
+    return at, at + len(s) if "stop shown" in has else at
+
+
+@timed
+def stream_of_held_text(pieces, stop, has):
+    held, gone = "", ""
+    for piece in pieces:
+        held += piece
+        if (end := ending(gone + held, 0, stop, has)) and ("each alone" not in has or end[0] >= len(gone)):
+            shown = "" if "text lost" in has else held[: max(end[1] - len(gone), 0)]
+            if shown:
+                yield shown
+            return
+        lengths = range(1, len(held) + 1) if "shortest" in has else range(len(held), 0, -1)
+        keep = next((n for n in lengths if any(s.startswith(held[-n:]) for s in stop)), 0)
+        keep = 0 if {"each alone", "begun shown"} & {*has} else keep
+        keep = min(max(map(len, stop)) - 1, len(held)) if "always held" in has else keep
+        out, held = held[: len(held) - keep], held[len(held) - keep :]
+        if out:
+            yield out
+        gone = gone + out if "begun shown" in has else ""
+    if held and "rest lost" not in has:
+        yield held
+
+
+@timed
+def stream_by_places(pieces, stop, has):
+    text, shown, most = "", 0, max(len(s) for s in stop) - 1
+    for piece in pieces:
+        text += piece
+        if end := ending(text, 0 if "begun shown" in has else shown, stop, has):
+            if end[1] > shown and "text lost" not in has:
+                yield text[shown : end[1]]
+            return
+        ends = [n for n in range(shown, len(text)) if any(s.startswith(text[n:]) for s in stop)]
+        safe = len(text) if not ends or {"each alone", "begun shown"} & {*has} else ends[-1 if "shortest" in has else 0]
+        safe = max(shown, len(text) - most) if "always held" in has else safe
+        if safe > shown:
+            yield text[shown:safe]
+            shown = safe
+    if text[shown:] and "rest lost" not in has:
+        yield text[shown:]
+
+
+@timed
+def stream_of_letters(pieces, stop, has):
+    """By patterns: a whole stop string, and what may become one."""
+    queue, before = "", ""
+    begun = sorted({s[:n] for s in stop for n in range(1, len(s) + 1)}, key=len, reverse="shortest" not in has)
+    for piece in pieces:
+        queue += piece
+        places = [(m.start() - len(before), m.group()) for s in stop
+                  for m in [re.search(re.escape(s), before + queue)] if m]  # fmt: skip
+        if places:
+            at, s = places[0] if "list order" in has else sorted(places)[0]
+            if "text lost" not in has:
+                yield queue[: max(at, 0)] + (queue[max(at, 0) : at + len(s)] if "stop shown" in has else "")
+            return
+        tail = next((end for end in begun if queue.endswith(end)), "")
+        if "always held" in has:
+            n_held = max(map(len, stop)) - 1
+            tail = queue[-n_held:] if n_held else ""
+        if "each alone" in has or "begun shown" in has:
+            tail = ""
+        out = queue.removesuffix(tail)
+        if out:
+            yield out
+        before, queue = before + out if "begun shown" in has else "", tail
+    if "rest lost" not in has:
+        yield queue
+
+
 WAYS = {
     "08.1": (heated_by_softmax, heated_by_rows, heated_by_logarithms),
     "08.2": (top_p_by_scatter, top_p_by_loop, top_p_by_comparing),
+    "08.3": (stream_of_held_text, stream_by_places, stream_of_letters),
 }
 TOLD = {
     "08.1": {"no zero": "At temperature 0 you divided by 0", "zero is one": "Temperature 0 is not 1",
@@ -215,16 +321,43 @@ TOLD = {
              "worst first": "the worst first", "unsorted": "in the order of the ids", "own": "own probability",
              "min-p": "this is min-p", "first row": "where the first row is cut", "probabilities": "gave probabilities",
              "zero": "what is cut to 0"},
+    "08.3": {"stop shown": "the stop string itself", "text lost": "in front of the stop string",
+             "list order": "not in the list", "each alone": "in each piece alone",
+             "begun shown": "had shown the beginning", "shortest": "the longest first", "rest lost": "give it out then",
+             "at the end": "one piece at the end", "always held": "you always hold back",
+             "one late": "each piece waits", "reads on": "go on reading", "one more": "one more piece before you stop"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
-    "08.1": [{"no zero", "zero is one", "worst"}, {"times", "left out"}, {"after", "twice"}, {"after", "left out"},
-             {"no zero", "left out"}],  # without temperature 0 is like 1
-    "08.2": [{"crossing", "crossing, best kept"}, {"worst first", "unsorted", "own", "min-p", "crossing"},
-             {"worst first", "unsorted", "own", "min-p", "crossing, best kept"},
-             {"left sorted", "sorted again", "unsorted", "own", "min-p"}, {"sorted again", "first row"},
-             {"crossing, best kept", "first row"}, {"own", "first row"}],  # nothing is left of any row
-}  # fmt: skip
+    "08.1": [
+        {"no zero", "zero is one", "worst"},  # each says what becomes of temperature 0
+        {"times", "left out"},  # what is left out is not multiplied
+        {"after", "twice"},  # each says what stands behind the softmax
+        {"after", "left out"},  # what is left out stands nowhere
+        {"no zero", "left out"},  # without the temperature 0 is like 1
+    ],
+    "08.2": [
+        {"crossing", "crossing, best kept"},  # each says what becomes of the best
+        {"worst first", "unsorted", "own", "min-p"},  # each says with what a token is compared
+        *({crossing, other} for crossing in ("crossing", "crossing, best kept") for other in ("own", "min-p")),
+        # these two add nothing up, so no sum crosses p
+        *({"crossing, best kept", other} for other in ("worst first", "unsorted", "first row")),
+        # the token that is kept is then another, and the best may go
+        {"left sorted", "sorted again"},  # each says how the way back is missed
+        *({back, other} for back in ("left sorted", "sorted again") for other in ("unsorted", "own", "min-p")),
+        # these three need no sorting, so no way back
+        {"sorted again", "first row"},  # in which order the first row is cut, differs from way to way
+    ],
+    "08.3": [
+        {"stop shown", "text lost", "list order"},  # one sentence on where a stop string ends a text
+        {"each alone", "begun shown", "shortest", "always held"},  # each says how much is held back
+        {"at the end", "always held", "one late"},  # each says when text comes
+        {"reads on", "one more"},  # each says how far the pieces are read
+        {"each alone", "rest lost"}, {"begun shown", "rest lost"},  # where nothing is held no rest is lost
+        {"always held", "rest lost"},  # the rest is then all that is held, and the text itself too short
+        {"stop shown", "begun shown"},  # the beginning is part of the stop string that is shown
+    ],
+}
 
 
 @pytest.mark.parametrize("way", range(3))

@@ -289,15 +289,29 @@ TOLD = {
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 SETS_APART = {
-    # K and V are too wide in their outputs, which A alone does not count
-    "09.1": [{"A alone", "B alone", "product"}, {"no rank", "rank twice"}, {"kv heads", "A alone"}],
-    "09.2": [{"both random", "both zero", "A zero"}, {"no base", "no bias"},
-             {"no scale", "alpha alone", "upside down", "root", "no update"}, {"no base", "no update"}],
-    "09.3": [{"no scale", "alpha alone", "by C", "by N"}, {"update alone", "update rounded"},
-             {"strips rounded", "update rounded"}],  # the product of rounded strips is rounded already
-    "09.4": [{"values", "squared twice"}, {"too few", "too many"}, {"weakest first", "of the largest", "residue"},
-             {"more than", "of the largest"}],  # none is exactly that share of the largest
-}  # fmt: skip
+    "09.1": [
+        {"A alone", "B alone", "product"},  # each says which matrices count
+        {"no rank", "rank twice"},  # each says how often the rank counts
+        {"kv heads", "A alone"},  # K and V are too wide in their outputs, which A alone does not count
+    ],
+    "09.2": [
+        {"both random", "both zero", "A zero"},  # each says how A and B begin
+        {"no base", "no bias"},  # the bias is the base's
+        {"no scale", "alpha alone", "upside down", "root", "no update"},  # each says by what the update is multiplied
+        {"no base", "no update"},  # nothing is left
+    ],
+    "09.3": [
+        {"no scale", "alpha alone", "by C", "by N"},  # each says by what the update is multiplied
+        {"update alone", "update rounded"},  # an update that is given alone is rounded at the end
+        {"strips rounded", "update rounded"},  # the product of rounded strips is rounded already
+    ],
+    "09.4": [
+        {"values", "squared twice"},  # each says which power is added up
+        {"too few", "too many"},  # together the right number
+        {"of the largest", "weakest first"}, {"of the largest", "residue"},  # each alone is compared, nothing added up
+        {"of the largest", "more than"},  # none is exactly that share of the largest
+    ],
+}
 ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
 PAIRS = [
     (e, pair, i % 3) for e, faults in TOLD.items() for i, pair in enumerate(combinations(faults, 2))

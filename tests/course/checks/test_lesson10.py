@@ -295,19 +295,32 @@ TOLD = {
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 SETS_APART = {
-    "10.1": [{"from 0", "no warm-up"}, {"whole turn", "quarter", "plain", "double", "line"},
-             {"to 0", "cut off", "absolute", "on top"}],
-    "10.2": [{"unshifted", "backwards", "wraps"}, {"unshifted", "own mark"}, {"own mark", "everything"},
-             {"everything", "inverted"}, {"0", "0 at the end", "-1", "-1 at the end"},
-             {"everything", "0"}, {"everything", "-1"},  # no other mark is left
-             {"wraps", "0 at the end"}, {"wraps", "-1 at the end"},  # nor an end
-             {"unshifted", "0 at the end"}, {"unshifted", "-1 at the end"}],
-    "10.3": [{"future", "swapped"}, {"all texts", "earlier texts"}, {"all texts", "row 0"}],
-    "10.4": [{"means", "means of some", "added means", "no division", "places", "pieces"},
-             {"last alone", "first alone"}, {"returns the sum", "returns the last"},
-             {"no division", "undivided gradient"}, {"no division", "returns the sum"},
-             {"undivided gradient", "returns the sum"}],  # the same as no division at all
-}  # fmt: skip
+    "10.1": [
+        {"from 0", "no warm-up"},  # without a warm-up it has no first step
+        {"whole turn", "quarter", "plain", "double", "line"},  # each says which curve falls
+        {"to 0", "cut off", "absolute", "on top"},  # each says what becomes of the floor
+    ],
+    "10.2": [
+        {"unshifted", "backwards", "wraps"},  # each says how the row is shifted
+        {"own mark", "unshifted"}, {"own mark", "everything"},  # marks that are not shifted, or not used, have no place
+        {"everything", "inverted"},  # where all is learned no mark is left to turn
+        {"0", "0 at the end", "-1", "-1 at the end"},  # each says which number stands for nothing
+        {"everything", "0"}, {"everything", "-1"},  # no other mark is left
+        *({shift, end} for shift in ("wraps", "unshifted") for end in ("0 at the end", "-1 at the end")),  # nor an end
+    ],
+    "10.3": [
+        {"future", "swapped"},  # where all is seen rows and columns are alike
+        {"all texts", "earlier texts"}, {"all texts", "row 0"},  # where all texts are seen, so are these
+    ],
+    "10.4": [
+        {"means", "means of some", "added means", "no division", "places", "pieces"},  # each says what is divided by
+        {"last alone", "first alone"},  # together no piece is left
+        {"returns the sum", "returns the last"},  # one number is returned
+        {"no division", "undivided gradient"},  # the gradient of what isn't divided
+        {"no division", "returns the sum"},  # the sum is what no division returns
+        {"undivided gradient", "returns the sum"},  # the same as no division at all
+    ],
+}
 ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
 PAIRS = [
     (e, pair, i % 3) for e, faults in TOLD.items() for i, pair in enumerate(combinations(faults, 2))

@@ -305,22 +305,37 @@ TOLD = {
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 SETS_APART = {
-    "11.1": [{"no CLS", "always CLS"}, {"area", "pixels", "overlap", "one column", "one row"},
-             *({"rounded up", one} for one in ("area", "pixels", "overlap"))],
-    "11.2": [{"viewed", "channels apart", "channel last", "tipped", "tipped, channel last"},
-             {"viewed", "channels apart", "down"}, {"bottom right", "centre", "squeezed"}],
-    "11.3": [{"last", "zero", "CLS in line"}, {"bilinear", "nearest", "corners"}] + [
-        {one, other} for one in ("line", "CLS in line", "as they are") for other in
-        ("viewed in", "viewed out", "swapped", "tipped", "line", "CLS in line", "bilinear", "nearest", "corners",
-         "as they are")],
-    "11.4": [{"no bias", "minus bias", "bias inside"}, {"no scale", "divided"}, {"bias inside", "no scale"},
-             {"mean", "sum"}, {"right pairs", "wrong pairs"}, {"right pairs", "all yes"}, {"right pairs", "1 and 0"},
-             {"all yes", "1 and 0"}, {"wrong pairs", "flipped"}] + [  # without the diagonal that is "all yes"
-        {one, other} for one in ("CLIP", "half CLIP") for other in
-        ("CLIP", "half CLIP", "mean", "sum", "right pairs", "wrong pairs", "all yes", "1 and 0", "flipped",
-         "below zero")] + [
-        {one, other} for one in ("CLIP", "half CLIP") for other in ("no bias", "minus bias", "bias inside")],
-    # (a softmax does not feel a bias)
+    "11.1": [
+        {"no CLS", "always CLS"},  # each says when a CLS token counts
+        {"area", "pixels", "overlap", "one column", "one row"},  # each says how patches are counted
+        *({"rounded up", one} for one in ("area", "pixels", "overlap")),  # no side is divided by the patch's
+    ],
+    "11.2": [
+        {"viewed", "channels apart", "channel last", "tipped", "tipped, channel last"},  # how a patch's numbers stand
+        {"viewed", "down"}, {"channels apart", "down"},  # no token is a patch, so none has a place
+        {"bottom right", "centre", "squeezed"},  # each says what is left of a picture that doesn't fit
+    ],
+    "11.3": [
+        {"last", "CLS in line"}, {"zero", "CLS in line"},  # a CLS row that is stretched along has no place of its own
+        {"bilinear", "nearest"}, {"nearest", "corners"},  # the nearest place needs no rule for corners
+        *({one, other} for one in ("line", "CLS in line", "as they are") for other in (
+            "viewed in", "viewed out", "swapped", "tipped", "line", "CLS in line", "bilinear", "nearest", "corners",
+            "as they are")),  # in a line, or unstretched, there is no square to be mistaken
+    ],
+    "11.4": [
+        {"no bias", "minus bias", "bias inside"},  # each says what becomes of the bias
+        {"no scale", "divided"}, {"no scale", "bias inside"},  # without a scale nothing can be scaled wrongly
+        {"mean", "sum"},  # one number divides the sum
+        {"right pairs", "wrong pairs"},  # each says which pairs count
+        {"right pairs", "all yes"}, {"right pairs", "1 and 0"},  # of the right pairs all are 1
+        {"all yes", "1 and 0"},  # each says what the wrong pairs are multiplied by
+        {"wrong pairs", "flipped"},  # without the diagonal that is "all yes"
+        *({one, other} for one in ("CLIP", "half CLIP") for other in (
+            "CLIP", "half CLIP", "mean", "sum", "right pairs", "wrong pairs", "all yes", "1 and 0", "flipped",
+            "below zero")),  # a softmax looks at no pair alone
+        *({one, other} for one in ("CLIP", "half CLIP") for other in ("no bias", "minus bias", "bias inside")),
+        # and does not feel a bias
+    ],
 }  # fmt: skip
 ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
 PAIRS = [

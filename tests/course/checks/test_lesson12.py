@@ -179,12 +179,22 @@ TOLD = {
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 SETS_APART = {
-    "12.1": [{"own rate", "inverse"}, {"own rate", "samples"}, {"frames", "extra"}, {"places", "not halved"}],
-    "12.2": [{"no window", "symmetric", "peak at 0", "rises", "Hamming", "sine"}, {"cosines", "sines"}],
-    "12.3": [{"height 1", "half", "sum"}, {"larger", "rising", "falling", "box", "flat box"}, {"larger", "no floor"},
-             {"no floor", "box"}, {"no floor", "flat box"}, {"half", "box"}, {"flat box", "sum"},
-             {"flat box", "half"}, {"flat box", "height 1"}],
-}  # fmt: skip
+    "12.1": [
+        {"own rate", "inverse"}, {"own rate", "samples"},  # at its own rate a recording has all its samples
+        {"frames", "extra"},  # each says how many frames there are
+        {"places", "not halved"},  # what isn't halved has no half to lose
+    ],
+    "12.2": [
+        {"no window", "symmetric", "peak at 0", "rises", "Hamming", "sine"},  # each says which window is taken
+        {"cosines", "sines"},  # each leaves the other out
+    ],
+    "12.3": [
+        {"height 1", "half", "sum"},  # each says how high a triangle is
+        {"larger", "rising", "falling", "box", "flat box"},  # each says what is made of the two slopes
+        {"no floor", "larger"}, {"no floor", "box"}, {"no floor", "flat box"},  # these have no slope below 0
+        {"half", "box"}, *({"flat box", height} for height in ("height 1", "half", "sum")),  # a box has its own height
+    ],
+}
 ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
 PAIRS = [
     (e, pair, i % 3) for e, faults in TOLD.items() for i, pair in enumerate(combinations(faults, 2))

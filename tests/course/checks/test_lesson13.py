@@ -282,15 +282,32 @@ TOLD = {
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 SETS_APART = {
-    "13.1": [{"no frame", "half a frame"}, {"not squared", "unmerged"}, {"unmerged", "merged latents"},
-             {"beside", "no latents"}, {"merged latents", "no latents"}, {"nothing", "start and end", "spliced"}],
-    "13.2": [{"runs", "spread"}, {"runs", "grid"}, {"runs", "outer"}, {"mean", "sum", "first", "inner"},
-             {"mean", "sum", "first", "apart"}],
-    "13.3": [{"drop", "before", "repeat"}, {"all", "every", "head"}, {"apart", "mean"}],
-    "13.4": [{"features alone", "latents first"}, {"no mask", "times mask", "mask after"}, {"no mask", "inverted"},
-             {"no mask", "latents first"}, {"not divided", "by C"}, {"times mask", "over latents"},
-             {"not added", "to queries"}, {"keys", "no values"}],
-}  # fmt: skip
+    "13.1": [
+        {"no frame", "half a frame"},  # each says how many tokens stand around
+        {"not squared", "unmerged"}, {"unmerged", "merged latents"},  # where nothing is merged there is no divisor
+        {"beside", "no latents"}, {"merged latents", "no latents"},  # without latents none are counted
+        {"nothing", "start and end", "spliced"},  # each says what stands in the prompt with gated blocks
+    ],
+    "13.2": [
+        *({"runs", other} for other in ("spread", "grid", "outer")),  # runs of a row know no grid
+        {"mean", "sum", "first", "inner"},  # each makes one feature of a square, in which order doesn't matter
+        {"mean", "sum", "first", "apart"},  # nor are there several to come apart
+    ],
+    "13.3": [
+        {"drop", "before", "repeat"},  # each says what becomes of the last stack
+        {"all", "every", "head"},  # each says which stacks are real
+        {"apart", "mean"},  # a mean is no longer several frames
+    ],
+    "13.4": [
+        {"features alone", "latents first"},  # without latents none are first
+        {"no mask", "times mask", "mask after"},  # each says what the mask does
+        {"no mask", "inverted"}, {"no mask", "latents first"},  # a mask that isn't used is on no column
+        {"not divided", "by C"},  # each says what the scores are divided by
+        {"times mask", "over latents"},  # over the latents a masked column has even shares, too
+        {"not added", "to queries"},  # each says what is added
+        {"keys", "no values"},  # each says what the values are
+    ],
+}
 ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
 PAIRS = [
     (e, pair, i % 3) for e, faults in TOLD.items() for i, pair in enumerate(combinations(faults, 2))

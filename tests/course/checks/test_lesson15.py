@@ -254,12 +254,14 @@ TOLD = {
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 SETS_APART = {
-    "15.1": [{"sum filled", "never filled", "rounded down"}, {"one tile", "sum filled"}],
-    # with all tiles, equal scales have equally many
-    "15.2": [{"most tiles", "all tiles"}],
+    "15.1": [
+        {"sum filled", "never filled", "rounded down"},  # each says what is filled up
+        {"one tile", "sum filled"},  # the sum of one tile is that tile
+    ],
+    "15.2": [{"most tiles", "all tiles"}],  # with all tiles, equal scales have equally many
     "15.3": [{"apart", "to the end"}],  # what stays in sight to the end is seen together
-    "15.4": [{"no norm", "norm last"}, {"norm last", "no after"}],
-}  # fmt: skip
+    "15.4": [{"norm last", "no norm"}, {"norm last", "no after"}],  # nothing stands before the norm
+}
 ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
 PAIRS = [
     (e, pair, i % 3) for e, faults in TOLD.items() for i, pair in enumerate(combinations(faults, 2))
