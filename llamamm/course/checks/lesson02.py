@@ -368,7 +368,7 @@ def _no_weight_in_first(x: Tensor, _w: Tensor, eps: float, grad: Tensor) -> tupl
 
 def _gradient_cases(g: torch.Generator) -> list[tuple]:
     return [(torch.randn(s, generator=g), 0.5 + torch.rand(s[-1], generator=g), 1e-5, torch.randn(s, generator=g))
-            for s in ((3,), (3, 5), (2, 3, 4))]  # fmt: skip
+            for s in ((2, 3), (3, 5), (2, 3, 4))]  # fmt: skip
 
 
 BACKWARD = Exercise(

@@ -75,7 +75,7 @@ def test_the_right_answer_passes_and_says_in_how_many_cases():
         (lambda x: None, "^double returns nothing: is the `return` missing\\?$"),  # noqa: ARG005
         (lambda x: 2 * x[:-1], r"shape should be \(3,\), got \(2,\)"),
         (lambda x: (2 * x).double(), "dtype should be torch.float32, got torch.float64"),
-        (lambda x: 2 * x * float("nan"), "3 of 3 numbers are NaN, 0 should be"),
+        (lambda x: 2 * x * float("nan"), "3 of 3 numbers are NaN, none should be"),
         (lambda: 1, "raised TypeError"),
         (lambda x: x / "2", "raised TypeError"),
         (3, r"give the function or class itself, double, not 3 \(int\)"),
