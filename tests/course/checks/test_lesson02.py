@@ -138,8 +138,13 @@ NORM_FAULTS = {
     "no root": "take its square root", "sum": "not their sum", "mean": "as LayerNorm does",
     "all": "when other vectors stand beside it",
 }  # fmt: skip
-MEANINGLESS = [{"outside", "no eps"}, {"outside", "no root"}, {"weight first", "fp32"}, {"weight first", "no weight"},
-               {"weight first", "no cast"}, {"fp32", "no cast"}, {"fp32", "no weight"}]  # one hides the other
+MEANINGLESS = [
+    {"outside", "no eps"},  # an epsilon that is missing stands nowhere
+    {"outside", "no root"},  # without a root there is no outside
+    {"weight first", "no weight"},  # a weight that is forgotten is not first
+    {"weight first", "fp32"}, {"weight first", "no cast"},  # weights that come first are cast along, if anything is
+    {"fp32", "no cast"},  # what never was fp32 doesn't stay so
+]
 
 
 NORMS = ["plain", "methods", "in place"]
@@ -308,10 +313,13 @@ BACKWARD_FAULTS = {
     "rows": "sum dw over all rows", "weight in dw": "does not belong in dw", "dw without r": "missing in dw",
     "outside": "outside the root", "no eps": "epsilon is missing",
 }  # fmt: skip
-IMPOSSIBLE = [{"constant", f} for f in ("sign", "second weight", "sum", "r", "r2")] + [
-    {"r", "r2"}, {"outside", "no eps"}, {"rows", "weight in dw"}, {"rows", "dw without r"},
-    {"weight in dw", "dw without r"},
-]  # fmt: skip
+IMPOSSIBLE = [
+    *({"constant", f} for f in ("sign", "second weight", "sum", "r", "r2")),  # these stand in the term that is missing
+    {"r", "r2"},  # one power stands there
+    {"outside", "no eps"},  # an epsilon that is missing stands nowhere
+    {"rows", "weight in dw"}, {"rows", "dw without r"}, {"weight in dw", "dw without r"},
+    # of two faults in dw only the numbers are told
+]
 
 
 BACKWARDS = ["formula", "factored", "loops"]
@@ -492,7 +500,11 @@ GATE_FAULTS = {
     "relu": "used ReLU", "gelu": "used GELU", "tanh": "used tanh", "add": "you added gate and up",
     "product": "to the product of",
 }  # fmt: skip
-ONE_OF = [{"up", "both", "none", "product"}, {"add", "product"}, {"none", "sigmoid", "relu", "gelu", "tanh"}]
+ONE_OF = [
+    {"up", "both", "none", "product"},  # each says where silu goes
+    {"add", "product"},  # silu of a product: there is nothing left to add
+    {"none", "sigmoid", "relu", "gelu", "tanh"},  # each says which function stands for silu
+]
 
 
 GATES = ["functions", "methods", "units"]

@@ -342,7 +342,8 @@ SETS_APART = {
         {"half turns", "no 2π", "wavelengths"},  # each says how turns become a frequency
         {"longer", "wavelengths"},  # each says what becomes of the turns
         {"longer", "same"},  # one turn is the same, multiplied or divided
-        *({"every token", other} for other in ("longer", "no 2π", "wavelengths")),  # places are compared where turns are whole
+        *({"every token", other} for other in ("longer", "no 2π", "wavelengths")),
+        # places are compared where all turns are whole
     ],
 }
 SETS_APART["04.4"] = SETS_APART["04.3"]
