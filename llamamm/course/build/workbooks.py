@@ -43,9 +43,9 @@ LESSONS_URL = f"https://github.com/{REPOSITORY}/blob/{TAG}/notebooks/"
 FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}  # on Colab, and in JupyterLab
 FOLDED_TITLE = "#@title The package's version\n"
 HOW_TO = (
-    "**This is the workbook.** Where a cell holds `raise NotImplementedError`, write your own code instead, and run "
-    "the cells below it: a check says what is still wrong. Hints and solutions are folded. A cell that needs a function "
-    "you have not written yet says so in one line; all other cells run."
+    "**This is the workbook.** Where a cell holds `raise NotImplementedError`, write your own code instead, and "
+    "run the cells below it: a check says what is still wrong. Hints and solutions are folded. A cell that needs "
+    "a function you have not written yet says so in one line; all other cells run."
 )
 GRADED = """import sys
 

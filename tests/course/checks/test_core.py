@@ -331,7 +331,7 @@ def both(x):
 ])  # fmt: skip
 def test_each_property_that_fails_is_named_with_its_smallest_input_and_its_mistake(answer, sentences, n_right):
     message = message_of(answer, "99.3")
-    assert message.startswith(f"{n_right} of 3 properties hold\n")
+    assert message.startswith(f"{n_right} of 3 properties hold{'s' * (n_right == 1)}\n")
     for sentence in sentences:
         assert re.search(re.escape(sentence).replace(r"\.\*", ".*"), message), message
 

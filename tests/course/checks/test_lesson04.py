@@ -30,6 +30,7 @@ def pair_by_formula(pair, angle, has):
 
 
 def pair_in_place(pair, angle, has):
+    pair = pair.clone()
     a = torch.tensor(angle, dtype=torch.float64)
     a = torch.deg2rad(a) if "degrees" in has else a
     c, s = a.cos(), a.sin()
