@@ -150,7 +150,7 @@ def test_a_merge_that_would_not_be_finite_is_refused_with_nothing_merged(tiny_mo
     model = randomize(apply_lora(tiny_model, r=2, alpha=2))
     with torch.no_grad():
         model.layers[1].mlp.down_proj.lora_a["default"][0, 0] = value
-    with pytest.raises(ConfigError, match="1 weights, such as layers.1.mlp.down_proj"):
+    with pytest.raises(ConfigError, match="1 weight, such as layers.1.mlp.down_proj"):
         merge_lora(model, keep_base=keep_base)
     assert not any(m.merged for m in lora_modules(model).values())
     remove_lora(model)

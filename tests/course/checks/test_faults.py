@@ -50,3 +50,18 @@ def test_what_compares_equal_to_everything_is_no_number():
     assert try_answer(by_equality, lambda x: 2 * x)
     message = try_answer(by_equality, lambda _: Agreeable()).message
     assert message.startswith("3 of 4 properties hold\n  - form: for (5) the result should be a number, got <")
+
+
+def test_cases_may_hold_what_cannot_be_pickled():
+    """A class whose module was loaded anew, as by autoreload, is not the one that pickle would find."""
+
+    class Shape:
+        side = 3
+
+    exercise = fault_exercise(
+        lambda shape, faults: shape.side + ("more" in faults), {"more": "That is one more"},
+        {"the side": (lambda _: [(Shape(),)], ("more",))}, lambda _: [(Shape(),)],
+        id="99.9", name="side", minutes=1, level="core",
+    )  # fmt: skip
+    assert try_answer(exercise, lambda shape: shape.side)
+    assert "That is one more" in try_answer(exercise, lambda shape: shape.side + 1).message
