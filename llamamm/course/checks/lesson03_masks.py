@@ -24,7 +24,7 @@ def _form(got: Any, shape: tuple[int, ...]) -> str | None:
         return f"the mask should be a tensor, got {describe(got)}"
     if tuple(got.shape) != shape:
         return f"the shape should be {shape}, got {tuple(got.shape)}"
-    if got.is_floating_point() and bool((got == -INF).any()):
+    if _adds(got):
         return "this is a mask to add to the scores (0 and -inf): here it should be bool, True where a query may look"
     return None if got.dtype == torch.bool else f"the dtype should be bool, got {got.dtype}: add .bool()"
 
@@ -33,7 +33,12 @@ def _seen(got: Any, shape: tuple[int, ...]) -> Tensor | None:
     """The mask as bool, where its shape is right, whatever its dtype."""
     if not isinstance(got, Tensor) or tuple(got.shape) != shape:
         return None
-    return got == 0 if got.is_floating_point() and bool((got == -INF).any()) else got.bool()
+    return got == 0 if _adds(got) else got.bool()
+
+
+def _adds(mask: Tensor) -> bool:
+    """Whether a mask is one to add to scores, 0 where a query may look; a small one may hold zeros alone."""
+    return mask.is_floating_point() and (bool((mask == -INF).any()) or not mask.any())
 
 
 def _first(table: Tensor) -> list[int] | None:
@@ -59,6 +64,8 @@ def _of_causal(judge: Callable[[Tensor, int], str | None]) -> Callable[[Any, tup
 
 
 def _itself(mask: Tensor, start: int) -> str | None:
+    if start and torch.equal(mask, torch.ones_like(mask).tril()):
+        return None  # the offset is missing, which the earlier keys tell
     blind = _first(~mask.diagonal(start))
     return blind and (f"row {blind[0]} is the token at position {blind[0] + start} and does not see key "
                       f"{blind[0] + start}, itself: a token may look at itself (<=, not <)")  # fmt: skip

@@ -656,3 +656,17 @@ def test_an_empty_answer_is_still_to_be_written(exercise_id):
 
     assert "still to be written" in check(exercise_id, stub).message
     assert "give the function" in check(exercise_id, 3).message
+
+
+def test_a_mask_to_add_is_called_so_also_where_it_is_all_zeros():
+    def added(n_queries, start):
+        seen = torch.ones(n_queries, start + n_queries).tril(start).bool()
+        return torch.zeros(n_queries, start + n_queries).masked_fill(~seen, float("-inf"))
+
+    message = check("03.2", added).message
+    assert "this is a mask to add to the scores" in message and ".bool()" not in message and "itself" not in message
+
+
+def test_a_missing_offset_is_told_as_that_and_not_as_a_comparison():
+    message = check("03.2", lambda n_queries, start: torch.ones(n_queries, start + n_queries).tril().bool()).message
+    assert "you forgot the offset" in message and "<=" not in message
