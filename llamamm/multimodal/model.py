@@ -132,7 +132,7 @@ class MultimodalLlama(Llama3Model):
             features = self.perceive(media)
         tokens = self.bridged(features or Features())
         x = self._embedded(ids, places, tokens)
-        before = self._looking(ids, tokens, cache) if cfg.cross_layers else None
+        before = self._looking(ids, tokens, cache, segments) if cfg.cross_layers else None
         return self.norm(self.run_blocks(x, cache=cache, padding=padding, segments=segments, before=before))
 
     # ---- the media ----
@@ -183,10 +183,10 @@ class MultimodalLlama(Llama3Model):
         return x
 
     def _looking(
-        self, ids: Tensor, tokens: dict[str, Tokens], cache: CrossAttentionCache | None
+        self, ids: Tensor, tokens: dict[str, Tokens], cache: CrossAttentionCache | None, segments: Tensor | None
     ) -> Callable[[int, Tensor], Tensor] | None:
         """What the gated blocks do before a block of the text; None where there is nothing to look at."""
-        memory, look = self._memory(ids, tokens)
+        memory, look = self._memory(ids, tokens, segments)
         if cache is not None and cache.length == 0:
             cache.rewind()  # forgets what a reading that failed has left
         if memory is None:
@@ -210,10 +210,13 @@ class MultimodalLlama(Llama3Model):
 
         return before
 
-    def _memory(self, ids: Tensor, tokens: dict[str, Tokens]) -> tuple[Tensor | None, Tensor | None]:
+    def _memory(
+        self, ids: Tensor, tokens: dict[str, Tokens], segments: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Each prompt's tokens in a row, (B, S, C), and which of its words look at which, (B, 1, T, S) bool.
 
-        A picture is seen from its place up to the next picture's, a sound up to the next sound's.
+        A picture is seen from its place up to the next picture's, a sound up to the next sound's, and neither by
+        another text of its row.
         """
         if not tokens:
             return None, None
@@ -222,7 +225,10 @@ class MultimodalLlama(Llama3Model):
         for kind, token, _ in self._senses():
             found = iter(zip(*tokens[kind], strict=True)) if kind in tokens else iter(())
             for b, row in enumerate(ids.tolist()):
-                for span in image_spans(row, token):
+                for begin, end in image_spans(row, token):
+                    if segments is not None:
+                        end = min(end, 1 + int((segments[b] == segments[b, begin]).nonzero().max()))
+                    span = begin, end
                     one, mask = next(found)
                     rows[b].append(one[mask].to(self.embed_tokens.weight.dtype))
                     spans[b].append(span)

@@ -738,3 +738,22 @@ def test_saved_and_loaded_each_weight_keeps_its_dtype(tmp_path):
     loaded = from_pretrained(tmp_path / "m")[0]
     assert {name: p.dtype for name, p in loaded.named_parameters()} == kinds
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), loaded.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("changes", [{}, {"cross_layers": (0, 1)}], ids=["spliced", "gated"])
+def test_texts_that_share_a_row_see_their_own_pictures_alone(changes):
+    torch.manual_seed(0)
+    model = MultimodalLlama(MultimodalConfig.tiny(**changes)).eval()
+    for block in model.gated.values():
+        torch.nn.init.ones_(block.cross_attn_attn_gate)
+    cfg = model.multimodal_cfg
+    places = [cfg.image_token] * cfg.n_image_places()
+    one, other, plain = [1, *places, 3, 4], [2, 5, *places, 6], [7, 8]
+    features = Features(images=torch.randn(2, 16, 32))
+    row = torch.tensor([one + other + plain])
+    segments = torch.tensor([[1] * len(one) + [2] * len(other) + [3] * len(plain)])
+    with torch.no_grad():
+        together = model.hidden_states(row, features=features, segments=segments)[0]
+        alone = [model.hidden_states(torch.tensor([text]), features=seen)[0] for text, seen in (
+            (one, Features(images=features.images[:1])), (other, Features(images=features.images[1:])), (plain, None))]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-5)
