@@ -1,4 +1,4 @@
-"""A trained skill: what a training has added to a model that sees or hears, in a folder of a few megabytes.
+"""A trained skill: what a training has added to a model that sees or hears, in a folder of some megabytes.
 
     adapter_config.json, adapter_model.safetensors      LoRA on its linears, in PEFT's format, where there is one
     bridges.safetensors                                 bridges and gated blocks, under the model's own names

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from llamamm.errors import CheckpointError, TrainingError, WriteError
 from llamamm.files import recover_folder, write_error
 from llamamm.lora.adapter_config import read_settings
-from llamamm.lora.adapter_files import active_adapter, load_adapter, write_adapter
+from llamamm.lora.adapter_files import active_adapter, load_adapter
 from llamamm.lora.lora import lora_modules
 from llamamm.pretrained.save import write_model
 from llamamm.pretrained.skill import SKILL_FILE, added_tensors, load_skill, write_skill
@@ -95,13 +95,10 @@ class FolderSaver:
                 self._write_weights(model, new)
 
     def _write_weights(self, model: Llama3Model, folder: Path) -> None:
-        match what_trains(model):
-            case "adapter":
-                write_adapter(model, folder, base=self.base)
-            case "skill":
-                write_skill(model, folder, base=self.base)
-            case _:
-                write_model(model, folder, tokenizer=self.tokenizer)
+        if what_trains(model) == MODEL:
+            write_model(model, folder, tokenizer=self.tokenizer)
+        else:
+            write_skill(model, folder, base=self.base)  # an adapter alone is one, too
 
 
 def what_trains(model: Llama3Model) -> str:

@@ -156,7 +156,7 @@ class TrainConfig(BaseModel):
         if not isinstance(value, str | list | None):
             quotes = "" if isinstance(value, dict) else " (put it into quotes)"
             raise ValueError(f"a file's name, or a list of them{quotes}")
-        return [{"source": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
+        return [_source(one, n) for n, one in enumerate(value)] if isinstance(value, list) else value
 
     @field_validator("output", "adapter", "features", mode="after")
     @classmethod
@@ -253,6 +253,18 @@ class TrainConfig(BaseModel):
     def to_yaml(self) -> str:
         """All settings, defaults too, as a file that `from_yaml` reads."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _source(value: Any, n: int) -> Source:
+    """One of several sources, written as its name or as {source: ..., share: ...}. Raises ValueError."""
+    if isinstance(value, Source):
+        return value
+    cells = {"source": value} if isinstance(value, str) else value
+    share = cells.get("share", 1.0) if isinstance(cells, Mapping) else None
+    number = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share < float("inf")
+    if not number or not isinstance(cells.get("source"), str) or set(cells) - {"source", "share"}:
+        raise ValueError(f"source {n} must be a name, or {{source: a name, share: a number above 0}}")
+    return Source(**cells)
 
 
 def explain_keys() -> str:

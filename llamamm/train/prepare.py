@@ -55,6 +55,9 @@ def load_model(cfg: TrainConfig, device: torch.device) -> tuple[Llama3Model, Rea
     dtype = low_precision if frozen and low_precision else torch.float32
     model, tokenizer = from_pretrained(cfg.model or DEFAULT_MODEL, dtype=dtype, device=device)
     if isinstance(tokenizer, MultimodalProcessor):
+        if cfg.parallel == "fsdp":
+            raise ConfigError("shards (parallel: fsdp) of a model that sees or hears cannot be put together into one "
+                              "folder yet: set parallel: ddp")
         _set_trainable(model, cfg)
         return model, tokenizer
     if not isinstance(tokenizer, Tokenizer | None):  # Llama 3.2 Vision
@@ -90,18 +93,19 @@ def trained_parts(cfg: TrainConfig) -> frozenset[str]:
 
 
 def _set_trainable(model: MultimodalLlama, cfg: TrainConfig) -> None:
-    """Which parts learn. An adapter that was given and does not train further is put into the weights."""
+    """Which parts learn. An adapter that was given and does not train further stays beside the weights, frozen, and is
+    put into them where they train themselves."""
     parts = trained_parts(cfg)
     if "lora" in parts:
         _give_lora(model, cfg)
     elif cfg.adapter:
         load_skill(model, cfg.adapter)
-        if lora_modules(model):
+        if lora_modules(model) and parts & {"text", "towers"}:
             merge_lora(model, keep_base=False)
     model.set_trainable(text="text" in parts, towers="towers" in parts, bridges="bridges" in parts)
     for module in lora_modules(model).values():
         for parameter in (*module.lora_a.values(), *module.lora_b.values(), *module.lora_magnitude.values()):
-            parameter.requires_grad_(True)
+            parameter.requires_grad_("lora" in parts)
 
 
 def make_batches(

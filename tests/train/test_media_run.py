@@ -1,6 +1,7 @@
 """train.run of models that see and hear: own pictures and sounds, stages, skills, and what is wrong before a run."""
 
 import json
+import math
 import os
 import signal
 
@@ -138,6 +139,35 @@ def test_stages_go_on_from_one_another(make, tmp_path, data, base):
     moved = [float(torch.cat([(m.image_bridge.state_dict()[k] - v).flatten() for k, v in fresh.items()]).norm())
              for m in (first, second)]  # fmt: skip
     assert 0 < moved[0] and moved[0] != moved[1]
+
+
+def test_an_adapter_that_trains_no_further_stays_in_the_skill(make, tmp_path, data, base):
+    three = [*stages(data), {"name": "polish", "steps": 2, "trains": ["bridges"]}]
+    trainer = run_training(make(stages=three), quiet=True)
+    model = from_pretrained(base, dtype=torch.float32)[0]
+    load_skill(model, tmp_path / "run" / "polish" / "last")
+    trained = dict(trainer.model.named_parameters())
+    adapters = {name: p for name, p in model.named_parameters() if ".lora_" in name}
+    assert adapters and all(torch.equal(p, trained[name]) for name, p in adapters.items())
+    assert not any(p.requires_grad for name, p in trained.items() if ".lora_" in name)
+
+
+def test_shards_are_refused_before_the_run(make):
+    with pytest.raises(ConfigError, match="set parallel: ddp"):
+        run_training(make(parallel="fsdp"), quiet=True)
+
+
+@pytest.mark.parametrize("method", ["text", "pictures"])
+def test_preferences_train_by_their_method(make, data, tmp_path, text_model, method):
+    record = {"prompt": "Which colour?", "chosen": "red", "rejected": "blue"}
+    if method == "pictures":
+        record["image"] = str(data / "pictures" / "red.png")
+    (tmp_path / "pairs.jsonl").write_text((json.dumps(record) + "\n") * 4)
+    base = {"model": text_model} if method == "text" else {}
+    pairs = str(tmp_path / "pairs.jsonl")
+    trainer = run_training(make(**base, method="dpo", data=pairs, eval_data=pairs, eval_every=4, steps=8), quiet=True)
+    assert trainer.log.losses[0] == pytest.approx(math.log(2), abs=1e-4) > trainer.log.losses[-1]
+    assert (tmp_path / "run" / "best" / "adapter_model.safetensors").exists()
 
 
 @pytest.mark.parametrize("stage", [0, 1])

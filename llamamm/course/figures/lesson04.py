@@ -18,6 +18,8 @@ def turned_arrows(places: Sequence[tuple[int, int, Tensor, Tensor]]) -> None:
     for ax, (query_at, key_at, query, key) in zip(axes, places, strict=True):
         ax.add_patch(plt.Circle((0, 0), 1, fill=False, color=GREY, linewidth=1))
         start, end = (math.degrees(math.atan2(float(y), float(x))) for x, y in (query, key))
+        if (end - start) % 360 > 180:  # the short way round
+            start, end = end, start
         between = (end - start) % 360
         ax.add_patch(Wedge((0, 0), 0.45, start, start + between, color=GREEN, alpha=0.3, linewidth=0))
         middle = math.radians(start + between / 2)
