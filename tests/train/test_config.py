@@ -119,6 +119,8 @@ def test_mistakes_in_a_file_are_named_with_their_lines(tmp_path):
         ({1: 2}, "a key is a word such as 'steps', got 1"),
         ({"output": date(2024, 1, 31)}, r"output: .*\(put it into quotes\)"),
         ({"data": 7}, r"data: .*\(put it into quotes\), got 7"),
+        ({"data": [{"sorce": "a"}]}, r"data: source 0 must be a name, or \{source"),
+        ({"data": ["a", {"source": "b", "share": 0}]}, "data: source 1 must be a name"),
         ({"lora_layers": "0, 1"}, r"lora_layers: .*such as \[0, 1\]"),
         ({"seed": 2**64}, "seed: .*less than"),
         ({"adapter": "a", "method": "full"}, "adapter a .*method: lora"),
