@@ -2,13 +2,15 @@
 
     exercise 03.2 comes first: write apply_rope above, then run this cell again
 
-A cell that has failed so leaves the names undefined that it would have made. A later cell that misses one of them gets
-such a line, too. Every other error looks as it always does.
+Such a cell ends there and counts as run, so that "Run all" goes on with the next one; nbgrader alone is told of the
+error. It leaves the names undefined that it would have made, and a later cell that misses one of them gets such a
+line, too. Every other error looks as it always does.
 """
 
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -62,17 +64,22 @@ class Blanks:
         line = self.line(error)
         if line is None:
             self.usual(exc_tuple, *args, **kwargs)
-        else:
+        elif _graded():
             self.shell._showtraceback(NotImplementedError, NotImplementedError(line), [line])
+        else:
+            print(line)
 
     def after_cell(self, result: Any) -> None:
-        """Remember the names that a cell has not come to define, and forget those that are there now."""
+        """Remember the names that a cell has not come to define, forget those that are there now, and let the next
+        cell run where a blank alone is to blame."""
         names = names_made(result.info.raw_cell or "")
         found = self.blank_of(result.error_in_exec)
         for name in names:
             self.missing.pop(name, None)
             if found is not None and name not in self.shell.user_ns:
                 self.missing[name] = found[0]
+        if found is not None and not _graded():
+            result.error_in_exec = None  # Jupyter stops "Run all" where one is left
 
     def _in_cell(self, error: BaseException) -> bool:
         """Whether the name was missing in the notebook, and not somewhere in a library."""
@@ -80,6 +87,11 @@ class Blanks:
         while step is not None and step.tb_next is not None:
             step = step.tb_next
         return step is not None and step.tb_frame.f_globals is self.shell.user_ns
+
+
+def _graded() -> bool:
+    """Whether nbgrader runs the notebook: it takes a cell without an error for a right answer."""
+    return "NBGRADER_EXECUTION" in os.environ
 
 
 def blank_in(error: BaseException | None) -> str | None:

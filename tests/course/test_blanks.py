@@ -82,3 +82,14 @@ def test_set_up_twice_is_set_up_once(shell, capsys):
     assert said(shell, "raise NotImplementedError('exercise 04.2')", capsys).count("comes first") == 1
     shell.showtraceback((ValueError, ValueError("as always"), None))
     assert ": as always" in capsys.readouterr().out
+
+
+def test_a_blank_lets_the_next_cell_run_but_not_where_nbgrader_gives_points(shell, capsys, monkeypatch):
+    """Jupyter goes on after a cell whose result holds no error, and nbgrader takes such a cell for a right answer."""
+    blank = "raise NotImplementedError('exercise 04.2')"
+    assert shell.run_cell(blank).success
+    for error in ("1 / 0", "raise NotImplementedError('another')", "raise NotImplementedError"):
+        assert not shell.run_cell(error).success
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+    assert not shell.run_cell(blank).success
+    assert capsys.readouterr().out.count("exercise 04.2 comes first") == 2
