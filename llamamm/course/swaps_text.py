@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
-from llamamm.course.swap import QUESTION, real_model, swap
+from llamamm.course.swap import QUESTION, real_model, state_of, swap
 from llamamm.course.swaps_verdict import ROUNDING, SAME, Verdict, apart, distance, of_answers
 from llamamm.errors import ContextOverflowError, SamplingError
 from llamamm.generation.generate import TokenStream, pad_left
@@ -27,6 +27,7 @@ Swap = Callable[[Any], Verdict]
 QUESTIONS = (QUESTION, "What is 2 + 2?")
 N_NEW = 12  # the right answer is whole with 8
 LATER = 4  # so many tokens of a padded question come when the others are cached
+STRETCH = RopeScaling(32.0, 1.0, 4.0, 8192)
 MASK_PLACE = "llamamm.text.model.build_mask"
 
 
@@ -58,11 +59,21 @@ def new_ids(ids: list[int], n: int | None = None) -> list[int]:
     return [i for i in (int(token) for token in stream) if i not in tokenizer.stop_ids]
 
 
+def package_ids(question: str = QUESTION, n: int | None = None) -> list[int]:
+    """`new_ids` of a question to the model as it is, the same each time."""
+    return list(_package_ids(question, n or N_NEW, state_of(real_model()[0])))
+
+
+@lru_cache(maxsize=32)
+def _package_ids(question: str, n: int, _state: tuple) -> list[int]:
+    return new_ids(list(prompt(question)), n)
+
+
 @torch.no_grad()
 def greedy(answer: Any) -> Verdict:
     """00.3: the whole answer, and one that is cut after two ids."""
     model, tokenizer = real_model()
-    ids, right = list(prompt()), new_ids(list(prompt()))
+    ids, right = list(prompt()), package_ids()
 
     def answered(n: int) -> list[int]:
         return [int(i) for i in answer(lambda read: model(torch.tensor([list(read)]), last_only=True)[0, -1], ids,
@@ -146,7 +157,7 @@ def padded(answer: Any) -> Verdict:
     model, tokenizer = real_model()
     prompts = [list(prompt(question)) for question in QUESTIONS]
     alone = torch.cat([model(torch.tensor([ids]))[:, -LATER:] for ids in prompts])
-    right = [tokenizer.decode(new_ids(ids)) for ids in prompts]
+    right = [tokenizer.decode(package_ids(question)) for question in QUESTIONS]
 
     def made(n_queries: int, *, start: int = 0, padding: Tensor | None = None, **_: Any) -> Tensor | None:
         return build_mask(n_queries, start=start) if padding is None else answer(padding, start)
@@ -204,11 +215,21 @@ def _turned(freqs: Tensor) -> tuple[Tensor, str]:
     return logits, said
 
 
+def _package_turned(scaling: RopeScaling | None = None) -> tuple[Tensor, str]:
+    return _package_tables(scaling, N_NEW)
+
+
+@cache
+def _package_tables(scaling: RopeScaling | None, _n_new: int) -> tuple[Tensor, str]:
+    cfg = real_model()[0].cfg
+    return _turned(rope_frequencies(cfg.head_dim, theta=cfg.rope_theta, scaling=scaling))
+
+
 def frequencies(answer: Any) -> Verdict:
     """04.2"""
     cfg = real_model()[0].cfg
     logits, said = _turned(answer(cfg.head_dim, cfg.rope_theta))
-    right, package = _turned(rope_frequencies(cfg.head_dim, theta=cfg.rope_theta))
+    right, package = _package_turned()
     return of_answers("SmolLM2 with your rope_frequencies", apart(logits, right), said, package)
 
 
@@ -216,17 +237,17 @@ def stretched(answer: Any) -> Verdict:
     """04.5: SmolLM2 with its reach stretched from 8,192 tokens 32-fold, beside the package's stretch."""
     cfg = real_model()[0].cfg
     plain = rope_frequencies(cfg.head_dim, theta=cfg.rope_theta)
-    theirs = rope_frequencies(cfg.head_dim, theta=cfg.rope_theta, scaling=RopeScaling(32.0, 1.0, 4.0, 8192))
+    theirs = rope_frequencies(cfg.head_dim, theta=cfg.rope_theta, scaling=STRETCH)
     yours = answer(cfg.head_dim, cfg.rope_theta, 32.0, 8192)
     logits, said = _turned(yours)
-    right, package = _turned(theirs)
+    right, package = _package_turned(STRETCH)
     verdict = of_answers("SmolLM2 with your llama3_frequencies", apart(logits, right), said, package)
     off = float((yours / theirs - 1).abs().max())
     if verdict.same and off > 1e-4:
         return Verdict(False, f"{verdict.line}, but on longer texts it is not: a frequency is {100 * off:.2g}% off")
     if not verdict.same:
         return verdict
-    unstretched, alike = _turned(plain)[0], _turned(plain / 32)[0]
+    unstretched, alike = _package_turned()[0], _turned(plain / 32)[0]
     return Verdict(True, f"{verdict.line} (up to {apart(logits, unstretched):.2g} from SmolLM2 as it was; slowing all "
                          f"pairs alike moves them by {apart(alike, unstretched):.2g})")  # fmt: skip
 
@@ -260,7 +281,7 @@ def block(answer: Any) -> Verdict:
         return answer(self, x, cos, sin)
 
     ids = torch.tensor([prompt()])
-    right, package = model(ids), tokenizer.decode(new_ids(list(prompt()), 7))
+    right, package = model(ids), tokenizer.decode(package_ids(n=7))
     with patch.object(TransformerBlock, "forward", forward):
         logits, text = model(ids), ""
         if not logits.isnan().any():

@@ -10,7 +10,7 @@ from torch import nn
 import llamamm.text.attention
 import llamamm.text.model
 from llamamm import apply_rope
-from llamamm.course.swap import real_model, swap
+from llamamm.course.swap import _read, _without, real_model, swap
 from llamamm.errors import InputError
 from llamamm.text.attention import fused_attention, readable_attention
 from llamamm.text.cache import KVCache
@@ -180,3 +180,28 @@ def test_what_cannot_be_swapped_is_refused(parts, message):
 def test_a_block_must_be_a_module_class():
     with pytest.raises(InputError, match="module class"), swap(block=lambda x: x, max_new_tokens=1):
         pass
+
+
+@pytest.mark.usefixtures("three_layers")
+def test_the_model_as_it_is_is_read_once_and_one_inside_another_swap_anew(monkeypatch):
+    """What is not changed gives the same each time; inside a swap, "without" is with the outer part alone."""
+    _without.cache_clear()
+    read = []
+    monkeypatch.setattr("llamamm.course.swap._read", lambda *given: read.append(given) or _read(*given))
+    with swap(norm=right_norm, quiet=True, max_new_tokens=1):
+        pass
+    assert len(read) == 2
+    with swap(rope=left_rope, quiet=True, max_new_tokens=1) as outer:
+        assert len(read) == 3
+        with swap(norm=right_norm, quiet=True, max_new_tokens=1) as inner:
+            assert len(read) == 5
+    assert outer.logit_difference > 1 and inner.logit_difference < 1e-3 and swap.n_open == 0
+    with torch.no_grad(), swap(rope=left_rope, quiet=True, max_new_tokens=1):
+        assert len(read) == 6
+    weight = real_model()[0].norm.weight
+    before = weight.data.clone()
+    with torch.no_grad():
+        weight.zero_()
+        with swap(norm=right_norm, quiet=True, max_new_tokens=1) as report:
+            assert len(read) == 8 and report.logit_difference == 0
+        weight.copy_(before)
