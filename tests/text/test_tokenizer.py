@@ -492,7 +492,7 @@ def test_llama_3_without_ignore_merges_as_tokenizers(llama_folder, tmp_path):
     data["model"]["ignore_merges"] = False
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
     ours, theirs = Tokenizer(tmp_path), tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    texts = [text for text in token_texts(ours)[:128_000] if text not in ours.special_tokens]
+    texts = [text for text in token_texts(ours)[:128_000:3] if text not in ours.special_tokens]  # some 200 of them
     ids = [e.ids for e in theirs.encode_batch(texts, add_special_tokens=False)]
     assert [ours.encode(text) for text in texts] == ids
     assert any(len(i) > 1 for i in ids)
