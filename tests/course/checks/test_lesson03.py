@@ -708,6 +708,10 @@ def a_with(**faults):
     return lambda q, k, v, mask: a_plain(q, k, v, mask, **faults)
 
 
+def by_keys(_q, k):
+    return k.shape[2] ** 0.5
+
+
 def a_einsum_alone(q, k, v, mask):
     scores = torch.einsum("bhtd,bhsd->bhts", q, k) / q.shape[-1] ** 0.5
     return scores.masked_fill(~mask, -INF).softmax(-1) @ v
@@ -760,8 +764,8 @@ TOLD = [
      [OFFSET, "<="]),
     ("03.2", lambda n, start: torch.ones(n, start + n).triu(1) == 1, ["swapped", OFFSET], ["<="]),
     ("03.2", lambda n, start: torch.eye(n, start + n).bool(), ["itself"], ["<="]),
-    ("03.2", lambda n, start: causal_by_tril(n, start) & (torch.arange(n + start) >= start), ["cached keys come before"],
-     [OFFSET]),
+    ("03.2", lambda n, start: causal_by_tril(n, start) & (torch.arange(n + start) >= start),
+     ["cached keys come before"], [OFFSET]),
     ("03.2", lambda n, start: torch.full((n, n + start), -1e9).triu(start + 1), ["mask to add"], ["itself", "<="]),
     ("03.2", lambda n, start: torch.ones(n, n + start).tril(start - 1), [r"add \.bool", "<="], ["mask to add"]),
     ("03.2", lambda n, start: torch.ones(n + start, n + start).tril().bool(), ["only the new tokens ask"], []),  # noqa: ARG005
@@ -773,7 +777,7 @@ TOLD = [
     ("03.3", a_with(by=lambda *_: 64**0.5), ["divided by 8 here"], ["forgot to divide"]),
     ("03.3", a_with(by=lambda *_: 24.0), ["divided by 24 here"], ["forgot to divide"]),
     ("03.3", a_with(by=lambda q, k: q.shape[2] ** 0.5), ["√S or √T"], []),  # noqa: ARG005
-    ("03.3", a_with(by=lambda q, k: k.shape[2] ** 0.5), ["√S or √T"], []),
+    ("03.3", a_with(by=by_keys), ["√S or √T"], []),
     ("03.3", a_with(by=lambda q, k: q.shape[1] ** 0.5), ["root of the number of heads"], ["forgot to divide"]),  # noqa: ARG005
     ("03.3", a_with(by=lambda q, k: (q.shape[1] * q.shape[-1]) ** 0.5), ["all the numbers of a token"], []),  # noqa: ARG005
     ("03.3", a_with(by=lambda q, k: q.shape[-1] ** -0.5), ["multiplied the scores"], []),  # noqa: ARG005
@@ -784,7 +788,8 @@ TOLD = [
     ("03.3", lambda q, k, v, mask: a_plain(q, k, v, mask, fill=INF), ["NaN comes of"], [ROUND]),
     ("03.3", lambda q, k, v, mask: a_plain(q, k, v, torch.ones(q.shape[2], k.shape[2]).tril() == 1),  # noqa: ARG005
      ["mask of your own"], [QUERIES, NO_SCALE]),
-    ("03.3", lambda q, k, v, mask: attention_by_heads(q, k, v, mask).transpose(1, 2).flatten(2), ["joined the heads"], []),
+    ("03.3", lambda q, k, v, mask: attention_by_heads(q, k, v, mask).transpose(1, 2).flatten(2),
+     ["joined the heads"], []),
     ("03.3", lambda q, k, v, mask: attention_by_heads(q, k, v, mask).transpose(1, 2), ["heads in second place"], []),
     ("03.3", lambda q, k, v, mask: attend(q, k, v, mask, axis=1), ["over the heads or the texts"], [QUERIES, ROUND]),
     ("03.4", b_swapped, [PADDED], ["hide the columns"]),
