@@ -68,6 +68,8 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, faults: Sequence[s
     scores = _masked(_scores(q, k, found), mask, found)
     if "no softmax" in found:
         return scores.masked_fill(~mask, 0.0) @ v
+    if "powers" in found:
+        return scores.exp() @ v
     weights = scores.softmax(dim=-2 if "queries" in found else 1 if "heads" in found else 0 if "texts" in found else -1)
     if "late mask" in found or "late -inf" in found:
         weights = weights.masked_fill(~mask, 0.0 if "late mask" in found else -INF)
@@ -79,9 +81,9 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, faults: Sequence[s
 
 
 def _equal_scores(rng: torch.Generator) -> list[tuple]:
-    """No scale matters where all scores are 0."""
+    """No scale matters where all scores are equal."""
     return [
-        (torch.zeros(1, 1, T, D), torch.ones(1, 1, S, D), torch.randn(1, 1, S, D, generator=rng), torch.ones(T, S) == 1)
+        (torch.ones(1, 1, T, D), torch.ones(1, 1, S, D), torch.randn(1, 1, S, D, generator=rng), torch.ones(T, S) == 1)
         for T, S, D in ((1, 2, 2), (2, 3, 2), (3, 4, 8))
     ]
 
@@ -146,7 +148,7 @@ HIDDEN = {
     "no mask": "you took the mask and did not use it, so every query sees the future (masked_fill returns a new "
                "tensor; it leaves its input as it was)",
     "late mask": "you masked after the softmax, so the rows no longer sum to 1: put -inf into the scores before it",
-    "late -inf": "you masked after the softmax, where -inf is no weight: put -inf into the scores before it",
+    "late -inf": "there is -inf among your weights: put it into the scores, before the softmax (and not log_softmax)",
     "zero scores": "you set hidden scores to 0, but e to the power 0 is 1, a weight like others: use minus infinity",
     "added": "you added the mask itself: True counts as 1 there, which hides nothing. Use masked_fill with ~mask",
     "first mask": "every text gets the first text's mask: a mask of shape (B, 1, T, S) has one for each text",
@@ -158,6 +160,7 @@ AXES = dict.fromkeys(
 EVERYWHERE = {
     "late scale": "you divided by √D after the softmax: divide the scores, or the weights no longer sum to 1",
     "no softmax": "the softmax is missing: turn scores into weights that sum to 1 before you average the values",
+    "powers": "the powers are not divided by their sum: the weights of a row should sum to 1",
     "keys as values": "you average the keys: the weights apply to the values",
     "exchanged": "keys and values are exchanged: a query is compared with keys, and the weights apply to the values",
     "own mask": "you made a causal mask of your own: use the one that you are given",
@@ -195,6 +198,8 @@ def _divisor(expected: Tensor, got: Tensor, *case: Tensor) -> str | None:
     if other <= 0 or fits <= other * 1.001 or not torch.allclose(got.sum(-1), expected.sum(-1), atol=1e-3):
         return None
     by = 2 / math.log(fits / other)
+    if math.isclose(by, D**0.5, rel_tol=1e-2):
+        return None
     return f"your scores are divided by {by:.3g} here: with D = {D} it should be √D = {D**0.5:.3g}"
 
 
@@ -205,8 +210,8 @@ def _sizes_hint(error: BaseException, case: tuple) -> str | None:
     if not isinstance(error, RuntimeError | ValueError | IndexError):
         return None
     if H != K:
-        return (f"q has {H} heads here, k and v have {K}: repeat each of their heads {H // K} times "
-                f"(repeat_interleave along dim=1)")  # fmt: skip
+        return (f"q has {H} heads here, k and v have {K}: each of theirs has to be repeated {H // K} times "
+                f"(repeat_interleave along dim=1); the mask, {tuple(mask.shape)}, fits all heads as it is")  # fmt: skip
     return (f"here q is {(B, H, T, D)}, k and v are {(B, K, S, D)}, and no head is repeated: q @ k.transpose(2, 3) "
             f"gives scores of shape (B, H, T, S) = {(B, H, T, S)}, and the mask is {tuple(mask.shape)}")  # fmt: skip
 
@@ -255,12 +260,13 @@ def _try_inputs(answer: Any, case: tuple) -> dict[str, bool] | str:
     for name, ids in (("a", a), ("b", b)):
         if not isinstance(ids, Tensor) or ids.dim() != 2 or len(ids) != 1 or ids.dtype != torch.int64:
             what = f"{ids.dtype} of shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
-            return f"{name} should be a tensor of whole numbers of shape (1, T), got {what}"
+            return f"{name} should be a tensor of int64, whole numbers of shape (1, T), got {what}"
         if not ids.numel() or int(ids.min()) < 0 or int(ids.max()) >= vocab_size:
             return f"{name} should hold at least one id, all from 0 to {vocab_size - 1}, got {ids.tolist()}"
     if a.shape != b.shape:
         return (f"a has {a.shape[1]} tokens and b has {b.shape[1]}: make both texts equally long, so that the tokens "
                 f"alone differ")  # fmt: skip
+    t = t.item() if isinstance(t, Tensor) and t.numel() == 1 else t
     if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t < a.shape[1]:
         return f"t should be a position in the texts, a whole number from 0 to {a.shape[1] - 1}, got {t!r}"
     with torch.no_grad():

@@ -70,7 +70,7 @@ def _of_causal(judge: Callable[[Tensor, int], str | None]) -> Callable[[Any, tup
     return accept
 
 
-STRICT = "a token may look at itself (<=, not <)"
+STRICT = "A token may look at itself (<=, not <)"
 OFFSET = "you forgot the offset: query i stands at position start + i"
 
 
@@ -122,8 +122,8 @@ def _causal_cases(_: torch.Generator) -> list[tuple]:
     return [(1, 0), (2, 0), (1, 2), (2, 3), (4, 1), (3, 3)]
 
 
-def _form_cases(g: torch.Generator) -> list[tuple]:
-    """First a case in which a mask to add and one with the wrong numbers differ."""
+def _two_first(g: torch.Generator) -> list[tuple]:
+    """First a case in which a mask to add and one that is too strict differ from one that is all zeros."""
     return [(2, 0), *(case for case in _causal_cases(g) if case != (2, 0))]
 
 
@@ -153,8 +153,8 @@ _TURNED = (
     Mistake(_triangle("tril", lambda start: -start), _KEYS),
 )  # fmt: skip
 MASK_PROPERTIES = (
-    Property("its form", _form_cases, accept=_mask_form, hint=_positions_hint),
-    Property("a token sees itself", _causal_cases, accept=_of_causal(_itself), mistakes=_TURNED),
+    Property("its form", _two_first, accept=_mask_form, hint=_positions_hint),
+    Property("a token sees itself", _two_first, accept=_of_causal(_itself), mistakes=_TURNED),
     Property("a token sees the past", _causal_cases, accept=_of_causal(_past), mistakes=_TURNED),
     Property("nobody sees the future", _causal_cases, accept=_of_causal(_future), mistakes=_TURNED),
 )  # fmt: skip

@@ -200,8 +200,9 @@ SOFTMAX = (
     Property("each row by itself", lambda g: [(torch.zeros(2, 2),), (torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 2.0]]),),
                                               (torch.randn(2, 3, 4, 5, generator=g),)],
              (Mistake(lambda s: _shares(s, dim=None), WHOLE), *COLUMNS, *SINGLE,
-              *(Mistake(lambda s, d=d: _shares(s, dim=d), "you summed down the columns: every row, along the last "
-                        "axis, should sum to 1 (dim=-1)") for d in (0, 1, -2))),
+              *(Mistake(lambda s, d=d, of=of: _shares(s, of(s), d), "you summed down the columns: every row, along the "
+                        "last axis, should sum to 1 (dim=-1)")
+                for d in (0, 1, -2) for of in (torch.zeros_like, _largest))),
              accept=compared(softmax, _row_sums), hint=_axis_hint),
     Property("scores far from 0", lambda _: [(torch.tensor([100.0, 0.0, -5.0]),), (torch.tensor([1000.0, 999.0]),),
                                              (torch.tensor([1000.0, 0.0, 0.0]),), (torch.tensor([0.0, 89.0, 90.0]),),

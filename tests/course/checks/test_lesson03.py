@@ -95,6 +95,7 @@ RIGHT = [
     ("03.3", attention_by_heads), ("03.3", attention_without_copies), ("03.4", build_by_loops),
     ("03.4", build_by_tables), ("03.5", backward_by_matrix), ("03.5", backward_in_place), ("03.6", give_away),
     ("03.6", lambda n: (torch.tensor([[3, 4]]), torch.tensor([[3, n - 1]]), 0)),
+    ("03.6", lambda n: (torch.tensor([[3, 4]]), torch.tensor([[3, n - 1]]), torch.tensor(0))),
 ]  # fmt: skip
 
 
@@ -577,6 +578,7 @@ WRONG = [
     ("03.6", lambda _: (ids(3, 4, 5, 6), ids(3, 4), 1), ["a has 4 tokens and b has 2"]),
     ("03.6", lambda _: (ids(1, 2).float(), ids(1, 2), 0), ["whole numbers of shape"]),
     ("03.6", lambda _: (torch.tensor([1, 2]), ids(1, 2), 0), [r"whole numbers of shape \(1, T\)"]),
+    ("03.6", lambda _: (ids(1, 2).int(), ids(1, 3).int(), 0), ["int64"]),
     ("03.6", lambda _: "the prompt", ["return three things"]),
 ]  # fmt: skip
 
@@ -731,7 +733,7 @@ def b_swapped_loops(padding, start):
     return torch.tensor(rows)[:, None]
 
 
-MEAN, LEAK, REPEAT = "subtract the row's mean", "still get weight", "repeat each of their heads"
+MEAN, LEAK, REPEAT = "subtract the row's mean", "still get weight", "each of theirs has to be repeated"
 FIXED, PLACE, ZERO = "subtract a fixed number", "its index", "hidden scores to 0"
 PADDED, VALUES = "you took true to mean padding", r"take its \.values"
 TOLD = [
@@ -755,6 +757,7 @@ TOLD = [
     ("03.1", lambda s: s_some(s, s.amax(-1)), ["keepdim=True"], []),
     ("03.1", lambda s: s_some(s, max(s)), ["torch.amax"], []),
     ("03.1", lambda s: s_some(s, s.amax(0, keepdim=True)), ["each column's largest score"], []),
+    ("03.1", lambda s: softmax_like(s, s.amax(-1, keepdim=True), 0), ["summed down the columns"], []),
     ("03.1", lambda s: softmax_at_once(-s), ["goes to the smallest score"], []),
     ("03.1", lambda s: s_some(s, s.amax(-1, keepdim=True), 1e-2), ["right ratios"], []),
     ("03.1", lambda s: torch.zeros_like(s) if s.isinf().any() else softmax_at_once(s), ["only the rows"], []),
@@ -763,6 +766,7 @@ TOLD = [
     ("03.2", lambda n, start: torch.arange(n)[:, None] >= torch.arange(start, 2 * start + n), ["on the wrong side"],
      [OFFSET, "<="]),
     ("03.2", lambda n, start: torch.ones(n, start + n).triu(1) == 1, ["swapped", OFFSET], ["<="]),
+    ("03.2", lambda n, start: torch.zeros(n, start + n).bool(), ["itself"], ["<="]),
     ("03.2", lambda n, start: torch.eye(n, start + n).bool(), ["itself"], ["<="]),
     ("03.2", lambda n, start: causal_by_tril(n, start) & (torch.arange(n + start) >= start),
      ["cached keys come before"], [OFFSET]),
@@ -782,6 +786,8 @@ TOLD = [
     ("03.3", a_with(by=lambda q, k: (q.shape[1] * q.shape[-1]) ** 0.5), ["all the numbers of a token"], []),  # noqa: ARG005
     ("03.3", a_with(by=lambda q, k: q.shape[-1] ** -0.5), ["multiplied the scores"], []),  # noqa: ARG005
     ("03.3", a_with(heads=False), [REPEAT], []),
+    ("03.3", lambda q, k, v, mask: attend(q, k, v, mask & torch.ones_like(mask).triu()), [], ["are divided by"]),
+    ("03.3", lambda q, k, v, mask: attend(q, k, v, mask.expand(len(q), k.shape[1], -1, -1)), ["as it is"], []),
     ("03.3", a_einsum_alone, [REPEAT], []),
     ("03.3", lambda q, k, v, mask: a_plain(q, k, v, mask, values=lambda k, v: v[:, :1]), [REPEAT], []),  # noqa: ARG005
     ("03.3", a_with(values=lambda k, v: k), ["the weights apply to the values"], ["first key head"]),  # noqa: ARG005
