@@ -34,7 +34,7 @@ def build_mask(
 ) -> Tensor | None:
     """The mask for `n_queries` new tokens after `start` cached ones. -> (B or 1, 1, T, S), or None.
 
-    padding: (B, S) bool, True for real tokens, over cached and new tokens together.
+    padding: (B, S) bool, True for real tokens and False for padding, over cached and new tokens together.
     None means that the kernel's own rule is enough: a single query sees everything, an empty cache is plainly causal.
     Raises InputError where padding does not fit.
     """

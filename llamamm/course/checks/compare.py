@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from torch import Tensor
 
 # what rounding may leave, of the largest number
 ROUNDING = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+
+RETURN_TYPES = "torch.return_types"  # of functions that give more than one tensor, such as max along an axis
+_SEVERAL = "along an axis, it gives two things, values and indices: take its .values"
 
 
 def difference(expected: Any, got: Any, tolerance: float | None, where: str = "") -> str | None:
@@ -110,6 +114,8 @@ def describe(value: Any) -> str:
     """A value in a few words, whatever it is."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
+    if type(value).__module__ == RETURN_TYPES:
+        return f"what torch.{type(value).__name__} returns: {_SEVERAL}"
     try:
         text = " ".join(repr(value).split())
     except Exception:
@@ -144,12 +150,14 @@ def explained(error: BaseException) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """The message in one line, also where it is long or cannot be made."""
+    """The message in one line, also where it is long or cannot be made; with a hint where it puzzles beginners."""
     try:
         text = " ".join(str(error).split())
     except Exception:
         text = "(its message cannot be printed)"
-    return text if len(text) <= 300 else text[:297] + "..."
+    several = re.search(rf"{re.escape(RETURN_TYPES)}\.(max|min|median|sort|topk|mode|cummax|cummin|kthvalue)\b", text)
+    text = text if len(text) <= 300 else text[:297] + "..."
+    return f"{text} (torch.{several[1]}: {_SEVERAL})" if several else text
 
 
 def _a(layout: torch.layout) -> str:

@@ -180,12 +180,13 @@ def _told(exercise: Exercise, this: Try, answer: Any, end: float) -> str | None:
         given = f", called with {shown(given)}" if given and prop.name and len(shown(given)) <= 2 * LONG else ""
         if prop.show is not None:
             given = f", for {prop.show(cases[len(this.results)])}"
-        return _Raised.told(name, *_explain(this.error, answer), given)
+        hint = prop.hint and prop.hint(this.error, cases[len(this.results)])
+        return _Raised.told(name, *_explain(this.error, answer), given + (f". {_capital(hint)}" if hint else ""))
     here = wrong[0]
     problem, sentence = problems[here], _mistake(this, cases, expected, wrong, end)
     if prop.show is not None or prop.name and prop.run is None:
-        if isinstance(problem, Diagnosis) and not sentence:
-            problem, sentence = problem.problem, problem.sentence
+        if isinstance(problem, Diagnosis):
+            problem, sentence = problem.problem, sentence or problem.sentence
         sentence = sentence and _capital(sentence)
         if prop.show is not None:
             return f"{name}for {prop.show(cases[here])}: {problem}" + (f". {sentence}" if sentence else "")

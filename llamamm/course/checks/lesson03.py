@@ -1,8 +1,10 @@
-"""Exercises of lesson 03: softmax and its gradient, masks, grouped-query attention, a model without a mask."""
+"""Exercises of lesson 03: softmax and its gradient, masks, grouped-query attention, a model without a mask.
+
+What must hold of softmax and of masks stands in `lesson03_softmax` and `lesson03_masks`.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -11,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llamamm.course.checks.compare import difference
 from llamamm.course.checks.core import Exercise, Mistake, Property
 from llamamm.course.checks.lesson03_masks import MASK_PROPERTIES, PADDING_PROPERTIES
+from llamamm.course.checks.lesson03_softmax import BACKWARD, SOFTMAX, backward, compared, softmax, with_others
 from llamamm.text.attention import readable_attention
 from llamamm.text.config import TextConfig
 from llamamm.text.masks import build_mask, causal_mask
@@ -21,140 +25,83 @@ from llamamm.text.model import Llama3Model
 INF = math.inf
 
 
-def _with_others(faulty: Callable, faults: dict[str, str], others: Sequence[str] = ()) -> tuple[Mistake, ...]:
-    """Each of `faults` alone and together with any of `others`, so that two at once are recognised, too."""
-    groups = [group for n in range(len(others) + 1) for group in itertools.combinations(others, n)]
-    return tuple(
-        Mistake(lambda *case, f=(fault, *group): faulty(*case, f), message)
-        for group in groups for fault, message in faults.items()
-    )  # fmt: skip
-
-
-# ---- 03.1: softmax ----
-
-
-def _softmax(scores: Tensor) -> Tensor:
-    return torch.softmax(scores, dim=-1).nan_to_num(0.0)
-
-
-def _shares(scores: Tensor, shift: Tensor | float = 0.0, dim: int | tuple | None = -1) -> Tensor:
-    """e to the power of scores minus shift, as shares of its sum over `dim`."""
-    powers = (scores - shift).exp()
-    return powers / (powers.sum() if dim is None else powers.sum(dim, keepdim=True))
-
-
-def _finite(scores: Tensor) -> Tensor:
-    return scores.clamp(min=torch.finfo(scores.dtype).min)
-
-
-OVERFLOW = "e^100 is more than fp32 can hold: subtract the row's largest score before you exponentiate"
-ONE_SHIFT = ("you subtract the same number from the whole table, so nothing is left of a row whose scores are all much "
-             "lower: give each row its own largest score (dim=-1, keepdim=True)")  # fmt: skip
-EMPTY = ("the largest score of a row that sees nothing is minus infinity, and -inf minus -inf is NaN, as is 0 / 0: "
-         "there, subtract 0 instead, and divide by 1")  # fmt: skip
-WHOLE = ("you divided by the sum of the whole table: every row, along the last axis, should sum to 1 by itself "
-         "(dim=-1, keepdim=True)")  # fmt: skip
-MEAN = "you subtract the row's mean, and scores far above it still overflow: subtract the row's largest score"
-SIZE = ("you subtract the largest absolute value, so nothing is left of a row of large negative scores: subtract the "
-        "largest score itself")  # fmt: skip
-LIMIT = ("you keep the number that you subtract above a limit (clamp), so nothing is left of a row whose scores are "
-         "all far below it: subtract the row's largest score itself, and 0 only where that is -inf")  # fmt: skip
-CUT = ("you cut scores off at a limit (clamp), so that scores beyond it all get the same weight: subtract the row's "
-       "largest score from all of them instead")  # fmt: skip
-
-
-def _told(message: str, *answers: Callable) -> tuple[Mistake, ...]:
-    """Each of the answers as it is, and with zeros instead of NaN, as a learner may hide them."""
-    return tuple(Mistake(how, message) for answer in answers
-                 for how in (answer, lambda s, answer=answer: answer(s).nan_to_num(0.0)))  # fmt: skip
-
-
-def _largest(scores: Tensor) -> Tensor:
-    return scores.amax(-1, keepdim=True)
-
-
-FAR = (  # ways to write e to the power, over the sum, that fail for scores far from 0
-    *_told(OVERFLOW, _shares, lambda s: s.exp() / (s.exp().sum(-1, keepdim=True) + 1e-9)),
-    *_told(MEAN, lambda s: _shares(s, s.mean(-1, keepdim=True))),
-    *_told(SIZE, lambda s: _shares(s, s.abs().amax(-1, keepdim=True))),
-    *_told(LIMIT, lambda s: _shares(s, _largest(s).clamp(min=0.0)), lambda s: _shares(s, _largest(s).clamp(min=-80.0))),
-    *_told(CUT, lambda s: _shares(s.clamp(max=80.0)), lambda s: _shares(s.clamp(-80.0, 80.0)),
-           lambda s: _shares(s.clamp(-40.0, 40.0))),
-)  # fmt: skip
-ONE_FOR_ALL = (*_told(ONE_SHIFT, lambda s: _shares(s, s.max())), *FAR)
-
-SOFTMAX = (
-    Property("one row", lambda g: [(torch.tensor([0.0, 0.0]),), (torch.tensor([1.0, 0.0]),),
-                                   (torch.randn(5, generator=g),), (torch.tensor([3.0]),)],
-             (Mistake(torch.exp, "you returned the powers: divide them by their sum, so that they sum to 1"),
-              Mistake(lambda s: s / s.sum(), "you divided the scores themselves by their sum: exponentiate them first, "
-                      "since a score may be negative"),
-              Mistake(lambda s: torch.log_softmax(s, -1), "you returned the logarithm of the weights: exponentiate it"),
-              Mistake(torch.sigmoid, "A sigmoid looks at each score alone: divide each power by the sum of them all"),
-              Mistake(lambda s: _shares(s * math.log(2)), "you took powers of 2: softmax takes powers of e"))),
-    Property("each row by itself", lambda g: [(torch.zeros(2, 2),), (torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 2.0]]),),
-                                              (torch.randn(2, 3, 4, 5, generator=g),)],
-             (Mistake(lambda s: _shares(s, dim=None), WHOLE),
-              *(Mistake(lambda s, d=d: _shares(s, dim=d), "you summed down the columns: every row, along the last "
-                        "axis, should sum to 1 (dim=-1)") for d in (0, 1, -2)))),
-    Property("scores far from 0", lambda _: [(torch.tensor([100.0, 0.0, -5.0]),), (torch.tensor([1000.0, 999.0]),),
-                                             (torch.tensor([1000.0, 0.0, 0.0]),), (torch.tensor([-60.0, -61.0]),),
-                                             (torch.tensor([-1000.0, -1001.0]),)], FAR),
-    Property("rows of different height", lambda _: [(torch.tensor([[0.0, 0, 0], [1000, 999, 0]]),),
-                                                    (torch.tensor([[-60.0, -61], [0, 1]]),),
-                                                    (torch.tensor([[[-900.0, -901]], [[0, 1]]]),)],
-             (*ONE_FOR_ALL, Mistake(lambda s: _shares(s, _largest(s), None), WHOLE))),
-    Property("a row that sees nothing", lambda _: [(torch.full((1, 2), -INF),),
-                                                   (torch.tensor([[0.0, -INF], [-INF, -INF]]),)],
-             (Mistake(lambda s: _shares(s, _largest(s)), EMPTY),
-              Mistake(lambda s: _shares(_finite(s), _largest(_finite(s))),
-                      "A row that sees nothing should give zeros; yours shares its weight among keys it must not see"),
-              Mistake(lambda s: _shares(s, _largest(s)).nan_to_num(1.0),
-                      "A row that sees nothing should give zeros, not ones"))),
-)  # fmt: skip
-
-
 # ---- 03.3: grouped-query attention ----
 
 
+def _scores(q: Tensor, k: Tensor, faults: set[str]) -> Tensor:
+    """q (B, H, T, D), k (B, H, S, D) -> (B, H, T, S)."""
+    (H, S), D = k.shape[1:3], q.shape[-1]
+    scale = {"no scale": 1, "late scale": 1, "scale D": D, "scale S": S**0.5, "scale heads": H**0.5,
+             "scale width": (H * D) ** 0.5, "times": D**-0.5}  # fmt: skip
+    return q @ k.mT / next((scale[fault] for fault in scale if fault in faults), D**0.5)
+
+
+def _masked(scores: Tensor, mask: Tensor, faults: set[str]) -> Tensor:
+    if {"no mask", "late mask", "late -inf"} & faults:
+        return scores
+    if "added" in faults:
+        return scores + mask
+    if "first mask" in faults and mask.dim() == 4:
+        mask = mask[:1]
+    if "own mask" in faults or "own mask, no offset" in faults:
+        T, S = scores.shape[2:]
+        mask = torch.ones(T, S).tril(S - T if "own mask" in faults else 0).bool()
+    mask = mask[:, None] if "mask axis" in faults else mask
+    return scores.masked_fill(mask if "inverted" in faults else ~mask, 0.0 if "zero scores" in faults else -INF)
+
+
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, faults: Sequence[str] = ()) -> Tensor:
-    shared = torch.arange(q.shape[1]) // (q.shape[1] // k.shape[1])
-    turns = torch.arange(q.shape[1]) % k.shape[1]
-    k = k[:, turns if {"in turns", "keys in turns"} & {*faults} else shared]
-    v = v[:, turns if {"in turns", "values in turns"} & {*faults} else shared]
-    D = q.shape[-1]
-    divisor = 1.0 if {"no scale", "late scale"} & {*faults} else D if "scale D" in faults else D**0.5
-    scores = q @ k.mT / (k.shape[2] ** 0.5 if "scale S" in faults else divisor)
-    axis = -2 if "queries" in faults else -1
-    if "late mask" in faults:
-        return (scores.softmax(dim=axis) * mask) @ v
-    if "no mask" not in faults:
-        scores = scores.masked_fill(mask if "inverted" in faults else ~mask, 0.0 if "zero scores" in faults else -INF)
-    weights = scores.softmax(dim=axis)
-    return (weights / math.sqrt(D) if "late scale" in faults else weights) @ v
+    found, H, K, D = {*faults}, q.shape[1], k.shape[1], q.shape[-1]
+    order = {"near": torch.arange(H) // (H // K), "turns": torch.arange(H) % K, "first": torch.zeros(H).long()}
+    if "keys as values" in found:
+        v = k
+    elif "exchanged" in found:
+        k, v = v, k
+    if "three times" in found:
+        order = dict.fromkeys(order, torch.arange(3 * K) // 3)
+    if "mean head" in found:
+        k, v = (t.mean(1, keepdim=True).expand_as(t) for t in (k, v))
+    for fault, first in (("in turns", "turns"), ("first head", "first")):
+        order["near"] = order[first] if fault in found else order["near"]
+    k = k[:, order["turns" if "keys in turns" in found else "near"]]
+    v = v[:, order["turns" if "values in turns" in found else "near"]]
+    scores = _masked(_scores(q, k, found), mask, found)
+    if "no softmax" in found:
+        return scores.masked_fill(~mask, 0.0) @ v
+    if "powers" in found:
+        return scores.exp() @ v
+    weights = scores.softmax(dim=-2 if "queries" in found else 1 if "heads" in found else 0 if "texts" in found else -1)
+    if "late mask" in found or "late -inf" in found:
+        weights = weights.masked_fill(~mask, 0.0 if "late mask" in found else -INF)
+    if "weights alone" in found:
+        return weights
+    result = (weights / math.sqrt(D) if "late scale" in found else weights) @ v
+    result = result.transpose(1, 2) if {"heads last", "flat"} & found else result
+    return result.flatten(2) if "flat" in found else result
 
 
 def _equal_scores(rng: torch.Generator) -> list[tuple]:
-    """No scale matters where all scores are 0."""
+    """No scale matters where all scores are equal."""
     return [
-        (torch.zeros(1, 1, T, D), torch.ones(1, 1, S, D), torch.randn(1, 1, S, D, generator=rng), torch.ones(T, S) == 1)
+        (torch.ones(1, 1, T, D), torch.ones(1, 1, S, D), torch.randn(1, 1, S, D, generator=rng), torch.ones(T, S) == 1)
         for T, S, D in ((1, 2, 2), (2, 3, 2), (3, 4, 8))
     ]
 
 
-def _one_head(rng: torch.Generator) -> list[tuple]:
-    """Query n fits key n, so that the table of scores is symmetric, and either axis gives the same weights."""
-    q_k_v = [(2 * torch.eye(n, D)[None, None], torch.eye(n, D)[None, None], torch.randn(1, 1, n, D, generator=rng))
-             for n, D in ((2, 4), (3, 16))]  # fmt: skip
-    by_hand = 2 * torch.eye(2)[None, None], torch.eye(2)[None, None], torch.eye(2)[None, None]
-    return [(q, k, v, torch.ones(k.shape[2], k.shape[2]) == 1) for q, k, v in [by_hand, *q_k_v]]
+def _fitting(_: torch.Generator) -> list[tuple]:
+    """Query n fits key n, with a dot product of 2, so that the table of scores is symmetric, and either axis gives the
+    same weights; as many key heads as query heads. The values are the identity, so the result is the weights."""
+    return [
+        (*(n * torch.eye(S, D).repeat(B, H, 1, 1) for n in (2, 1, 1)), torch.ones(S, S) == 1)
+        for B, H, S, D in ((1, 1, 2, 2), (1, 3, 2, 16), (2, 2, 3, 5))
+    ]
 
 
 def _groups(_: torch.Generator) -> list[tuple]:
     """Weights that neither scale nor axis changes: one key alone, or all on key t + n for query t and key head n."""
     cases = []
     for B, H, K in ((1, 4, 2), (2, 9, 3)):
-        values = torch.arange(1.0, K + 1).view(1, K, 1, 1).repeat(B, 1, 1, 2)
+        values = torch.arange(2.0, K + 2).view(1, K, 1, 1).repeat(B, 1, 1, 2)
         cases.append((torch.zeros(B, H, 1, 2), torch.ones(B, K, 1, 2), values, torch.ones(1, 1) == 1))
         keys = torch.stack([torch.eye(K).roll(n, 0) for n in range(K)]).repeat(B, 1, 1, 1)
         same = torch.eye(K).repeat(B, K, 1, 1)
@@ -163,10 +110,11 @@ def _groups(_: torch.Generator) -> list[tuple]:
 
 
 def _hidden(_: torch.Generator) -> list[tuple]:
-    """Equal scores, so that no scale matters, and symmetric masks, so that no axis does."""
+    """Equal scores, so that no scale matters, and symmetric masks, so that no axis does. The values are the identity,
+    so the result is the weights."""
     alone, pairs = torch.eye(2).bool(), torch.block_diag(torch.ones(2, 2), torch.ones(2, 2)).bool()
     cases = []
-    for mask, score in ((alone, 0.0), (alone, -40.0), (torch.stack([torch.eye(4).bool(), pairs])[:, None], 0.0)):
+    for mask, score in ((alone, 0.0), (alone, -700.0), (torch.stack([torch.eye(4).bool(), pairs])[:, None], 0.0)):
         B, S = (len(mask) if mask.dim() == 4 else 1), mask.shape[-1]
         cases.append((torch.ones(B, 1, S, 2), torch.full((B, 1, S, 2), score), torch.eye(S).repeat(B, 1, 1, 1), mask))
     return cases
@@ -182,84 +130,105 @@ def _whole(rng: torch.Generator) -> list[tuple]:
 SCALES = {
     "no scale": "you forgot to divide the scores by √D",
     "scale D": "you divided by D: the scores' spread is √D",
-    "scale S": "you divided by √S, the number of keys: it is D, the length of a query, that makes scores large",
+    "scale S": "you divided by √S or √T, the number of keys or queries: it is D, the length of a query, that makes "
+               "scores large",
+    "scale heads": "you divided by the root of the number of heads: it is D, the length of a query, that makes scores "
+                   "large",
+    "scale width": "you divided by √(H · D), all the numbers of a token: each head has scores of its own, from D "
+                   "products",
+    "times": "you multiplied the scores by √D: divide by it",
 }
 TURNS = dict.fromkeys(
     ("in turns", "keys in turns", "values in turns"),
     "the key heads are in turns (0 1 2 0 1 2 ...), but neighbouring query heads share one (0 0 0 1 1 1 ...): "
     "repeat_interleave does that, repeat does not")  # fmt: skip
+TURNS["first head"] = "all query heads use the first key head: each group of neighbours has one of its own"
+TURNS["mean head"] = "you average the key heads: each group of neighbouring query heads has one of its own"
 HIDDEN = {
-    "no mask": "you took the mask and did not use it: every query sees the future",
+    "no mask": "you took the mask and did not use it, so every query sees the future (masked_fill returns a new "
+               "tensor; it leaves its input as it was)",
     "late mask": "you masked after the softmax, so the rows no longer sum to 1: put -inf into the scores before it",
+    "late -inf": "there is -inf among your weights: put it into the scores, before the softmax (and not log_softmax)",
     "zero scores": "you set hidden scores to 0, but e to the power 0 is 1, a weight like others: use minus infinity",
-}
-EVERYWHERE = {
+    "added": "you added the mask itself: True counts as 1 there, which hides nothing. Use masked_fill with ~mask",
+    "first mask": "every text gets the first text's mask: a mask of shape (B, 1, T, S) has one for each text",
     "inverted": "the mask is the wrong way round: True means may look, so fill where it is False (~mask)",
+}  # fmt: skip
+AXES = dict.fromkeys(
+    ("heads", "texts"), "your softmax goes over the heads or the texts: it is the keys, the last axis, whose weights "
+    "sum to 1")  # fmt: skip
+EVERYWHERE = {
     "late scale": "you divided by √D after the softmax: divide the scores, or the weights no longer sum to 1",
-}
+    "no softmax": "the softmax is missing: turn scores into weights that sum to 1 before you average the values",
+    "powers": "the powers are not divided by their sum: the weights of a row should sum to 1",
+    "keys as values": "you average the keys: the weights apply to the values",
+    "exchanged": "keys and values are exchanged: a query is compared with keys, and the weights apply to the values",
+    "own mask": "you made a causal mask of your own: use the one that you are given",
+    "own mask, no offset": "you made a causal mask of your own: use the one that you are given",
+    "three times": "you repeat the key heads a fixed number of times: it is H // K times",
+    "mask axis": "the mask needs no further axis: (T, S) and (B, 1, T, S) both fit all heads as they are",
+    "weights alone": "these are the weights: multiply them by the values",
+    "heads last": "your result is (B, T, H, D): leave the heads in second place, (B, H, T, D)",
+    "flat": "you joined the heads to (B, T, H · D): leave them apart, (B, H, T, D)",
+}  # fmt: skip
 QUERIES = {"queries": "your softmax goes over the queries: it is the keys, the last axis, whose weights sum to 1"}
+LEAK = ("keys that the mask hides still get weight: fill their scores with minus infinity before the softmax, since no "
+        "other number is low enough for all scores")  # fmt: skip
+NAN_HIDDEN = ("NaN comes of 0 · inf, of a filling with +inf, or of a softmax along the wrong axis: fill with -inf "
+              "where ~mask is True, and let the softmax go over the last axis")  # fmt: skip
+NAN = ("every key is visible here, and still there is NaN: fill with -inf where the mask is False, not where it is "
+       "True, and never multiply by infinity (0 · inf is NaN)")  # fmt: skip
 
 
-def _faults(told: dict[str, str]) -> tuple[Mistake, ...]:
-    return _with_others(_attention, told | EVERYWHERE)
+def _weights_of_hidden(_expected: Tensor, got: Tensor, *case: Tensor) -> str | None:
+    if got.isnan().any():
+        return NAN_HIDDEN
+    return LEAK if bool((got.masked_select(~case[3].expand_as(got)) > 1e-6).any()) else None
+
+
+def _not_a_number(_expected: Tensor, got: Tensor, *_case: Tensor) -> str | None:
+    return NAN if bool(got.isnan().any()) else None
+
+
+def _divisor(expected: Tensor, got: Tensor, *case: Tensor) -> str | None:
+    """What the dot product, 2, was divided by: the ratio of two weights is e to the power of the score."""
+    if got.isnan().any():
+        return NAN
+    fits, other, D = float(got[0, 0, 0, 0]), float(got[0, 0, 0, 1]), case[0].shape[-1]
+    if other <= 0 or fits <= other * 1.001 or not torch.allclose(got.sum(-1), expected.sum(-1), atol=1e-3):
+        return None
+    by = 2 / math.log(fits / other)
+    if math.isclose(by, D**0.5, rel_tol=1e-2):
+        return None
+    return f"your scores are divided by {by:.3g} here: with D = {D} it should be √D = {D**0.5:.3g}"
+
+
+def _sizes_hint(error: BaseException, case: tuple) -> str | None:
+    """What the sizes should be, where they do not fit."""
+    q, k, _, mask = case
+    (B, H, T, D), K, S = q.shape, k.shape[1], k.shape[2]
+    if not isinstance(error, RuntimeError | ValueError | IndexError):
+        return None
+    if H != K:
+        return (f"q has {H} heads here, k and v have {K}: each of theirs has to be repeated {H // K} times "
+                f"(repeat_interleave along dim=1); the mask, {tuple(mask.shape)}, fits all heads as it is")  # fmt: skip
+    return (f"here q is {(B, H, T, D)}, k and v are {(B, K, S, D)}, and no head is repeated: q @ k.transpose(2, 3) "
+            f"gives scores of shape (B, H, T, S) = {(B, H, T, S)}, and the mask is {tuple(mask.shape)}")  # fmt: skip
+
+
+def _part(name: str, cases: Callable, told: dict[str, str], why: Callable = _not_a_number) -> Property:
+    """A property that some faults break, and those that break all."""
+    return Property(name, cases, with_others(_attention, told | EVERYWHERE), hint=_sizes_hint,
+                    accept=compared(_attention, why))  # fmt: skip
 
 
 ATTENTION = (
-    Property("hidden keys", _hidden, _faults(HIDDEN)),
-    Property("the weights sum to 1 over the keys", _equal_scores, _faults(QUERIES)),
-    Property("the size of the scores", _one_head, _faults(SCALES)),
-    Property("shared key heads", _groups, _faults(TURNS)),
-    Property("all of it, on random numbers", _whole, _faults({})),
-)  # fmt: skip
-
-
-# ---- 03.5: the gradient of softmax ----
-
-
-def _backward(weights: Tensor, grad: Tensor, faults: Sequence[str] = ()) -> Tensor:
-    if "alone" in faults:
-        return weights * (1 - weights) * grad
-    product = grad if "no weights inside" in faults else grad * weights
-    if "whole table" in faults:
-        inner = product.sum()
-    elif "no keepdim" in faults:
-        inner = product.sum(-1)
-    elif "columns" in faults:
-        inner = product.sum(-2, keepdim=True)
-    else:
-        inner = (product.mean if "mean" in faults else product.sum)(-1, keepdim=True)
-    result = grad - (0 if "no sum" in faults else inner)
-    result = result if "no weights outside" in faults else weights * result
-    return -result if "sign" in faults else result
-
-
-def _rows_of_weights(rng: torch.Generator, *shape: int) -> tuple[Tensor, Tensor]:
-    return torch.randn(shape, generator=rng).softmax(-1), torch.randn(shape, generator=rng)
-
-
-ROW = {
-    "no sum": "the sum is missing: raising one score lowers all the other weights in its row, so subtract Σ g·w from g",
-    "alone": "w·(1 - w)·g counts only each weight's own rise: raising a score also lowers all the others, so subtract "
-             "Σ g·w over the row from g",
-    "no weights outside": "multiply the difference g - Σ g·w by the weight: a weight near 0 hardly moves",
-    "no weights inside": "inside the sum, multiply each g by its weight: Σ g·w is the row's weighted average of g",
-    "mean": "take the sum of g·w, not its mean: the weights sum to 1, so the sum already is an average of g",
-    "sign": "the sign is reversed: it is g minus the sum, so that a score whose g is above the average gets a positive "
-            "gradient",
-}
-TABLE = {
-    "whole table": "you summed over the whole table: each row is a softmax of its own (dim=-1)",
-    "no keepdim": "you summed along the rows, but then subtracted the sums from the columns: keep the axis "
-                  "(keepdim=True)",
-    "columns": "you summed down the columns: one softmax made one row, so sum along the last axis (dim=-1)",
-}
-BACKWARD = (
-    Property("one row", lambda g: [(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])),
-                                   (torch.tensor([0.8, 0.2]), torch.tensor([1.0, 0.0])), _rows_of_weights(g, 5)],
-             _with_others(_backward, ROW)),
-    Property("several rows", lambda g: [_rows_of_weights(g, 2, 2), _rows_of_weights(g, 4, 4),
-                                        _rows_of_weights(g, 2, 3, 4, 4)],
-             _with_others(_backward, TABLE, [fault for fault in ROW if fault not in ("no sum", "alone")])),
+    _part("hidden keys", _hidden, HIDDEN, _weights_of_hidden),
+    _part("the weights sum to 1 over the keys", _equal_scores, QUERIES | AXES),
+    _part("the size of the scores", _fitting, SCALES | AXES, _divisor),
+    _part("shared key heads", _groups, TURNS | AXES),
+    Property("all of it, on random numbers", _whole, hint=_sizes_hint, otherwise=compared(_attention),
+             accept=lambda got, case: difference(_attention(*case), got, INF)),
 )  # fmt: skip
 
 
@@ -291,12 +260,13 @@ def _try_inputs(answer: Any, case: tuple) -> dict[str, bool] | str:
     for name, ids in (("a", a), ("b", b)):
         if not isinstance(ids, Tensor) or ids.dim() != 2 or len(ids) != 1 or ids.dtype != torch.int64:
             what = f"{ids.dtype} of shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
-            return f"{name} should be a tensor of whole numbers of shape (1, T), got {what}"
+            return f"{name} should be a tensor of int64, whole numbers of shape (1, T), got {what}"
         if not ids.numel() or int(ids.min()) < 0 or int(ids.max()) >= vocab_size:
             return f"{name} should hold at least one id, all from 0 to {vocab_size - 1}, got {ids.tolist()}"
     if a.shape != b.shape:
         return (f"a has {a.shape[1]} tokens and b has {b.shape[1]}: make both texts equally long, so that the tokens "
                 f"alone differ")  # fmt: skip
+    t = t.item() if isinstance(t, Tensor) and t.numel() == 1 else t
     if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t < a.shape[1]:
         return f"t should be a position in the texts, a whole number from 0 to {a.shape[1] - 1}, got {t!r}"
     with torch.no_grad():
@@ -329,7 +299,7 @@ def _inputs(a: list[int], b: list[int], t: int) -> Any:
 
 EXERCISES: tuple[Exercise, ...] = (
     Exercise(
-        id="03.1", name="softmax", minutes=8, level="core", importance=3, reference=_softmax, properties=SOFTMAX,
+        id="03.1", name="softmax", minutes=8, level="core", importance=3, reference=softmax, properties=SOFTMAX,
         forbids=("softmax", "log_softmax", "logsumexp", "special_softmax", "special_log_softmax", "special_logsumexp"),
     ),
     Exercise(
@@ -346,7 +316,7 @@ EXERCISES: tuple[Exercise, ...] = (
         properties=PADDING_PROPERTIES,
     ),
     Exercise(
-        id="03.5", name="softmax_backward", minutes=6, level="hard", importance=2, reference=_backward,
+        id="03.5", name="softmax_backward", minutes=6, level="hard", importance=2, reference=backward,
         properties=BACKWARD, forbids=("softmax", "special_softmax", "backward", "grad"),
     ),
     Exercise(

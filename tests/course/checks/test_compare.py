@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llamamm.course.checks.compare import difference
+from llamamm.course.checks.compare import difference, text_of
 
 
 class Agreeable:
@@ -91,3 +91,26 @@ def test_an_infinite_tolerance_compares_the_form_alone(expected, got, message):
 ])  # fmt: skip
 def test_two_numbers_that_differ_are_told_with_enough_digits(expected, got, told):
     assert told in difference(expected, got, 0.0)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [lambda x: x - x.max(-1), lambda x: x.min(dim=0).exp(), lambda x: torch.exp(x.max(-1)), lambda x: x - x.topk(1),
+     lambda x: -x.sort()],
+)  # fmt: skip
+def test_what_max_gives_along_an_axis_is_explained_where_it_is_taken_for_a_tensor(use):
+    with pytest.raises((TypeError, AttributeError)) as raised:
+        use(torch.ones(2, 3))
+    assert "two things, values and indices: take its .values" in text_of(raised.value)
+
+
+def test_other_errors_are_left_as_they_are():
+    with pytest.raises(RuntimeError) as raised:
+        torch.ones(2) + torch.ones(3)
+    assert text_of(raised.value) == " ".join(str(raised.value).split())
+
+
+def test_what_max_gives_along_an_axis_is_explained_where_it_is_returned():
+    message = difference(torch.ones(2), torch.ones(2, 3).max(-1), None)
+    assert message.endswith("got what torch.max returns: along an axis, it gives two things, values and indices: take "
+                            "its .values")  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llamamm.course.checks import Exercise, Mistake, Property, check, core, exercises_of, find_exercise
-from llamamm.course.checks.core import try_answer
+from llamamm.course.checks.core import Diagnosis, try_answer
 from llamamm.course.checks.faults import fault_exercise
 from llamamm.errors import InputError
 from tests.course.checks.test_compare import Agreeable
@@ -443,3 +443,31 @@ def test_an_answer_that_spoils_its_input_spoils_no_case(lesson):
         assert not check(exercise.id, spoil)
         after = [[_frozen(case) for case in prop.inputs()] for prop in exercise.properties]
         assert after == before, exercise.id
+
+
+def test_an_error_gets_the_hint_of_its_property_and_case():
+    def rows(x):
+        return x / x.sum(-1)
+
+    def hint(error, case):
+        return f"keep the axis of {tuple(case[0].shape)}" if "must match" in str(error) else None
+
+    cases = [(torch.ones(2, 2),), (torch.ones(2, 3),)]
+    shares = Property("shares", lambda _: cases, hint=hint)
+    exercise = Exercise(id="99.8", name="rows", minutes=1, level="core", properties=(shares,),
+                        reference=lambda x: x / x.sum(-1, keepdim=True))  # fmt: skip
+    assert "Keep the axis of (2, 3)" in try_answer(exercise, rows).message
+    other = try_answer(exercise, lambda x: x.nothing).message
+    assert "no attribute 'nothing'" in other and "eep the axis" not in other.split("called with")[1]
+
+
+def test_a_mistakes_sentence_stands_for_that_of_the_result():
+    def accept(got, _case):
+        return None if got == 1 else Diagnosis.of(f"got {got}", "not one")
+
+    exercise = Exercise(
+        id="99.8", name="one", minutes=1, level="core", reference=lambda _: 1,
+        properties=(Property("one", lambda _: [(0,), (5,)], (Mistake(lambda x: x, "you returned x"),), accept=accept),),
+    )  # fmt: skip
+    assert "got 0. You returned x" in (told := try_answer(exercise, lambda x: x).message) and "ot one" not in told
+    assert "got 2. Not one" in try_answer(exercise, lambda _: 2).message

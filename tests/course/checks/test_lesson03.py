@@ -3,6 +3,7 @@
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,7 @@ RIGHT = [
     ("03.3", attention_by_heads), ("03.3", attention_without_copies), ("03.4", build_by_loops),
     ("03.4", build_by_tables), ("03.5", backward_by_matrix), ("03.5", backward_in_place), ("03.6", give_away),
     ("03.6", lambda n: (torch.tensor([[3, 4]]), torch.tensor([[3, n - 1]]), 0)),
+    ("03.6", lambda n: (torch.tensor([[3, 4]]), torch.tensor([[3, n - 1]]), torch.tensor(0))),
 ]  # fmt: skip
 
 
@@ -436,7 +438,7 @@ OVERFLOW, EMPTY, ONE_SHIFT = "more than fp32 can hold", "-inf minus -inf is NaN"
 WHOLE = "sum of the whole table"
 LIMIT, CUT, SIZE = "above a limit", "cut scores off at a limit", "largest absolute value"
 DIAGONAL = "its own key is start \\+ i, not i"
-OFFSET, ITSELF = "forgot the offset", "itself: a token may look at itself"
+OFFSET, ITSELF = "forgot the offset", "itself. a token may look at itself"
 TURNS, NO_MASK, NO_SCALE = "are in turns", "took the mask and did not use it", "forgot to divide the scores"
 LATE, ROUND, QUERIES = "masked after the softmax", "mask is the wrong way round", "goes over the queries"
 NO_SUM, KEEPDIM, WHOLE_SUM = "the sum is missing", "keep the axis", "over the whole table"
@@ -547,7 +549,7 @@ WRONG = [
     ("03.4", b_diagonal_by_eye, [DIAGONAL]),
     ("03.4", b_diagonal_by_arange, [DIAGONAL]),
     ("03.4", b_diagonal_in_a_loop, [DIAGONAL]),
-    ("03.4", b_ignores_padding, ["a padding position: hide the columns"]),
+    ("03.4", b_ignores_padding, ["a padding position. hide the columns"]),
     ("03.4", lambda padding, start: None, ["returns nothing: is the `return` missing"]),  # noqa: ARG005
     ("03.5", lambda w, g: w * g, [NO_SUM]),
     ("03.5", lambda w, g: torch.diag_embed(w).matmul(g[..., None])[..., 0], [NO_SUM]),
@@ -576,6 +578,7 @@ WRONG = [
     ("03.6", lambda _: (ids(3, 4, 5, 6), ids(3, 4), 1), ["a has 4 tokens and b has 2"]),
     ("03.6", lambda _: (ids(1, 2).float(), ids(1, 2), 0), ["whole numbers of shape"]),
     ("03.6", lambda _: (torch.tensor([1, 2]), ids(1, 2), 0), [r"whole numbers of shape \(1, T\)"]),
+    ("03.6", lambda _: (ids(1, 2).int(), ids(1, 3).int(), 0), ["int64"]),
     ("03.6", lambda _: "the prompt", ["return three things"]),
 ]  # fmt: skip
 
@@ -669,4 +672,163 @@ def test_a_mask_to_add_is_called_so_also_where_it_is_all_zeros():
 
 def test_a_missing_offset_is_told_as_that_and_not_as_a_comparison():
     message = check("03.2", lambda n_queries, start: torch.ones(n_queries, start + n_queries).tril().bool()).message
-    assert "you forgot the offset" in message and "<=" not in message
+    assert "forgot the offset" in message and "<=" not in message
+
+
+# ---- what a learner gets wrong in a way that looks like another: the right sentence, and no false one ----
+
+
+def s_some(scores, shift, more=0.0):
+    powers = (scores - shift).exp()
+    return powers / (powers.sum(-1, keepdim=True) + more)
+
+
+def s_cut_and_more(scores):
+    powers = scores.clamp(-50, 50).exp()
+    return powers / (powers.sum(-1, keepdim=True) + 1e-9)
+
+
+def s_cut_and_more_numpy(scores):
+    powers = torch.tensor(np.exp(np.clip(scores.numpy(), None, 80)))
+    return powers / (powers.sum(dim=-1)[..., None] + 1e-9)
+
+
+def s_cut_powers(scores):
+    powers = scores.exp().clamp(max=1e30)
+    return powers / (powers.sum(-1, keepdim=True) + 1e-9)
+
+
+def a_plain(q, k, v, mask, *, fill=-INF, by=None, heads=True, values=None):
+    """Attention with something else in one place."""
+    group = q.shape[1] // k.shape[1] if heads else 1
+    k, v = k.repeat_interleave(group, dim=1), (v if values is None else values(k, v)).repeat_interleave(group, dim=1)
+    scores = q @ k.mT / (math.sqrt(q.shape[-1]) if by is None else by(q, k))
+    return scores.masked_fill(~mask, fill).softmax(-1) @ v
+
+
+def a_with(**faults):
+    return lambda q, k, v, mask: a_plain(q, k, v, mask, **faults)
+
+
+def by_keys(_q, k):
+    return k.shape[2] ** 0.5
+
+
+def a_einsum_alone(q, k, v, mask):
+    scores = torch.einsum("bhtd,bhsd->bhts", q, k) / q.shape[-1] ** 0.5
+    return scores.masked_fill(~mask, -INF).softmax(-1) @ v
+
+
+def b_swapped(padding, start, *, diagonal=True, offset=True, heads=True):
+    """True taken for padding, with other faults."""
+    keys = torch.arange(padding.shape[1])
+    own = keys[start:, None]
+    mask = (keys <= (own if offset else own - start)) & ~padding[:, None]
+    mask = mask | (keys == own) if diagonal else mask
+    return mask[:, None] if heads else mask
+
+
+def b_swapped_loops(padding, start):
+    rows = [[[not p[j] and j <= i for j in range(len(p))] for i in range(start, len(p))] for p in padding.tolist()]
+    return torch.tensor(rows)[:, None]
+
+
+MEAN, LEAK, REPEAT = "subtract the row's mean", "still get weight", "each of theirs has to be repeated"
+FIXED, PLACE, ZERO = "subtract a fixed number", "its index", "hidden scores to 0"
+PADDED, VALUES = "you took true to mean padding", r"take its \.values"
+TOLD = [
+    # exercise, answer, the sentences that must come, and those that would be false
+    ("03.1", s_cut_and_more, ["get the same weight", "shares its weight"], [SIZE, OVERFLOW, MEAN]),
+    ("03.1", s_cut_and_more_numpy, [CUT], [SIZE, OVERFLOW, MEAN]),
+    ("03.1", s_cut_powers, ["get the same weight"], [SIZE, OVERFLOW, MEAN]),
+    ("03.1", lambda s: s_some(s, 100.0), [FIXED], [SIZE, OVERFLOW, MEAN]),
+    ("03.1", lambda s: s_some(s, 80.0, 1e-9), [FIXED], [SIZE, OVERFLOW, MEAN]),
+    ("03.1", lambda s: s_some(s, torch.tensor(1000.0)).nan_to_num(0), [FIXED], [SIZE, "logarithm"]),
+    ("03.1", lambda s: s_some(s, 70.0), ["one that is too small into 0"], [SIZE, OVERFLOW, MEAN]),
+    ("03.1", lambda s: s_some(s, s.argmax(-1, keepdim=True)), [PLACE], [OVERFLOW]),
+    ("03.1", lambda s: s_some(s, s.max(-1, keepdim=True)[1]), [PLACE], [OVERFLOW]),
+    ("03.1", lambda s: s_some(s, s.amin(-1, keepdim=True)), ["the row's smallest score"], [MEAN]),
+    ("03.1", lambda s: s_some(s, s.median(-1, keepdim=True).values), ["too large for fp32"], [MEAN, "smallest score"]),
+    ("03.1", lambda s: (s.double().exp() / s.double().exp().sum(-1, keepdim=True)).float(), ["fp64 only"], [MEAN]),
+    ("03.1", lambda s: s_some(s, s.max(-1)), [VALUES], []),
+    ("03.1", lambda s: torch.exp(s.max(dim=-1, keepdim=True)), [VALUES], []),
+    ("03.1", lambda s: s.max(-1).exp(), [VALUES], []),
+    ("03.1", lambda s: s.max(-1), [VALUES], []),
+    ("03.1", lambda s: s_some(s, s.amax(-1)), ["keepdim=True"], []),
+    ("03.1", lambda s: s_some(s, max(s)), ["torch.amax"], []),
+    ("03.1", lambda s: s_some(s, s.amax(0, keepdim=True)), ["each column's largest score"], []),
+    ("03.1", lambda s: softmax_like(s, s.amax(-1, keepdim=True), 0), ["summed down the columns"], []),
+    ("03.1", lambda s: softmax_at_once(-s), ["goes to the smallest score"], []),
+    ("03.1", lambda s: s_some(s, s.amax(-1, keepdim=True), 1e-2), ["right ratios"], []),
+    ("03.1", lambda s: torch.zeros_like(s) if s.isinf().any() else softmax_at_once(s), ["only the rows"], []),
+    ("03.1", lambda s: softmax_at_once(s).half(), ["torch.float16"], ["ratios"]),
+    ("03.2", lambda n, start: torch.ones(n, start + n).tril(-start) == 1, ["on the wrong side"], [OFFSET, "<="]),
+    ("03.2", lambda n, start: torch.arange(n)[:, None] >= torch.arange(start, 2 * start + n), ["on the wrong side"],
+     [OFFSET, "<="]),
+    ("03.2", lambda n, start: torch.ones(n, start + n).triu(1) == 1, ["swapped", OFFSET], ["<="]),
+    ("03.2", lambda n, start: torch.zeros(n, start + n).bool(), ["itself"], ["<="]),
+    ("03.2", lambda n, start: torch.eye(n, start + n).bool(), ["itself"], ["<="]),
+    ("03.2", lambda n, start: causal_by_tril(n, start) & (torch.arange(n + start) >= start),
+     ["cached keys come before"], [OFFSET]),
+    ("03.2", lambda n, start: torch.full((n, n + start), -1e9).triu(start + 1), ["mask to add"], ["itself", "<="]),
+    ("03.2", lambda n, start: torch.ones(n, n + start).tril(start - 1), [r"add \.bool", "<="], ["mask to add"]),
+    ("03.2", lambda n, start: torch.ones(n + start, n + start).tril().bool(), ["only the new tokens ask"], []),  # noqa: ARG005
+    ("03.2", lambda n, start: torch.arange(start, n)[:, None] >= torch.arange(n), ["new queries stand at"], []),
+    ("03.3", a_with(fill=-10.0), [LEAK], [ZERO]),
+    ("03.3", a_with(fill=-1.0), [LEAK], [ZERO]),
+    ("03.3", a_with(fill=-100.0), [LEAK], [ZERO]),
+    ("03.3", a_with(by=lambda *_: 8.0), ["divided by 8 here"], ["forgot to divide"]),
+    ("03.3", a_with(by=lambda *_: 64**0.5), ["divided by 8 here"], ["forgot to divide"]),
+    ("03.3", a_with(by=lambda *_: 24.0), ["divided by 24 here"], ["forgot to divide"]),
+    ("03.3", a_with(by=lambda q, k: q.shape[2] ** 0.5), ["√S or √T"], []),  # noqa: ARG005
+    ("03.3", a_with(by=by_keys), ["√S or √T"], []),
+    ("03.3", a_with(by=lambda q, k: q.shape[1] ** 0.5), ["root of the number of heads"], ["forgot to divide"]),  # noqa: ARG005
+    ("03.3", a_with(by=lambda q, k: (q.shape[1] * q.shape[-1]) ** 0.5), ["all the numbers of a token"], []),  # noqa: ARG005
+    ("03.3", a_with(by=lambda q, k: q.shape[-1] ** -0.5), ["multiplied the scores"], []),  # noqa: ARG005
+    ("03.3", a_with(heads=False), [REPEAT], []),
+    ("03.3", lambda q, k, v, mask: attend(q, k, v, mask & torch.ones_like(mask).triu()), [], ["are divided by"]),
+    ("03.3", lambda q, k, v, mask: attend(q, k, v, mask.expand(len(q), k.shape[1], -1, -1)), ["as it is"], []),
+    ("03.3", a_einsum_alone, [REPEAT], []),
+    ("03.3", lambda q, k, v, mask: a_plain(q, k, v, mask, values=lambda k, v: v[:, :1]), [REPEAT], []),  # noqa: ARG005
+    ("03.3", a_with(values=lambda k, v: k), ["the weights apply to the values"], ["first key head"]),  # noqa: ARG005
+    ("03.3", lambda q, k, v, mask: a_plain(q, k, v, mask, fill=INF), ["NaN comes of"], [ROUND]),
+    ("03.3", lambda q, k, v, mask: a_plain(q, k, v, torch.ones(q.shape[2], k.shape[2]).tril() == 1),  # noqa: ARG005
+     ["mask of your own"], [QUERIES, NO_SCALE]),
+    ("03.3", lambda q, k, v, mask: attention_by_heads(q, k, v, mask).transpose(1, 2).flatten(2),
+     ["joined the heads"], []),
+    ("03.3", lambda q, k, v, mask: attention_by_heads(q, k, v, mask).transpose(1, 2), ["heads in second place"], []),
+    ("03.3", lambda q, k, v, mask: attend(q, k, v, mask, axis=1), ["over the heads or the texts"], [QUERIES, ROUND]),
+    ("03.4", b_swapped, [PADDED], ["hide the columns"]),
+    ("03.4", lambda padding, start: b_swapped(padding, start, diagonal=False), [PADDED], ["hide the columns"]),
+    ("03.4", b_swapped_loops, [PADDED], ["hide the columns"]),
+    ("03.4", lambda padding, start: b_swapped(padding, start, offset=False), [PADDED], ["hide the columns", OFFSET]),
+    ("03.4", lambda padding, start: b_swapped(padding, start, heads=False), [PADDED, "axis for the heads"], []),
+    ("03.4", lambda padding, start: ~build_by_tables(padding, start), ["True and False are swapped"],
+     ["causal part is missing", "hide the columns", PADDED]),
+    ("03.4", lambda padding, start: (causal(padding, start) | padding[:, None])[:, None], ["by `or`"],
+     ["causal part is missing", "hide the columns"]),
+    ("03.4", lambda padding, start: causal(padding, start) & padding, [r"padding\[:, None, :\] is"], []),
+    ("03.4", lambda padding, start: build_by_tables(padding, 0), ["only the new tokens ask"], []),  # noqa: ARG005
+    ("03.5", lambda w, g: w * g - (g * w).sum(-1, keepdim=True), ["the whole difference"], ["multiply each g"]),
+    ("03.5", lambda w, g: w * (g - w.sum(-1, keepdim=True)), ["multiply each weight by its g"], ["multiply each g by"]),
+    ("03.5", lambda w, g: w * (g + (g * w).sum(-1, keepdim=True)), ["add the sum to g"], []),
+    ("03.5", lambda w, g: w * (g - w), ["not each weight"], []),
+    ("03.5", lambda w, g: w * (g - g.mean(-1, keepdim=True)), ["plain mean"], []),
+    ("03.5", lambda w, g: g * (w - (g * w).sum(-1, keepdim=True)), ["are exchanged"], []),
+    ("03.5", lambda w, g: (g - (g * w).sum(-1, keepdim=True)) / w, ["divided by the weight"], []),
+    ("03.5", lambda w, g: w * (g - (g * w * w).sum(-1, keepdim=True)), [], ["take the sum of g·w"]),
+    ("03.5", lambda w, g: w * (g - g.amax(-1, keepdim=True)), [], ["multiply each g by"]),
+    ("03.5", lambda w, g: w * (g - (g * w).sum(0)), ["summed down the columns"], []),
+    ("03.5", lambda w, g: w * (g - w @ g), ["matrix product"], []),
+    ("03.5", lambda w, g: w * (g - torch.dot(w, g)), ["number by number"], []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("exercise_id", "answer", "sentences", "untrue"), TOLD)
+def test_a_mistake_that_looks_like_another_hears_its_own_sentence(exercise_id, answer, sentences, untrue):
+    result = check(exercise_id, answer)
+    assert not result
+    for sentence in sentences:
+        assert re.search(sentence, result.message, re.IGNORECASE), result.message
+    for sentence in untrue:
+        assert not re.search(sentence, result.message, re.IGNORECASE), result.message
