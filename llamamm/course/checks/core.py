@@ -180,6 +180,8 @@ def _told(exercise: Exercise, this: Try, answer: Any, end: float) -> str | None:
         given = f", called with {shown(given)}" if given and prop.name and len(shown(given)) <= 2 * LONG else ""
         if prop.show is not None:
             given = f", for {prop.show(cases[len(this.results)])}"
+        if prop.hint is not None and (hint := prop.hint(this.error, cases[len(this.results)])):
+            given += f". {hint}"
         return _Raised.told(name, *_explain(this.error, answer), given)
     here = wrong[0]
     problem, sentence = problems[here], _mistake(this, cases, expected, wrong, end)
