@@ -178,7 +178,7 @@ def _blend(share: Tensor, turns: Tensor) -> str | None:
         slope, start = torch.linalg.lstsq(torch.stack((turns, torch.ones_like(turns)), -1)[inside],
                                           share[inside, None]).solution.flatten().tolist()  # fmt: skip
         if bool(((slope * turns + start).clamp(0, 1) - share).abs().max() < CLOSE):
-            none, all_ = (f"{round((end - start) / slope, 4):.3g}" for end in (0, 1))
+            none, all_ = (f"{round((end - start) / slope, 4) + 0.0:.3g}" for end in (0, 1))
             return f"The share that you keep is 0 at turn {none} and 1 at turn {all_}: it should be 0 at 1 and 1 at 4"
     i = int((turns - 2.5).abs().argmin())
     wanted = min(max(float(turns[i] - 1) / 3, 0), 1)

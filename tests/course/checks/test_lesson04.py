@@ -312,7 +312,8 @@ def blind_by_arange(head_dim, distance, has):
     turns = 1 / turns if "longer" in has else turns
     if "wavelengths" in has:
         return distance / turns
-    return turns * (PI if "half turns" in has else 1 if "no 2π" in has else 360 if "degrees" in has else 2 * PI) / distance
+    turn = PI if "half turns" in has else 1 if "no 2π" in has else 360 if "degrees" in has else 2 * PI
+    return turns * turn / distance
 
 
 def blind_by_list(head_dim, distance, has):
@@ -373,7 +374,8 @@ TOLD = {
              "steps up": "step at 4 turns", "by wavelength": "proportion to the wave", "no 2π": "2π is missing",
              "factor 8": "wrote 8 where", "factor 32": "wrote 32 where", "original": "wrote 8192",
              "half": "half their range"},
-    "04.6": {"half turns": "π for a full turn", "degrees": "360 for a full turn", "wavelengths": "These are wavelengths", "longer": "multiplied the",
+    "04.6": {"half turns": "π for a full turn", "degrees": "360 for a full turn",
+             "wavelengths": "These are wavelengths", "longer": "multiplied the",
              "no 2π": "2π is missing", "same": "speeds. 1, 2, 3", "every token": "every single token"},
 }  # fmt: skip
 TOLD["04.4"] = {**TOLD["04.3"], "other way": "has to be turned back", "by the angle": "with respect to the angle"}
@@ -391,11 +393,11 @@ SETS_APART = {
         {"64", "undivided"}, {"last", "undivided"}, {"last", "64"},  # one number stands under the exponents
         {"from one", "odd"},  # each says where the exponents begin
         {"plus", "outside"},  # each says where the minus stands
-        {"times 2π", "over 2π"}, {"plus", "wavelength"},  # wavelengths without a minus are speeds times 2π
+        {"times 2π", "over 2π"}, {"plus", "wavelength", "times 2π"},  # wavelengths without a minus are speeds times 2π
     ],
     "04.3": [
         {"other way", "no minus"},  # both are about the same two signs
-        *({"one road", other} for other in ("other way", "no minus", "overwritten")),  # without a sine
+        *({"one road", other} for other in ("other way", "no minus", "overwritten", "own columns")),  # without a sine
         {"no minus", "exchanged"},  # the same as no minus and the sine for the cosine
         {"neighbours", "neighbours in", "neighbours out", "own columns"},  # each says which numbers are a pair
         {"table", "one speed", "own columns"},  # each says which column holds a pair's angle
@@ -413,6 +415,7 @@ SETS_APART = {
         {"factor 8", "factor 32"},  # one number stands for the factor
         {"base 10,000", "base 100,000", "base 500,000"},  # one number stands for the base
         *({kind, other} for kind in ("none", "all") for other in ("new length", "turned over")),  # as with no 2π
+        *({"turned over", other} for other in ("steps down", "steps up", "by wavelength")),  # only the order shows
         {"original", "new length"},  # one number stands for the length
     ],
     "04.6": [
@@ -425,7 +428,7 @@ SETS_APART = {
 }
 SETS_APART["04.4"] = [
     *SETS_APART["04.3"],
-    {"swapped", "negated"},  # the same as the derivative with respect to the angle
+    {"swapped", "negated", "by the angle"},  # two of them are the third
 ]
 ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
 PAIRS = [
@@ -473,11 +476,11 @@ def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults,
 
 def test_a_message_names_the_property_the_smallest_input_and_both_numbers():
     message = check("04.3", answer_of("04.3", ("no minus", "heads"), 0)).message
-    assert "which way a pair turns: for ([[[[1, 2]]]], [[0.8253, 0.8253]], [[0.5646, 0.5646]])" in message
-    assert "[0, 0, 0, 0] should be -0.303949, got 1.95462. The minus is missing" in message
-    assert re.search(r"as many heads as tokens: You turned head h .*\. \[0, .*should be .*, for \(1x2x2x4 num", message)
+    assert "which way a pair turns: for ([[[[2, 5]]]], [[0.8253, 0.8253]], [[0.5646, 0.5646]])" in message
+    assert "[0, 0, 0, 0] should be -1.17254, got 4.47388. The minus is missing" in message
+    assert re.search(r"each token's own angle: You turned head h .*\. \[0, .*should be .*, for \(1x2x2x4 num", message)
     message = check("04.2", answer_of("04.2", ("half",), 0)).message
-    assert "the step from pair to pair: for (6, 50) [2] should be 0.07368, got 0.2714" in message
+    assert "the step from pair to pair: for (8, 50) [3] should be 0.05318, got 0.2306" in message
 
 
 OTHERWISE = [
@@ -506,6 +509,180 @@ def test_what_no_fault_explains_is_told_with_its_numbers(exercise, answer, messa
     result = check(exercise, answer)
     assert not result
     assert re.search(message, result.message), result.message
+
+
+# ---- what is read off a result that no planted fault explains ----
+
+
+def joined(*parts):
+    return torch.cat(parts, -1)
+
+
+def woven(a, b):
+    return torch.stack((a, b), -1).flatten(-2)
+
+
+def half(table):
+    return table[..., : table.shape[-1] // 2]
+
+
+def whole(partner):
+    """x cos + partner(a, b) sin, with a and b the halves of x."""
+    return lambda x, cos, sin: x * cos + partner(*x.chunk(2, -1)) * sin
+
+
+def by_neighbours(partner):
+    return lambda x, cos, sin: x * cos + partner(x[..., ::2], x[..., 1::2]) * sin
+
+
+def new_halves(new_a, new_b):
+    def answer(x, cos, sin):
+        a, b = x.chunk(2, -1)
+        return joined(new_a(a, b, half(cos), half(sin)), new_b(a, b, half(cos), half(sin)))
+
+    return answer
+
+
+def forth(a, b, c, s):
+    return a * c - b * s
+
+
+FORMULAS = [  # for 04.3 the sentence, for 04.4 the sentence
+    (lambda x, cos, sin: x * cos + x * sin, "new a is a·cos + a·sin: it should be a·cos − b·sin. Your new b is b·cos",
+     "gradient of a is first·cos + first·sin: it should be first·cos + second·sin"),
+    (lambda x, cos, sin: x * (cos + sin), "new a is a·cos + a·sin", "gradient of b is second·cos + second·sin"),
+    (new_halves(lambda a, _b, c, s: a * c + a * s, lambda _a, b, c, s: b * (s + c)), "new b is b·cos + b·sin",
+     "gradient of b is second·cos + second·sin: it should be −first·sin + second·cos"),
+    (new_halves(forth, lambda _a, b, _c, _s: b), "Your new b is b: it should be a·sin + b·cos",
+     "gradient of b is second: it should be"),
+    (new_halves(forth, lambda a, _b, _c, s: a * s), "Your new b is a·sin:", "gradient of b is first·sin:"),
+    (new_halves(forth, lambda a, b, c, s: b * c - a * s), "Your new b is −a·sin + b·cos: it should be a·sin + b·cos",
+     "gradient of a is first·cos − second·sin: it should be first·cos + second·sin"),
+    (new_halves(lambda a, _b, c, _s: a * c, lambda a, b, c, s: b * c - a * s), "Your new a is a·cos:",
+     "gradient of a is first·cos: it should be"),
+    (whole(lambda a, b: joined(-a, b)), "new a is a·cos − a·sin", "gradient of a is first·cos − first·sin"),
+    (lambda x, *_: x.clone(), "Your new a is a: it should be a·cos − b·sin. Your new b is b", "gradient of a is first"),
+]
+
+
+@pytest.mark.parametrize(("answer", "told", "backwards"), FORMULAS)
+def test_the_formula_of_a_pair_is_read_off_its_numbers(answer, told, backwards):
+    for exercise, sentence in (("04.3", told), ("04.4", backwards)):
+        message = check(exercise, answer).message
+        assert "which way a pair turns: " in message and sentence in message, message
+
+
+@pytest.mark.parametrize(("answer", "told"), [
+    (lambda p, a: p * math.cos(a) + p * math.sin(a), "first number is x·cos + x·sin: it should be x·cos − y·sin"),
+    (lambda p, a: torch.stack((pair_by_formula(p, a, ())[0], p[1])), "second number is y: it should be x·sin + y·cos"),
+    (lambda p, a: pair_in_place(p, a, ()) * torch.tensor([-1, 1]), "first number is −x·cos + y·sin"),
+    (lambda p, a: torch.tensor([math.cos(a), math.sin(a)], dtype=p.dtype), "all numbers: for ([2, 5], 0.7) [1] should"),
+])  # fmt: skip
+def test_the_formula_of_one_pair_is_read_only_where_one_fits(answer, told):
+    message = check("04.1", answer).message
+    assert told in message and ("Your" in message) == ("it should" in message or "number is" in told), message
+
+
+MIXED = [
+    (by_neighbours(lambda a, b: joined(-b, a)), "Number 0 of your result is made of numbers 0 and 1 of x"),
+    (whole(lambda a, b: woven(-b, a)), "Number 1 of your result is made of numbers 0 and 1 of x"),
+    (lambda x, cos, sin: x * cos + joined(-x.flip(-1).chunk(2, -1)[0], x.flip(-1).chunk(2, -1)[1]) * sin,
+     "Number 0 of your result is made of numbers 0 and 5 of x: with D = 6, the pair is 0 and 3"),
+    (lambda x, cos, sin: x * cos + joined(-x[..., 1:2], x[..., :-1]) * sin, "numbers 0 and 1 of x"),
+    (lambda x, cos, _: x.flip(-1) * cos, "Number 0 of your result is made of number 5 of x"),
+]
+
+
+@pytest.mark.parametrize("exercise", ["04.3", "04.4"])
+@pytest.mark.parametrize(("answer", "told"), MIXED)
+def test_numbers_of_different_pairs_that_meet_are_named(exercise, answer, told):
+    message = check(exercise, answer).message
+    assert "which numbers are a pair: " in message and told in message, message
+
+
+@pytest.mark.parametrize("exercise", ["04.3", "04.4"])
+@pytest.mark.parametrize(("answer", "told"), [
+    (lambda x, cos, sin: joined(forth(*x.chunk(2, -1), cos, sin), x.chunk(2, -1)[1]), "cos and sin have 6 columns"),
+    (lambda x, cos, sin: x * half(cos) + joined(*x.chunk(2, -1)[::-1]) * half(sin), "half of x goes with half of a"),
+    (lambda x, cos, sin: woven(x[..., ::2] * cos, x[..., 1::2] * sin), "and half of x has 3"),
+    (lambda x, cos, sin: x * joined(cos, cos) + x * joined(sin, sin), "cos and sin have 2 columns already"),
+    (lambda x, cos, sin: joined(*forth(*x.chunk(2), cos, sin)), "x.chunk(2, dim=-1) cuts it in half"),
+    (lambda x, cos, sin: forth(x.chunk(2)[0], x.chunk(2)[1], cos, sin), "x.chunk(2, dim=-1) cuts it in half"),
+])  # fmt: skip
+def test_an_error_of_widths_says_which_there_are(exercise, answer, told):
+    message = check(exercise, answer).message
+    assert "Error in line" in message and told in message, message
+
+
+def test_another_error_gets_no_hint():
+    assert check("04.3", lambda x, *_: x.no_such_method()).message.endswith("[[0.5646, 0.5646]])")
+
+
+def rule(keep=None, blend=None, turns=None):
+    """Llama 3's rule, with another share (of the turns), blend (of speed, share and factor) or turns."""
+    keep = keep or (lambda t: ((t - 1) / 3).clamp(0, 1))
+    blend = blend or (lambda p, k, f: k * p + (1 - k) * p / f)
+    turns = turns or (lambda p, original: original * p / (2 * PI))
+
+    def answer(head_dim, theta, factor, original):
+        plain = theta ** (-torch.arange(0, head_dim, 2).double() / head_dim)
+        return blend(plain, keep(turns(plain, original)), factor).float()
+
+    return answer
+
+
+SHARES = [
+    (rule(turns=lambda p, original: original * p / PI), "is 0 at turn 0.5 and 1 at turn 2: it should be 0 at 1"),
+    (rule(turns=lambda p, original: original * p * 2 * PI), "is 0 at turn 0.0253 and 1 at turn 0.101"),
+    (rule(turns=lambda p, _: 131_072 * p / (2 * PI)), "is 0 at turn 0.0039 and 1 at turn 0.0156"),
+    (rule(keep=lambda t: (t / 4).clamp(0, 1)), "is 0 at turn 0 and 1 at turn 4"),
+    (rule(keep=lambda t: ((t - 1) / 4).clamp(0, 1)), "is 0 at turn 1 and 1 at turn 5"),
+    (rule(keep=lambda t: (t - 1).clamp(0, 1)), "is 0 at turn 1 and 1 at turn 2"),
+    (rule(keep=lambda t: ((t - 1) / 7).clamp(0, 1)), "is 0 at turn 1 and 1 at turn 8"),
+    (rule(keep=lambda t: (t > 2.5) * 1.0), "You keep the pairs with 2.58 turns or more and slow the others down"),
+    (rule(keep=lambda t: torch.where(t > 4, 1.0, torch.where(t < 1, 0.0, 0.5)).double()), "you keep is 0.50: it"),
+    (rule(keep=lambda t: (t.log() / math.log(4)).clamp(0, 1)),
+     "At 2.58 turns the share that you keep is 0.68: it should be (2.58 − 1) / 3 = 0.53"),
+    (rule(keep=lambda t: ((t - 1) / 3).clamp(0, 4)), "fastest pair turns at 3.7 times its plain speed"),
+    (rule(blend=lambda p, k, f: k * p + p / f), "A (1 − share) is missing"),
+    (rule(blend=lambda p, k, _: k * p), "slowest pair turns at 0 times its plain speed: it should be 1 / factor"),
+    (rule(blend=lambda p, k, f: p / (k + (1 - k) * f)), "blended the wavelengths"),
+    (rule(blend=lambda _, k, f: k + (1 - k) / f), "These are the factors alone"),
+    (rule(blend=lambda p, k, f: 2 * PI / (k * p + (1 - k) * p / f)), "These are wavelengths"),
+    (lambda d, theta, factor, _: rule()(d, theta * factor, 1.0, 1), "slowest pair turns at 0.104 times"),
+    (lambda _, *rest: rule()(64, *rest), "You wrote 64, or half of it, where `head_dim` belongs"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "told"), SHARES)
+def test_what_the_rule_keeps_of_each_speed_is_read_off_its_numbers(answer, told):
+    message = check("04.5", answer).message
+    assert told in message, message
+
+
+def test_the_rule_that_readings_are_compared_with_is_right():
+    assert check("04.5", rule())
+
+
+@pytest.mark.parametrize("answer", [
+    lambda _, theta: theta ** (-torch.arange(0, 64, 2).float() / 64),
+    lambda _, theta: torch.tensor([theta ** (-i / 32) for i in range(32)]),
+    lambda head_dim, theta: torch.exp(torch.arange(32) * (-2 / head_dim) * math.log(theta)),
+])  # fmt: skip
+def test_64_written_for_the_head_dim_is_named(answer):
+    message = check("04.2", answer).message
+    assert "shape should be (4,), got (32,). You wrote 64, or half of it, where `head_dim` belongs" in message
+
+
+def test_one_frequency_for_each_number_is_named():
+    message = check("04.2", lambda d, theta: theta ** (-torch.arange(d).float() / d)).message
+    assert "head_dim / 2 of them, and yours has one for each number" in message
+
+
+def test_too_many_turns_and_speeds_below_zero_are_told_apart_from_their_likes():
+    assert "fp32 has no digits left" in check("04.6", lambda d, n: 2 * PI * 2.0 ** torch.arange(d // 2) / n).message
+    message = check("04.6", lambda d, n: -2 * PI * torch.arange(1, d // 2 + 1) / n).message
+    assert "must be positive, got -1.047" in message and "stands still" not in message
 
 
 def by_autograd(grad, cos, sin):
@@ -566,7 +743,7 @@ def test_the_blank_of_an_earlier_exercise_comes_first():
 
 def test_too_many_frequencies_are_not_taken_for_exponents_that_run_too_far():
     message = check("04.2", lambda d, theta: torch.tensor([theta ** (-2 * i / d) for i in range(d)])).message
-    assert "shape should be (3,), got (6,)" in message and "twice too far" not in message
+    assert "shape should be (4,), got (8,)" in message and "twice too far" not in message
 
 
 def test_every_fault_of_an_exercise_is_planted_here():
