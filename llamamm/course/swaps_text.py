@@ -248,8 +248,9 @@ def stretched(answer: Any) -> Verdict:
     if not verdict.same:
         return verdict
     unstretched, alike = _package_turned()[0], _turned(plain / 32)[0]
-    return Verdict(True, f"{verdict.line} (up to {apart(logits, unstretched):.2g} from SmolLM2 as it was; slowing all "
-                         f"pairs alike moves them by {apart(alike, unstretched):.2g})")  # fmt: skip
+    return Verdict(True, f"{verdict.line}. The rule itself moves SmolLM2's logits by up to "
+                         f"{apart(logits, unstretched):.2g}; slowing every pair down would move them by up to "
+                         f"{apart(alike, unstretched):.2g}")  # fmt: skip
 
 
 # ---- 05, 06: cache, block ----

@@ -268,6 +268,12 @@ def test_a_wrong_answer_shows(exercise_id, answer, words):
     assert "\n" not in str(found) and re.search(words, str(found)), str(found)
 
 
+def test_a_right_stretch_says_how_far_the_rule_moves_the_model():
+    line = str(verdict("04.5", RIGHT["04.5"]))
+    assert re.search(r": the same( up to rounding)?\. The rule itself moves SmolLM2's logits by up to 0\.\d+; slowing e"
+                     r"very pair down would move them by up to \d\d$", line), line  # fmt: skip
+
+
 def test_what_an_answer_raises_is_one_line():
     def rms_norm(*_):
         raise ZeroDivisionError("by\nnothing")

@@ -213,10 +213,11 @@ def _mistake(
     """The message of the mistake that gives the same as the learner's answer in most of the wrong cases, and where
     two do so in as many, in most of the others, too. One that does
     so in no wrong case explains nothing; in a property with a name, neither does one that would be wrong where the
-    answer is right; where many results are right (`accept`), only one that gives the same everywhere does."""
+    answer is right; where many results are right (`accept`), and in a strict property, only one that gives the same
+    everywhere does."""
     prop, best = this.property, None
     most = (0, len(this.results))  # so many of the wrong cases alike, so many of the others
-    if prop.accept:
+    if prop.accept or prop.strict:
         most = (len(wrong) - 1, len(this.results))
     elif not prop.name:  # its cases show many kinds of faults, and two kinds may agree in a few of them
         most = (len(wrong) // 2, len(this.results))

@@ -41,6 +41,14 @@ def _whole(result: Any) -> Any:
     return result
 
 
+def ratio_difference(expected: Tensor, got: Tensor) -> str | None:
+    """Where two rows of numbers differ most by their ratio, in words, or None. Below 1e-30 all are as good as 0."""
+    off = (got / expected - 1).abs().nan_to_num(nan=math.inf)
+    off[(got.abs() < 1e-30) & (expected.abs() < 1e-30)] = 0.0
+    i = int(off.argmax())
+    return f"[{i}] should be {expected[i]:.4g}, got {got[i]:.4g}" if off[i] > 1e-3 else None
+
+
 def input_stays(cases: Cases) -> Property:
     """The answer leaves the tensors that it is given as they are."""
 
@@ -64,7 +72,8 @@ def fault_exercise(
     repair: Callable[[Tensor, Tensor], Tensor | None] | None = None, form: str = "",
     run: Callable[[Any, tuple], Any] | None = None, at_once: int = AT_ONCE,
     differs: Callable[..., str | None] = difference, misshapen: Callable[..., str | None] = OTHER_FORM,
-    show: Callable[[tuple], str] | None = None, extra: tuple[Property, ...] = (), **about: Any,
+    show: Callable[[tuple], str] | None = None, hint: Callable[[BaseException, tuple], str | None] | None = None,
+    extra: tuple[Property, ...] = (), **about: Any,
 ) -> Exercise:  # fmt: skip
     """An exercise with a property for each group of faults, one for the result's form, one for all that is left.
 
@@ -74,7 +83,7 @@ def fault_exercise(
     everything: the cases in which form and numbers are compared.
     tolerance: as in `Property`, by default what rounding leaves. relative: numbers are compared by their ratio.
     repair: makes the expected form of a tensor that is nearly right. form: what to say of one that needed a repair.
-    run: how to get a result from an answer and a case; show: a case in words.
+    run: how to get a result from an answer and a case; show: a case in words; hint: what an error means.
     at_once: so many faults are looked for in one answer.
     differs, misshapen: for results other than tensors, how they differ, in words, and what is wrong with a result's
     form, so that it cannot be compared; a list of any length may be compared. extra: further properties.
@@ -83,9 +92,7 @@ def fault_exercise(
 
     def differ(expected: Any, got: Any) -> str | None:
         if relative:
-            off = (got / expected - 1).abs().nan_to_num(nan=math.inf)
-            i = int(off.argmax())
-            return f"[{i}] should be {expected[i]:.4g}, got {got[i]:.4g}" if off[i] > 1e-3 else None
+            return ratio_difference(expected, got)
         if isinstance(expected, Tensor) and tolerance is None:
             return difference(expected, got, 1e-4 if expected.dtype.itemsize > 2 else 3e-2)
         return difference(expected, got, tolerance) if differs is difference else differs(expected, got)
@@ -173,11 +180,13 @@ def fault_exercise(
     everything = once(everything)
     is_tensor = isinstance(variant(*everything(torch.Generator().manual_seed(0))[0], ()), Tensor)
     properties = (
-        *(Property(name, once(cases), accept=tell(*own), run=run, show=show, otherwise=otherwise)
+        *(Property(name, once(cases), accept=tell(*own), run=run, show=show, hint=hint,
+                   otherwise=otherwise)
           for name, (cases, *own) in groups.items()),
-        Property("shape and dtype" if is_tensor else "form", everything, accept=right_form, run=run, show=show),
+        Property("shape and dtype" if is_tensor else "form", everything, accept=right_form, run=run, show=show,
+                 hint=hint),
         Property("all numbers" if is_tensor else "all results", everything, accept=tell(None), run=run, show=show,
-                 otherwise=tell(sentences)),
+                 hint=hint, otherwise=tell(sentences)),
         *extra,
     )
     mistakes = tuple(Mistake(lambda *case, f=fault: variant(*case, (f,)), text) for fault, text in sentences.items())

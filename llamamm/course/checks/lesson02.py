@@ -90,12 +90,28 @@ def _epsilon(got: Any, case: tuple) -> str | None:
         return None  # told elsewhere
     size, expected = float(got.abs().max()), float(x.abs().max()) / (float(x.pow(2).mean()) + eps) ** 0.5
     if not x.any():
-        return None if not got.any() else f"a zero vector should stay zero, got {_numbers(got)}: epsilon is missing"
+        missing = ": epsilon is missing" * (not got.isfinite().all())
+        return f"a zero vector should stay zero, got {_numbers(got)}{missing}" if got.any() else None
     if abs(size - expected) <= 5e-3 * expected or eps == 1.0 and size < 0.9:
         return None
-    why = "epsilon is outside the square root" if size < expected else "epsilon is missing, or only a limit (clamp)"
-    wanted = _numbers(x.sign() * expected)
-    return f"the result should be {wanted}, got {_numbers(got)}: {why}; add it to the mean square, then take the root"
+    problem = f"the result should be {_numbers(x.sign() * expected)}, got {_numbers(got)}"
+    for why, divisors in _wrong_epsilons(x, eps).items():
+        if any(abs(size * d / float(x.abs().max()) - 1) <= 2e-3 for d in divisors):
+            return f"{problem}: {why}; add it to the mean square, then take the root"
+    return problem
+
+
+def _wrong_epsilons(x: Tensor, eps: float) -> dict[str, list[float]]:
+    """By what x is divided where epsilon has a wrong place, also with a sum for the mean and without the root."""
+    divisors: dict[str, list[float]] = {}
+    for square in (float(x.pow(2).mean()), float(x.pow(2).sum())):
+        for root in (square**0.5, square):
+            divisors.setdefault("epsilon is outside the square root", []).append(square**0.5 + eps)
+            divisors.setdefault("epsilon is missing, tiny, or only a limit (clamp)", []).extend((root, max(root, eps)))
+        for written in (1e-5, 1e-6, 1e-8, eps**2):
+            wrong = square + written
+            divisors.setdefault("you did not add `eps` itself", []).extend((wrong**0.5, wrong))
+    return divisors
 
 
 def _result_dtype(got: Any, case: tuple) -> str | None:
@@ -108,6 +124,8 @@ def _result_dtype(got: Any, case: tuple) -> str | None:
 def _large(got: Any, _case: tuple) -> str | None:
     if not isinstance(got, Tensor) or got.any() and got.isfinite().all():
         return None
+    if got.isinf().any():
+        return f"got {_numbers(got)}, which is not finite"
     return (f"got {_numbers(got)}: you squared in x's own dtype, fp16, where 300² overflows; turn x into fp32 first "
             f"(x.float())")  # fmt: skip
 
@@ -135,7 +153,8 @@ def _weight_after_cast(got: Any, case: tuple) -> str | None:
 def _all_cases(g: torch.Generator) -> list[tuple]:
     """Vectors whose mean is not 0, in all three dtypes."""
     rows = [(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0]), 1e-5),
-            (1 + torch.randn(3, 5, generator=g), 1 + torch.rand(5, generator=g), 1e-5)]  # fmt: skip
+            (1 + torch.randn(3, 5, generator=g), 1 + torch.rand(5, generator=g), 1e-5),
+            (1 + torch.randn(2, 3, generator=g), 1 + torch.rand(3, generator=g), 0.25)]  # fmt: skip
     short = [(1 + torch.randn(40, 64, generator=g).to(t), 1 + torch.rand(64, generator=g).to(t), 1e-5)
              for t in (torch.bfloat16, torch.float16)]  # fmt: skip
     return rows + short
@@ -185,10 +204,24 @@ RMS_NORM = Exercise(
     properties=(
         # entries that sum to 0, so that LayerNorm's subtraction does not show
         Property("a vector's size", lambda _: [_ones(*v, eps=1e-6) for v in ((3, -3), (1, 2, -3), (2, 4, -6))],
-                 mistakes=(
+                 strict=True, mistakes=(
             Mistake(_no_root, NO_ROOT), Mistake(_sum, SUM), Mistake(_sum_no_root, f"{SUM}. Also, {NO_ROOT}"),
             Mistake(lambda x, w, _eps: w * x,
                     "you only multiplied by the weight: first divide x by its root mean square"),
+            Mistake(lambda x, w, eps: w * x * (x.pow(2).mean(-1, keepdim=True) + eps).sqrt(),
+                    "you multiplied by the root mean square: divide by it"),
+            Mistake(lambda x, w, eps: w * x / (x.var(-1, keepdim=True) + eps).sqrt(),
+                    "you divided by the standard deviation, with n − 1 and without the mean: take the mean of x²"),
+            Mistake(lambda x, w, eps: w * x / (x.mean(-1, keepdim=True).pow(2) + eps).sqrt(),
+                    "you squared the mean: square first, then take the mean"),
+            Mistake(lambda x, w, eps: w * x / (x.abs().mean(-1, keepdim=True) + eps),
+                    "you took the mean of |x|: square, take the mean, then the root"),
+            Mistake(lambda x, w, eps: w * x / (x.abs().amax(-1, keepdim=True) + eps),
+                    "you divided by the largest entry: divide by the root mean square"),
+            Mistake(lambda x, _w, eps: (x.pow(2).mean(-1, keepdim=True) + eps).sqrt(),
+                    "you returned the root mean square itself: divide x by it"),
+            Mistake(lambda x, w, eps: w + x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt(),
+                    "you added the weight: multiply by it"),
         )),
         Property("the mean stays", lambda _: [_ones(1, 2, 6), _ones(11, 12, 16)], accept=_same_direction),
         Property("the weight", lambda _: [(torch.tensor([1.0, 2, 6]), torch.tensor([2.0, 0.5, -3]), 1e-5)],
@@ -197,9 +230,11 @@ RMS_NORM = Exercise(
                     "you forgot the weight: multiply each channel by its own learned number"),
             Mistake(lambda _x, w, _eps: 1 + w, "you multiplied by 1 + weight: take the weight itself"),
             Mistake(lambda _x, w, _eps: 1 / w, "you divided by the weight: multiply by it"),
+            Mistake(lambda x, w, eps: _rms_norm(w * x, torch.ones_like(w), eps),
+                    "you multiplied by the weight before you divided: divide first, so that the weight stays"),
         )),
         # an epsilon so large that the mean square hardly counts, and so neither does how it was taken
-        Property("epsilon", lambda _: [_ones(0, 0), _ones(0.01, -0.01, eps=0.9999), _ones(1, -1, eps=1.0)],
+        Property("epsilon", lambda _: [_ones(0, 0), _ones(0.01, -0.01, eps=0.9999), _ones(2, -2, eps=1.0)],
                  accept=_epsilon),
         Property("several vectors", lambda g: [
             (s * torch.randn(*shape, generator=g), torch.ones(shape[-1]), 1e-5)
@@ -292,24 +327,25 @@ def _takes_one_vector(got: tuple | str, case: tuple) -> str | None:
     return None if got == ((2,), (2,)) else f"for a single vector, return {shapes}; yours are of shape {got}"
 
 
-def _dx_of_silent(answer: Answer, case: tuple) -> Tensor:
-    """dx where grad is 0: there only the second term is left."""
-    return _dx(answer, case)[..., 1:]
-
-
 def _second_term(got: Any, case: tuple) -> str | None:
     """By what number the second term is wrong, and which faults together give that number."""
-    x, weight, eps, _ = case
-    expected = _dx_of_silent(_backward, case)
-    if not isinstance(got, Tensor) or got.shape != expected.shape:
+    x, weight, eps, grad = case
+    if not isinstance(got, Tensor) or got.shape != x.shape:
         return f"the shape of dx should be {tuple(x.shape)}"
+    first, got, expected = got[..., 0], got[..., 1:], _dx(_backward, case)[..., 1:]
     if torch.allclose(got, expected, rtol=1e-3, atol=1e-7):
         return None
     problem = f"where grad is 0, dx should still be {_numbers(expected)}, got {_numbers(got)}"
     ratio, r = got / expected, float(_scale(x, eps))
     if float(ratio.abs().max()) < 1e-6:
+        alone = grad[0] * r
+        if not any(abs(float(first / alone) - of) < 1e-3 for of in (1.0, float(weight[0]))):
+            return (f"{problem}: every entry of x changes r, and r scales the whole row, so the second term holds the "
+                    f"mean of grad · w · x over the row, not one entry's")  # fmt: skip
         return (f"{problem}: you treated the root mean square as a constant, but it depends on every entry of x; "
                 f"the second term is missing")  # fmt: skip
+    if torch.allclose(got, got[..., :1].expand_as(got), rtol=1e-3):
+        return f"{problem}: x is missing in the second term: the derivative of mean(x²) is 2x / C"
     if not torch.allclose(ratio, ratio[..., :1].expand_as(ratio), rtol=1e-3):
         return problem
     sign = "the second term has the wrong sign: a larger x makes r smaller, so subtract it"
@@ -319,6 +355,10 @@ def _second_term(got: Any, case: tuple) -> str | None:
         ("the weight is missing in the second term: it, too, contains w · grad", 1 / float(weight[0])),
         ("the second term needs r³, not r: the derivative of s^(-1/2) is -1/2 · s^(-3/2)", r**-2),
         ("the second term needs r³, not r²: s^(-3/2) is r³", r**-1),
+        ("the second term needs r³, not r⁴: s^(-3/2) is r³", r),
+        ("the mean in the second term is of w · grad · x: x is missing in it", 1 / float(x[0])),
+        ("the second term is twice as large: the 2 of the derivative of x² and the 1/2 of the root cancel", 2.0),
+        ("the second term is half as large: the 2 of the derivative of x² and the 1/2 of the root cancel", 0.5),
     ]
     for n in range(4):
         for some in itertools.combinations(faults, n):
@@ -333,14 +373,14 @@ def _backward_epsilon(got: Any, case: tuple) -> str | None:
     grad = case[-1]
     if not isinstance(got, Tensor) or got.shape != grad.shape or torch.allclose(got, 2 * grad):
         return None
-    why = "missing" if not got.isfinite().all() else "outside the root" if torch.allclose(got, 4 * grad) else "wrong"
-    return f"dx of a zero vector should be {_numbers(2 * grad)}, got {_numbers(got)}: epsilon is {why}; " \
-           f"r is (mean(x²) + ε)^(-1/2)"
+    problem = f"dx of a zero vector should be {_numbers(2 * grad)}, got {_numbers(got)}"
+    why = "missing" if not got.isfinite().all() else "outside the root" if torch.allclose(got, 4 * grad) else ""
+    return f"{problem}: epsilon is {why}; r is (mean(x²) + ε)^(-1/2)" if why else problem
 
 
 def _first_term_cases(_g: torch.Generator) -> list[tuple]:
-    """The second term is 0: grad is perpendicular to x, and all weights are equal."""
-    return [(torch.tensor([3.0, 4.0]), torch.tensor([2.0, 2.0]), 0.0, torch.tensor([4.0, -3.0]))]
+    """The second term is 0: grad is perpendicular to x, and all weights are equal. Its mean is 0, too."""
+    return [(torch.tensor([1.0, 2.0, 3.0]), torch.full((3,), 2.0), 0.0, torch.tensor([1.0, -2.0, 1.0]))]
 
 
 def _backward_rows(answer: Answer, case: tuple) -> tuple[Tensor, Tensor]:
@@ -366,6 +406,14 @@ def _no_weight_in_first(x: Tensor, _w: Tensor, eps: float, grad: Tensor) -> tupl
     return grad * _scale(x, eps), x
 
 
+ONE_ENTRY = "your second term holds one entry's grad · w · x: it needs their mean over the row"
+
+
+def _entry_by_entry(C: int) -> Answer:
+    """A second term without a mean, divided by C."""
+    return lambda x, w, eps, d: (d * w * _scale(x, eps) - x * _scale(x, eps) ** 3 * d * w * x / C, x)
+
+
 def _gradient_cases(g: torch.Generator) -> list[tuple]:
     return [(torch.randn(s, generator=g), 0.5 + torch.rand(s[-1], generator=g), 1e-5, torch.randn(s, generator=g))
             for s in ((2, 3), (3, 5), (2, 3, 4))]  # fmt: skip
@@ -382,7 +430,7 @@ BACKWARD = Exercise(
         # the other properties have none
         Property("epsilon", lambda _: [(torch.zeros(2), torch.ones(2), 0.25, torch.tensor([1.0, -2.0]))], run=_dx,
                  accept=_backward_epsilon),
-        Property("dw", _dw_cases, run=_dw, mistakes=(
+        Property("dw", _dw_cases, run=_dw, strict=True, mistakes=(
             Mistake(_wrong_dw(lambda x, _w, r, d: d * x * r),
                     "sum dw over all rows, since every row used the same weight: its shape is (C,)"),
             Mistake(_wrong_dw(lambda x, _w, r, d: (d * x * r).sum()),
@@ -397,16 +445,28 @@ BACKWARD = Exercise(
                     "the weight does not belong in dw: the derivative of w · x · r with respect to w is x · r"),
             Mistake(_wrong_dw(lambda x, _w, _r, d: _rows(d * x).sum(dim=0)),
                     "r is missing in dw: the weight multiplies the normed x, so it is x · r"),
+            Mistake(_wrong_dw(lambda x, _w, r, d: _rows(d * x * r).sum(dim=0, keepdim=True)),
+                    "dw keeps an axis of the rows: its shape is (C,), so sum without keepdim"),
+            Mistake(_wrong_dw(lambda _x, _w, r, d: _rows(d * r).sum(dim=0)),
+                    "x is missing in dw: the weight multiplies the normed x, so it is x · r"),
+            Mistake(_wrong_dw(lambda _x, _w, _r, d: _rows(d).sum(dim=0)),
+                    "the normed x is missing in dw: the weight multiplies it, so multiply grad by x · r"),
+            Mistake(_wrong_dw(lambda x, _w, r, d: _rows(d * x / r).sum(dim=0)),
+                    "you multiplied dw by the root mean square: r is 1 divided by it"),
         )),
         Property("dx, first term", _first_term_cases, run=_dx, mistakes=(
             Mistake(_no_weight_in_first,
                     "the weight is missing in dx: the gradient passes back through it first, w · grad"),
             Mistake(lambda x, w, _e, d: (d * w, x), "r is missing in dx's first term: it is w · grad · r"),
+            Mistake(lambda x, _w, _e, _d: (0 * x, x), "dx's first term is missing: it is w · grad · r"),
+            Mistake(lambda x, w, eps, d: (d * w / _scale(x, eps), x),
+                    "you multiplied dx's first term by the root mean square: r is 1 divided by it"),
+            Mistake(_entry_by_entry(1), ONE_ENTRY), Mistake(_entry_by_entry(3), ONE_ENTRY),
         )),
-        # r = 1/7: each fault multiplies by a number of its own
+        # r² = 1/65: each fault, and each two of them, multiply by a number of their own
         Property("dx, second term", lambda _: [
-            (torch.tensor([1.0, 5.0, 11.0]), torch.tensor([5.0, 1, 1]), 0.0, torch.tensor([100.0, 0, 0]))
-        ], run=_dx_of_silent, accept=_second_term),
+            (torch.tensor([7.0, 5.0, 11.0]), torch.tensor([5.0, 1, 1]), 0.0, torch.tensor([100.0, 0, 0]))
+        ], run=_dx, accept=_second_term),
         Property("several vectors", lambda g: [
             (torch.randn(s, generator=g) * torch.tensor([1.0, 10]).view(2, *[1] * (len(s) - 1)), torch.ones(s[-1]), 0.0,
              torch.randn(s, generator=g)) for s in ((2, 2), (2, 3, 4))
@@ -429,6 +489,9 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "sigmoid": (torch.sigmoid, "you used sigmoid(g) alone: silu(g) is g · sigmoid(g)"),
     "relu": (torch.relu, "you used ReLU: silu(g) is g · sigmoid(g)"),
     "gelu": (F.gelu, "you used GELU: silu(g) is g · sigmoid(g)"),
+    "fast gelu": (lambda g: F.gelu(g, approximate="tanh"), "you used GELU: silu(g) is g · sigmoid(g)"),
+    "softplus": (F.softplus, "you used softplus: silu(g) is g · sigmoid(g)"),
+    "opposite": (lambda g: g * torch.sigmoid(-g), "you took the sigmoid of −g: silu(g) is g · sigmoid(g)"),
     "tanh": (torch.tanh, "you used tanh: silu(g) is g · sigmoid(g)"),
 }
 PLACES = {
@@ -436,19 +499,36 @@ PLACES = {
     "up": "you applied silu to up: it belongs on the gate",
     "both": "you applied silu to gate and up: up stays as it is",
     "product": "you applied silu to the product of gate and up: apply it to the gate alone, then multiply",
+    "result": "you applied silu to the result: apply it to the gate",
     "none": "silu is missing: without it nothing opens or closes the gate",
+}
+MATRICES = {  # which matrix gives g, u and the result, ("gate", "up", "down") where all is right
+    ("gate", "up", ""): "`down` is missing: it leads from the hidden units back, so the hidden vector @ down.T",
+    ("gate", "", "down"): "`up` is missing: silu(x @ gate.T) is multiplied by x @ up.T",
+    ("up", "", "down"): "`gate` is missing: x @ up.T is multiplied by silu(x @ gate.T)",
+    ("gate", "gate", "down"): "you took `gate` twice: what the gate lets through is x @ up.T",
+    ("up", "up", "down"): "you took `up` twice: the gate is silu(x @ gate.T)",
 }
 ADDED = "you added gate and up: multiply them, so that the gate can close"
 
 
-def _hidden(place: str, act: Callable[[Tensor], Tensor], add: bool) -> Answer:
-    """SwiGLU with the activation in a place, and gate and up multiplied or added."""
+def _hidden(
+    place: str, act: Callable[[Tensor], Tensor], add: bool, names: tuple[str, str, str] = ("gate", "up", "down")
+) -> Answer:
+    """SwiGLU with the activation in a place, gate and up multiplied or added, and these matrices."""
 
     def answer(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-        g, u = x @ gate.T, x @ up.T
-        g, u = act(g) if place in ("gate", "both") else g, act(u) if place in ("up", "both") else u
-        hidden = g + u if add else g * u
-        return (act(hidden) if place == "product" else hidden) @ down.T
+        given = {"gate": gate, "up": up, "down": down}
+        g, u = (x @ given[name].T if name else None for name in names[:2])
+        g = act(g) if place in ("gate", "both") else g
+        if u is None:
+            hidden = g
+        else:
+            u = act(u) if place in ("up", "both") else u
+            hidden = g + u if add else g * u
+        hidden = act(hidden) if place == "product" else hidden
+        result = hidden @ down.T if names[2] else hidden
+        return act(result) if place == "result" else result
 
     return answer
 
@@ -460,7 +540,15 @@ def _hidden_mistakes() -> tuple[Mistake, ...]:
         told = [t for t in (where, what, ADDED if add else "") if t]
         if told and (place != "none" or name == "silu"):
             found.append(Mistake(_hidden(place, act, bool(add)), ". Also, ".join(told)))
-    return tuple(found)
+    for names, missing in MATRICES.items():
+        places = ["gate", "none"] if "" in names[:2] else [place for place in PLACES if place != "result"]
+        adds = (0,) if "" in names[:2] else (0, 1)
+        for place, (name, (act, what)), add in itertools.product(places, ACTIVATIONS.items(), adds):
+            if place != "none" or name == "silu":
+                told = [t for t in (missing, PLACES[place], what, ADDED if add else "") if t]
+                found.append(Mistake(_hidden(place, act, bool(add), names), ". Also, ".join(told)))
+    found.append(Mistake(lambda x, *m: x + _swiglu(x, *m), "you added x: the block does that, after the feed-forward"))
+    return tuple(sorted(found, key=lambda mistake: mistake.message.count(". Also, ")))  # of equals the simplest counts
 
 
 def _turned(*which: str) -> Answer:
@@ -481,7 +569,8 @@ def _the_right_way_round(got: Any, case: tuple) -> str | None:
             if isinstance(got, Tensor) and got.shape == made.shape and torch.allclose(got, made, rtol=1e-3):
                 wanted = f"the result should be {_numbers(_swiglu(*case))}, got {_numbers(got)}"
                 why = "a matrix has one row for each number that it produces, so write x @ matrix.T"
-                return f"{wanted}: you used {' and '.join(some)} the wrong way round; {why}"
+                turned = ", ".join((*some[:-2], " and ".join(some[-2:])))
+                return f"{wanted}: you used {turned} the wrong way round; {why}"
     return None
 
 
@@ -501,6 +590,13 @@ def _finite(got: Any, _case: tuple) -> str | None:
     return "the result is not finite: exp overflows for large numbers; write silu as g * torch.sigmoid(g)"
 
 
+def _sizes(error: BaseException, _case: tuple) -> str | None:
+    """What an error means in which sizes do not fit."""
+    fits = not any(words in str(error) for words in ("multiplied", "must match", "mismatch", "at least 1D"))
+    return None if fits else ("A matrix has one row for each number that it produces: take x @ gate.T and x @ up.T, "
+                              "multiply the two number by number, and then @ down.T")  # fmt: skip
+
+
 def _square_case(_g: torch.Generator) -> list[tuple]:
     """All g and u are large, where silu(g) is g."""
     matrices = [[[30.0, 20], [50, 40]], [[20.0, 70], [30, 60]], [[1.0, -2], [3, 1]]]
@@ -518,13 +614,13 @@ SWIGLU = Exercise(
         Property("what a unit passes on", lambda g: [
             _one_unit(2, 3), _one_unit(-1.28, -0.5), _one_unit(-4, 3),
             tuple(torch.randn(*s, generator=g) for s in ((4,), (6, 4), (6, 4), (4, 6))),
-        ], mistakes=_hidden_mistakes()),
-        Property("square matrices", _square_case, accept=_the_right_way_round),
-        Property("large gates", lambda _: [_one_unit(200, 1), _one_unit(-200, 1)], accept=_finite),
+        ], strict=True, hint=_sizes, mistakes=_hidden_mistakes()),
+        Property("square matrices", _square_case, hint=_sizes, accept=_the_right_way_round),
+        Property("large gates", lambda _: [_one_unit(200, 1), _one_unit(-200, 1)], hint=_sizes, accept=_finite),
         Property("many tokens", lambda g: [
             tuple(torch.randn(*s, generator=g) for s in ((*lead, 4), (6, 4), (6, 4), (4, 6)))
             for lead in ((2,), (2, 3))
-        ], run=_tokens_together_and_alone, accept=_tokens_apart),
+        ], run=_tokens_together_and_alone, hint=_sizes, accept=_tokens_apart),
     ),
 )  # fmt: skip
 
@@ -551,9 +647,20 @@ def _survives(got: Any, case: tuple) -> str | None:
         return f"{name} holds inf or NaN itself: fp16 ends at 65,504, stay below"
     if not x.any():
         return f"{name} is the zero vector, as fp16 stores it: it needs an entry that is not 0"
+    other = got[1] if name == "large" else got[0]
+    if _is_broken(other, name, eps) and not _is_broken(x, name, eps):
+        return "you return (small, large): large comes first, then small"
+    if _is_broken(x, name, eps):
+        return None
+    return f"{name} survives: {hint}"
+
+
+def _is_broken(x: Any, name: str, eps: float) -> bool:
+    """Whether the norm makes zeros of `large`, or nothing finite of `small`."""
+    if not isinstance(x, Tensor) or x.dtype != torch.float16 or x.shape != (4,) or not x.any():
+        return False
     out = _fp16_norm(x, eps)
-    broken = not out.any() if name == "large" else not out.isfinite().all()
-    return None if broken else f"{name} survives: {hint}"
+    return bool(x.isfinite().all()) and not (out.any() if name == "large" else out.isfinite().all())
 
 
 def _breaks(name: str, eps: float, hint: str) -> Property:

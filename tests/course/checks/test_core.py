@@ -367,6 +367,31 @@ def test_an_error_of_every_property_is_told_once_with_its_smallest_input():
         "attribute 'no_such_thing', called with ([3, 4])")
 
 
+@pytest.mark.parametrize(("strict", "told"), [(False, True), (True, False)])
+def test_in_a_strict_property_a_mistake_must_explain_all_wrong_cases(strict, told):
+    double = Property("double", lambda _: [(2,), (3,)], mistakes=(Mistake(lambda x: x * x + 1, "you squared"),),
+                      strict=strict)  # fmt: skip
+    of = Exercise(id="99.8", name="double", minutes=1, level="core", reference=lambda x: 2 * x,
+                  properties=(double, Property("again", lambda _: [(0,)])))  # fmt: skip
+    assert ("You squared" in try_answer(of, lambda x: 5 * (x > 0)).message) == told
+    assert "You squared" in try_answer(of, lambda x: x * x + (x > 0)).message
+
+
+def test_a_hint_says_what_an_error_means_where_it_knows():
+    def hint(error, case):
+        return f"Cut {len(case[0])} numbers in two" if "unpack" in str(error) else None
+
+    def halves(x):
+        a, b = x.split(len(x))
+        return a + b
+
+    plus = Property("a sum", lambda _: [(torch.ones(4),)], hint=hint)
+    of = Exercise(id="99.8", name="halves", minutes=1, level="core", reference=lambda x: x.sum(0),
+                  properties=(plus, Property("again", lambda _: [(torch.ones(2),)])))  # fmt: skip
+    assert try_answer(of, halves).message.endswith("called with ([1, 1, 1, 1]). Cut 4 numbers in two")
+    assert try_answer(of, lambda x: x.no_such_thing).message.endswith("called with ([1, 1, 1, 1])")
+
+
 def test_an_error_of_some_properties_is_told_once_also_where_its_text_differs():
     def norm(x):
         if x.dtype == torch.float16 or float(x.abs().max()) < 1:

@@ -201,6 +201,14 @@ OTHER_NORMS = [
     (lambda x, w, eps: norm(x, 1 / w, eps), "you divided by the weight"),
     (lambda x, w, _e: w * x, "you only multiplied by the weight"),
     (lambda x, w, eps: norm(x, w, eps)[..., 0], "shape"),
+    (lambda x, w, _e: norm(x, w, 1e-5), "you did not add `eps` itself"),
+    (lambda x, w, eps: norm(x, w, eps**2), "all numbers: "),
+    (lambda x, w, eps: norm(x * w, torch.ones_like(w), eps), "multiplied by the weight before you divided"),
+    (lambda x, w, eps: norm(x, torch.ones_like(w), eps) + w, "you added the weight"),
+    (lambda x, w, eps: w * (x.float().var(-1, keepdim=True) + eps).rsqrt().mul(x).to(x.dtype), "with n − 1"),
+    (lambda x, w, eps: w * (x.float() / (x.float().abs().mean(-1, keepdim=True) + eps)).to(x.dtype), "mean of |x|"),
+    (lambda x, w, eps: w * (x.float() / (x.float().abs().amax(-1, keepdim=True) + eps)).to(x.dtype), "largest entry"),
+    (lambda x, _w, eps: (x.float().pow(2).mean(-1, keepdim=True) + eps).sqrt(), "returned the root mean square itself"),
     (lambda *_: None, "rms_norm returns nothing: is the `return` missing?"),
     (lambda x, w, eps: F.rms_norm(x, w.shape, w, eps), "calls PyTorch's own rms_norm"),
     (lambda x, w, eps: torch.rms_norm(x, w.shape, w, eps), "calls PyTorch's own rms_norm"),
@@ -213,6 +221,22 @@ OTHER_NORMS = [
 def test_other_faults_of_a_norm_are_named(answer, phrase):
     result = check("02.1", answer)
     assert not result and phrase.lower() in result.message.lower(), result.message
+
+
+MULTIPLIED = [
+    lambda x, w, eps: w * (x.float() * (x.float().pow(2).mean(-1, keepdim=True) + eps).sqrt()).to(x.dtype),
+    lambda x, w, eps: w * (x.float() / torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps)).to(x.dtype),
+    lambda x, w, eps: w * (x.float() * (torch.linalg.vector_norm(x.float(), dim=-1, keepdim=True) ** 2 / x.shape[-1]
+                                        + eps) ** 0.5).to(x.dtype),
+    lambda x, w, eps: w * (x.float() / (x.float().mean(-1, keepdim=True) ** 2 + eps).sqrt()).to(x.dtype),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", MULTIPLIED)
+def test_what_is_far_too_large_is_not_blamed_on_epsilon_or_on_a_cast(answer):
+    message = check("02.1", answer).message
+    assert "multiplied by the root mean square" in message or "you squared the mean" in message.lower()
+    assert "epsilon is" not in message and "x.float()" not in message, message
 
 
 def test_a_failing_property_is_told_with_its_smallest_input():
@@ -347,6 +371,12 @@ def by_autograd_grad(x, weight, eps, grad):
     return torch.autograd.grad(norm(x, weight, eps), (x, weight), grad)
 
 
+def second_term(x, weight, eps, grad, term):
+    """A backward pass with this second term, of grad · w · x and r."""
+    dx = weight * grad * _rsqrt(x, eps) - term(grad * weight * x, _rsqrt(x, eps))
+    return dx, backward(x, weight, eps, grad)[1]
+
+
 def one_r_for_all(x, weight, eps, grad):
     r = (x.pow(2).mean() + eps).rsqrt()
     g = weight * grad
@@ -362,6 +392,17 @@ OTHER_BACKWARDS = [
     (lambda x, w, e, d: (backward(x, w, e, d)[0], (d * x * _rsqrt(x, e)).sum(-1)), "channels: sum over the rows"),
     (lambda x, w, e, d: (backward(x, w, e, d)[0], (d * x * _rsqrt(x, e)).sum(0)), "not over the first alone"),
     (lambda x, w, e, d: (backward(x, w, e, d)[0], (d * x * _rsqrt(x, e)).flatten(0, -2).mean(0)), "not their mean"),
+    (lambda x, w, e, d: (backward(x, w, e, d)[0], backward(x, w, e, d)[1][None]), "so sum without keepdim"),
+    (lambda x, w, e, d: (backward(x, w, e, d)[0], d.reshape(-1, x.shape[-1]).sum(0)), "normed x is missing in dw"),
+    (lambda x, w, e, d: (backward(x, w, e, d)[0], (d * _rsqrt(x, e)).reshape(-1, x.shape[-1]).sum(0)), "x is missing"),
+    (lambda x, w, e, d: second_term(x, w, e, d, lambda g, r: x * r**3 * g), "one entry's grad · w · x"),
+    (lambda x, w, e, d: second_term(x, w, e, d, lambda g, r: x * r**3 * g / x.shape[-1]), "one entry's grad · w · x"),
+    (lambda x, w, e, d: second_term(x, w, e, d, lambda g, r: r**3 * g.mean(-1, keepdim=True)), "derivative of mean(x"),
+    (lambda x, w, e, d: second_term(x, w, e, d, lambda g, r: 2 * x * r**3 * g.mean(-1, keepdim=True)), "twice as larg"),
+    (lambda x, w, e, d: second_term(x, w, e, d, lambda g, r: x * r**3 * g.mean(-1, keepdim=True) / 2), "half as large"),
+    (lambda x, w, e, d: second_term(x, w, e, d, lambda g, r: x * r**4 * g.mean(-1, keepdim=True)), "r³, not r⁴"),
+    (lambda x, w, e, d: second_term(x, w, e, d, lambda g, r: x * r**3 * (g / x).mean(-1, keepdim=True)), "x is missi"),
+    (lambda x, w, e, d: (backward(x, w, e, d)[0] - _rsqrt(x, e) * w * d, backward(x, w, e, d)[1]), "term is missing"),
 ]
 
 
@@ -454,16 +495,22 @@ def spelled_swiglu(spelling, *faults):
     """A SwiGLU with faults in it, in one of three spellings."""
 
     def functions(x, gate, up, down):
-        g, u = F.linear(x, gate), F.linear(x, up)
+        g, u = (F.linear(x, m) for m in _two(gate, up))
+        last = nn.Identity() if "no down" in faults else lambda hidden: F.linear(hidden, down)
         if "product" in faults:
-            return F.linear(_act(g * u, F.silu), down)
-        if "none" not in faults:
+            return last(_act(g * u, F.silu))
+        if not {"none", "result"} & {*faults}:
             act = _act(g, F.silu)
             g, u = (g, _act(u, F.silu)) if "up" in faults else (act, _act(u, F.silu) if "both" in faults else u)
-        return F.linear(g + u if "add" in faults else g * u, down)
+        if {"no up", "no gate"} & {*faults}:
+            return last(g)
+        out = last(g + u if "add" in faults else g * u)
+        return _act(out, F.silu) if "result" in faults else out
 
     def methods(x, gate, up, down):
+        gate, up = _two(gate, up)
         g, u = x.matmul(gate.t()), x.matmul(up.t())
+        down = torch.eye(len(gate)) if "no down" in faults else down
         def own(v):
             return v.mul(v.sigmoid())
 
@@ -471,25 +518,37 @@ def spelled_swiglu(spelling, *faults):
             return _act(g.mul(u), own).matmul(down.t())
         if "up" in faults:
             u = _act(u, own)
-        elif "none" not in faults:
+        elif not {"none", "result"} & {*faults}:
             g = _act(g, own)
             u = _act(u, own) if "both" in faults else u
-        return (g.add(u) if "add" in faults else g.mul(u)).matmul(down.t())
+        if {"no up", "no gate"} & {*faults}:
+            u = torch.ones_like(g)
+        out = (g.add(u) if "add" in faults else g.mul(u)).matmul(down.t())
+        return _act(out, own) if "result" in faults else out
 
     def units(x, gate, up, down):
+        gate, up = _two(gate, up)
+        down = torch.diag(torch.ones(len(up))) if "no down" in faults else down
         out = torch.zeros(*x.shape[:-1], down.shape[0])
         for n in range(len(gate)):
             g, u = (x * gate[n]).sum(-1, keepdim=True), (x * up[n]).sum(-1, keepdim=True)
             if "product" in faults:
                 out += _act(g * u, lambda v: v / (1 + (-v).exp())) * down[:, n]
                 continue
-            a = g if {"none", "up"} & {*faults} else _act(g, lambda v: v / (1 + (-v).exp()))
+            if {"no up", "no gate"} & {*faults}:
+                u = u * 0 + 1
+            a = g if {"none", "up", "result"} & {*faults} else _act(g, lambda v: v / (1 + (-v).exp()))
             b = _act(u, lambda v: v / (1 + (-v).exp())) if {"up", "both"} & {*faults} else u
             out += (a + b if "add" in faults else a * b) * down[:, n]
-        return out
+        return _act(out, lambda v: v / (1 + (-v).exp())) if "result" in faults else out
+
+    def _two(gate, up):
+        first = up if {"no gate", "up twice"} & {*faults} else gate
+        return first, gate if "gate twice" in faults else up
 
     def _act(v, silu):
-        kinds = {"sigmoid": torch.sigmoid, "relu": lambda v: v.clamp(min=0), "gelu": F.gelu, "tanh": torch.tanh}
+        kinds = {"sigmoid": torch.sigmoid, "relu": lambda v: v.clamp(min=0), "gelu": F.gelu, "tanh": torch.tanh,
+                 "softplus": F.softplus, "opposite": lambda v: v / (1 + v.exp())}
         return next((f for name, f in kinds.items() if name in faults), silu)(v)
 
     return {"functions": functions, "methods": methods, "units": units}[spelling]
@@ -498,12 +557,20 @@ def spelled_swiglu(spelling, *faults):
 GATE_FAULTS = {
     "up": "silu to up", "both": "silu to gate and up", "none": "silu is missing", "sigmoid": "used sigmoid",
     "relu": "used ReLU", "gelu": "used GELU", "tanh": "used tanh", "add": "you added gate and up",
-    "product": "to the product of",
+    "product": "to the product of", "result": "silu to the result", "softplus": "used softplus",
+    "opposite": "sigmoid of −g", "no down": "`down` is missing", "no up": "`up` is missing",
+    "no gate": "`gate` is missing", "gate twice": "took `gate` twice", "up twice": "took `up` twice",
 }  # fmt: skip
 ONE_OF = [
-    {"up", "both", "none", "product"},  # each says where silu goes
+    {"up", "both", "none", "product", "result"},  # each says where silu goes
+    {"no down", "no up", "no gate", "gate twice", "up twice"},  # each says which matrices there are
+    *({one, other} for one in ("no up", "no gate") for other in ("up", "both", "product", "add", "result")),
+    # with a single matrix there is nothing to multiply, and silu has one place
+    *({"up", other} for other in ("gate twice", "up twice")),  # silu of either of two equal numbers
+    *({"sigmoid", other} for other in ("gate twice", "up twice")),  # g · sigmoid(g) is silu(g)
+    *({"result", other} for other in ("no down", "gate twice", "up twice")),  # seldom enough
     {"add", "product"},  # silu of a product: there is nothing left to add
-    {"none", "sigmoid", "relu", "gelu", "tanh"},  # each says which function stands for silu
+    {"none", "sigmoid", "relu", "gelu", "tanh", "softplus", "opposite"},  # each says which function stands for silu
 ]
 
 
@@ -527,6 +594,11 @@ def exp_over_exp(x, gate, up, down):
 
 OTHER_GATES = [
     (exp_over_exp, "exp overflows"),
+    (lambda x, g, u, d: x + swiglu(x, g, u, d), "you added x"),
+    (lambda x, g, u, d: (F.gelu(x @ g.T, approximate="tanh") * (x @ u.T)) @ d.T, "you used GELU"),
+    (lambda x, g, u, d: (F.silu(x @ g) * (x @ u)) @ d, "used gate, up and down the wrong way round"),
+    (lambda x, g, u, d: d @ (F.silu(g @ x) * (u @ x)), "take x @ gate.T and x @ up.T"),
+    (lambda x, g, u, d: (F.silu(F.linear(x, g)) * F.linear(x, u)) * d, "and then @ down.T"),
     (lambda x, g, u, d: (F.silu(x @ g.T) * (x @ u.T)) @ d, "raised RuntimeError"),
     (lambda x, g, u, d: swiglu(x, g, u, d if d.shape[0] != d.shape[1] else d.T), "down the wrong way round"),
     (lambda x, g, u, d: swiglu(x, g if len(g) != x.shape[-1] else g.mT, u, d), "gate the wrong way round"),
@@ -541,6 +613,12 @@ OTHER_GATES = [
 def test_other_faults_of_a_feed_forward_are_named(answer, phrase):
     result = check("02.3", answer)
     assert not result and phrase.lower() in result.message.lower(), result.message
+
+
+@pytest.mark.parametrize("act", [F.leaky_relu, F.elu, F.mish, lambda g: g.softmax(-1)])
+def test_a_function_that_agrees_with_a_known_one_for_some_gates_is_not_taken_for_it(act):
+    message = check("02.3", lambda x, g, u, d: (act(x @ g.T) * (x @ u.T)) @ d.T).message
+    assert "[0] should be 5.28478" in message and "ou used" not in message and "missing" not in message, message
 
 
 # ---- 02.4: breaking_inputs ----
@@ -568,6 +646,7 @@ def test_inputs_that_break_the_norm_pass():
     (lambda: (torch.full((4,), 65_504.0).half() * 2, torch.full((4,), 1e-5).half()), ["inf or NaN itself"]),
     (pair(255.0, 1e-5), ["large survives"]), (pair(300.0, 0.01), ["small survives"]),
     (lambda: (torch.arange(4).half(), torch.arange(1, 5).half()), ["large survives", "small survives"]),
+    (lambda: pair(300.0, 1e-5)()[::-1], ["large comes first, then small"]),
     (pair(300.0, 1e-5, torch.float32), ["large is not in fp16", "small is not in fp16"]),
     (pair(255.0, 0.0), ["large survives", "small is the zero vector"]),
     (lambda: [torch.tensor([300.0] * 4), torch.tensor([1e-3] * 4).half()], ["large is not in fp16", "small survives"]),
