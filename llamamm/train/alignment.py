@@ -1,0 +1,98 @@
+"""A bridge's first lesson, without the text model: the tokens of a sound are drawn to the embeddings of what is said.
+
+    tokens of the bridge (M, C), embeddings of the transcript's words (L, C)
+    score of word k at token h: -|h - e_k|² / 2, and of "nothing here" the same with the mean of all embeddings
+    -> CTC: the transcript's probability, over all ways to lay its words along the tokens
+
+The text model then finds tokens that lie near words it knows, and has to learn little. A step costs a hundredth of one
+through the text model, so that a bridge hears its thousands of sentences in minutes.
+
+Source: connectionist temporal classification, Graves et al., ICML 2006,
+https://www.cs.toronto.edu/~graves/icml_2006.pdf. Built in notebook 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llamamm.errors import InputError, counted
+from llamamm.multimodal.model import Features, Media, MultimodalLlama
+from llamamm.train.losses import IGNORE
+from llamamm.train.media_rows import MediaObjective
+
+SHARPNESS = 4.0  # of the scores; embeddings of SmolLM2 are about 3 long
+
+
+def word_scores(tokens: Tensor, embeddings: Tensor, mean: Tensor) -> Tensor:
+    """How near each token is to "nothing here", in column 0, and to each word. (..., C), (V, C), (C,) -> (..., 1 + V).
+
+    A token's own length is the same for all words and left out: h · e - |e|² / 2.
+    """
+    places = torch.cat([mean[None], embeddings])
+    return SHARPNESS * (tokens @ places.T - places.square().sum(dim=1) / 2)
+
+
+class AlignmentObjective(MediaObjective):
+    """The summed CTC loss of a batch whose rows hold one sound each, and what is said in it as the answer.
+
+    words: ids among which the tokens are to find theirs, such as all that the data hold. stops: ids that end an answer
+    and are not said. A transcript with more words than its sound has tokens teaches nothing.
+    """
+
+    def __init__(self, model: MultimodalLlama, *, words: Sequence[int], stops: Sequence[int] = ()) -> None:
+        super().__init__(model)
+        self.stops = frozenset(stops)
+        known = sorted({*words} - self.stops)
+        if not known:
+            raise InputError("there are no words to align sounds with")
+        self._class_of = {word: n for n, word in enumerate(known, start=1)}  # 0: nothing here
+        self.register_buffer("words", torch.tensor(known), persistent=False)
+
+    def forward(
+        self, ids: Tensor, targets: Tensor, segments: Tensor | None = None, *, media: Media | None = None,
+        features: Features | None = None,
+    ) -> Tensor:  # fmt: skip
+        """ids, targets (B, T), one row a sound -> scalar, fp32. Raises InputError for rows of any other kind."""
+        if features is None:
+            features = self.model.perceive(media or Media())
+        n_sounds = 0 if features.sounds is None else len(features.sounds)
+        if segments is not None or features.images is not None or n_sounds != len(ids):
+            raise InputError(f"alignment reads one sound a row and no picture; {counted(len(ids), 'row')} came with "
+                             f"{counted(n_sounds, 'sound')}")
+        tokens, mask = self.model.bridged(features)["audio"]  # (B, M, C), (B, M)
+        table = self.model.embed_tokens.weight.float()
+        scores = word_scores(tokens.float(), table[self.words], table.mean(dim=0))
+        said = [self._classes(row) for row in targets.tolist()]
+        lengths = torch.tensor([len(row) for row in said], device=ids.device)
+        loss = F.ctc_loss(
+            scores.log_softmax(dim=-1).transpose(0, 1), torch.tensor(sum(said, []), device=ids.device),
+            mask.sum(dim=1), lengths, reduction="sum", zero_infinity=True,
+        )  # fmt: skip
+        self.used.add("audio_bridge")
+        return loss + 0.0 * sum(p.sum() for p in self.model.added_parameters() if p.requires_grad)
+
+    def _classes(self, targets: Sequence[int]) -> list[int]:
+        """The words of a row's answer, as the columns of the scores."""
+        said = [word for word in targets if word != IGNORE and word not in self.stops]
+        if unknown := [word for word in said if word not in self._class_of]:
+            raise InputError(f"the answer holds the word {unknown[0]}, which is not among those to align with")
+        return [self._class_of[word] for word in said]
+
+
+@torch.no_grad()
+def nearest_words(model: MultimodalLlama, tokens: Tensor, mask: Tensor, words: Sequence[int]) -> list[list[int]]:
+    """What tokens lie nearest to, read as CTC reads: what repeats once, without "nothing here".
+
+    tokens (n, M, C) and mask (n, M) from `model.bridged`; words: ids to choose among -> ids for each of the n.
+    """
+    chosen, table = torch.tensor(sorted(set(words)), device=tokens.device), model.embed_tokens.weight.float()
+    best = word_scores(tokens.float(), table[chosen], table.mean(dim=0)).argmax(dim=-1)  # (n, M)
+    read = []
+    for row, real in zip(best, mask, strict=True):
+        once = torch.unique_consecutive(row[real])
+        read.append(chosen[once[once > 0] - 1].tolist())
+    return read
