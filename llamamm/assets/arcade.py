@@ -30,6 +30,7 @@ from llamamm.files import write_file
 
 FILES = (*(f"{kind}/{file}" for kind in ("sprites", "sounds") for file in FOLDER_FILES), "LICENSE.txt")
 ONE_IN = 6  # families of sprites that are held out
+ASKED = "Which sound is it?"  # in training; of speech it would be what is said
 ROOT = "arcade/resources/assets"
 FOLDERS = "alien|animated_characters|cards|enemies|items|pinball|space_shooter|tiles|topdown_tanks"  # of sprites
 
@@ -171,7 +172,7 @@ def _sounds(archive: ZipFile) -> list[File]:
         file = PurePosixPath(path)
         if str(file.parent) == f"{ROOT}/sounds" and file.suffix == ".wav" and (found := sound_name(file.stem)):
             (name, take), kind = found, file.stem.rstrip("0123456789")
-            record = {"file_name": file.name, "text": name, "family": name, "new": ""}
+            record = {"file_name": file.name, "question": ASKED, "text": name, "family": name, "new": ""}
             files.append((path, record, take in HELD_OUT[kind]))
     return files
 

