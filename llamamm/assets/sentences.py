@@ -39,8 +39,8 @@ from llamamm.assets.corpora import CREDITS, question_key, read_dialogues, read_w
 from llamamm.assets.media_folders import FILES as FOLDER_FILES
 from llamamm.assets.media_folders import Record, read_sides, write_side
 from llamamm.assets.splits import held_out
-from llamamm.assets.spoken_words import ACCENTS, PITCHES, speak, trimmed
 from llamamm.assets.spoken_words import TEST_VOICES as HELD_OUT_VOICES
+from llamamm.assets.spoken_words import speak, trimmed
 from llamamm.files import write_file
 from llamamm.senses.waves import RATE, wav_bytes
 
@@ -54,7 +54,9 @@ TRAIN_VOICES = ("Alex", "Andy", "Annie", "Denis", "Diogo", "Gene", "Henrique", "
                 "Michael", "Reed", "anika", "antonio", "benjamin", "boris", "caleb", "david", "ed", "f1", "f2", "f3",
                 "f5", "grandpa", "m1", "m3", "m4", "miguel", "rob", "shelby")  # fmt: skip
 TEST_VOICES = tuple(voice for voice in HELD_OUT_VOICES if voice != "Alicia")
-SPEEDS = (160, 185, 170, 200, 150, 210, 175)  # words a minute
+ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc", "en")
+SPEEDS = (150, 140, 165, 130, 155, 175, 145)  # words a minute; at 200 Whisper tiny.en understands little
+PITCHES = (50, 40, 60, 45)
 
 TAKES = 2  # readings of a text in training
 ONE_IN = 10  # articles, and questions, that are held out

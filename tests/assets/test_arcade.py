@@ -76,13 +76,14 @@ def png(size=(6, 4), colour=(255, 0, 0, 255)):
 def small(tmp_path):
     root = "arcade/resources/assets"
     sprites = ["items/gemBlue", "items/gemRed", "items/keyBlue", "items/keyRed", "enemies/frog", "enemies/frog_move",
-               "tiles/ladderMid", "items/ladderMid", "topdown_tanks/tracksDouble"]  # fmt: skip
+               "tiles/ladderMid", "items/ladderMid", "topdown_tanks/tracksDouble", "cards/cardHeartsA",
+               "cards/cardHearts2", "cards/cardClubsA"]  # fmt: skip
     with zipfile.ZipFile(tmp_path / "a.whl", "w") as out:
         for n, name in enumerate(sprites):
             out.writestr(f"{root}/images/{name}.png", png(colour=(20 * n, 0, 0, 255)))
         out.writestr(f"{root}/images/miami_synth_parallax/car.png", png())
         out.writestr(f"{root}/images/License.txt", "CC0 of Kenney")
-        for n, name in enumerate(["coin1", "coin2", "hit1", "hit3", "rockHit2", "gameover5"], 1):
+        for n, name in enumerate(["coin1", "coin2", "hit1", "hit3", "rockHit2", "gameover5", "hit2"], 1):
             out.writestr(f"{root}/sounds/{name}.wav", wav_bytes(torch.full((800,), n / 100)))
         out.writestr(f"{root}/sounds/laser1.mp3", b"")
     folder = tmp_path / "made"
@@ -96,20 +97,21 @@ def test_each_sprite_has_its_own_name_and_a_family_is_on_one_side(small):
     red = {s.name: load_image(s.path).getpixel((0, 0))[0] for s in train + test}
     # of two files of one name the first in the order of their paths
     assert [s.path.name for s in train + test].count("ladderMid.png") == 1 and red.pop("ladder") == 140
-    assert red == {"blue gem": 0, "red gem": 20, "blue key": 40, "red key": 60, "frog": 80, "frog, moving": 100}
+    assert red == {"blue gem": 0, "red gem": 20, "blue key": 40, "red key": 60, "frog": 80, "frog, moving": 100,
+                   "ace of hearts": 180, "two of hearts": 200, "ace of clubs": 220}  # fmt: skip
     assert load_image(train[0].path).getpixel((5, 3)) == (255, 255, 255)  # what is clear is white
     for side, some in ((False, train), (True, test)):
         assert all(held_out(s.family, ONE_IN) == side and s.family == s.name.split(",")[0] for s in some)
-    # by their hashes both frogs are held out, and red gem and red key: then nothing else is red
+    # by their hashes: then nothing in training is red, but there are hearts and an ace
     assert {s.name: s.new for s in test} == {"frog": "thing", "frog, moving": "thing", "red gem": "thing",
-                                             "red key": "thing"}  # fmt: skip
+                                             "red key": "thing", "ace of hearts": "mix"}  # fmt: skip
     assert {s.new for s in train} == {""}
 
 
 def test_each_sound_has_its_own_name_and_takes_are_held_out(small):
     train, test = load_sounds(small)
     found = [[(s.name, round(load_wave(s.path)[400].item() * 100)) for s in side] for side in (train, test)]
-    assert found == [[("coin", 1), ("hit", 4)], [("coin", 2), ("game over", 6), ("hit", 3)]]
+    assert found == [[("coin", 1), ("hit", 4)], [("coin", 2), ("game over", 6), ("hit", 3), ("hit", 7)]]
     assert all(s.new == "" and s.family == s.name for s in train + test)
     assert all((small / name).is_file() for name in FILES)
     assert (small / "LICENSE.txt").read_text().endswith("CC0 of Kenney")

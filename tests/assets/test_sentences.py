@@ -49,9 +49,7 @@ from llamamm.train.records import read_record
     ("It lives in Chad. It eats 3 plants. It sings (at night). It has a DNA.", []),
     ("They met in May c. The year was warm. They met often.", ["They met often."]),  # the first does not end there
     ("Too short. The one that follows goes on and on for just too many letters.", []),
-    ("This one is as long as it can be: no.", []),
-    (f"The {'a' * 48} ends.", []), (f"The {'a' * 43} is long.", [f"The {'a' * 43} is long."]),
-    (f"The {'a' * 48} is long.", [f"The {'a' * 48} is long."]), (f"The {'a' * 49} is long.", []),
+    (f"The {'a' * 47} is long.", [f"The {'a' * 47} is long."]), (f"The {'a' * 48} is long.", []),  # 60, 61 characters
     ("no capital at first. No end at last", []),
     ("", []),
 ])  # fmt: skip
@@ -101,7 +99,7 @@ def test_texts_are_on_one_side_and_have_no_rare_words():
 def test_requests_by_hand():
     asked = requests(["a", "b", "c"], ["Andy", "f2"], first=7)
     assert [(r["text"], r["voice"], r["speed"], r["pitch"]) for r in asked] == [
-        ("a", "en-gb-x-rp+f2", 160, 65), ("b", "en-gb-scotland+Andy", 185, 42), ("c", "en-029+f2", 170, 58)]
+        ("a", "en-gb-scotland+f2", 150, 45), ("b", "en-us-nyc+Andy", 140, 50), ("c", "en+f2", 165, 40)]
 
 
 def voice_of(request):
@@ -158,7 +156,7 @@ def test_lengths(n, rate):
 
 
 def test_the_end_does_not_reach_the_begin():
-    samples = np.zeros(9000, np.int16)
+    samples = np.zeros(441 * 20, np.int16)
     samples[-50:] = 20_000
     assert to_16k(samples, rate=22_050)[:1000].abs().max() < 1e-2
 
@@ -225,10 +223,10 @@ def test_without_the_synthesiser_the_extra_is_named(small, tmp_path, monkeypatch
 # ---- the real ones ----
 
 COUNTS = 2118, dict.fromkeys(NEW, 100)
-HOURS = 1.874
+HOURS = 2.140
 # Of train/metadata.jsonl and test/metadata.jsonl: what everybody's must be. Samples differ by a rounding.
-HASHES = ["c77c2e9b0baf38129c76420b05662b47071d061d52bde1d9473ffbcb8c83ee86",
-          "c398dc62fa0cf49a8fa55a12a41848cf76046bf9709600cbd11306e68d251e33"]  # fmt: skip
+HASHES = ["2b026ecb09cedbee9ece1ac9e2b0a050091c9887b67c77cf9e28eb328a4585a2",
+          "bbd233897405ecda1ca36ff0e91d9be5a6b2aeafb218795b543e392b20628f1f"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +257,7 @@ def test_counts_and_split_of_the_real_ones(folder, real):
 def test_sound_of_the_real_ones(real):
     """Lengths of all by their files' sizes, samples of some."""
     seconds = [(s.path.stat().st_size - 44) / 2 / RATE for side in real for s in side]
-    assert 0.6 < min(seconds) and max(seconds) < 6 and sum(seconds) / 3600 == pytest.approx(HOURS, abs=0.02)
+    assert 0.6 < min(seconds) and max(seconds) < 7 and sum(seconds) / 3600 == pytest.approx(HOURS, abs=0.02)
     for sentence in [*real[0][::250], *real[1][::60]]:
         wave = load_wave(sentence.path)
         assert wave.abs().max() > 0.05 and not wave[: round(PAUSE[0] * RATE)].any()
