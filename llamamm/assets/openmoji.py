@@ -18,7 +18,6 @@ Fetched by `llamamm.assets.fetch` as "openmoji". Used from notebook 11 on.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import re
@@ -34,6 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llamamm.assets.splits import held_out
 from llamamm.errors import InputError, MissingDependencyError
 from llamamm.files import write_file
 from llamamm.senses.images import image_tensor
@@ -100,7 +100,7 @@ def split_of(name: str) -> str | None:
 
 
 def _one_in_ten(key: str) -> bool:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 10 == 0
+    return held_out(key, 10)
 
 
 # ---- pictures ----

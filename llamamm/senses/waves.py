@@ -184,13 +184,18 @@ def save_wave(path: str | Path, wave: Tensor | np.ndarray, *, rate: int = RATE) 
 
     Raises InputError as `to_wave`.
     """
+    write_file(path, wav_bytes(wave, rate=rate))
+
+
+def wav_bytes(wave: Tensor | np.ndarray, *, rate: int = RATE) -> bytes:
+    """The file that `save_wave` writes. Raises InputError as `to_wave`."""
     wave = to_wave(wave, rate=rate, new_rate=rate)
     samples = (wave * 32768).round().clamp(-32768, 32767).to(torch.int16)
     buffer = io.BytesIO()
     with wave_files.open(buffer, "wb") as file:
         file.setparams((1, 2, rate, len(samples), "NONE", ""))
         file.writeframes(samples.numpy().astype("<i2").tobytes())
-    write_file(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _opened(path: str | Path) -> BinaryIO:

@@ -1,4 +1,4 @@
-"""corpora: published wheels as training text. Small wheels by hand, and the three real ones as the table has them."""
+"""corpora: published wheels as training text. Small wheels by hand, and the real ones as the table has them."""
 
 import hashlib
 import io
@@ -19,8 +19,10 @@ HASHES = {
                   "feb59ae863a99d7aeb9a6a190891a42b4976ba2f4c8cea98651317ba8491a024"),
     "wiki": ("4816ed87b1e83d32cd444f4dcc9a219515416237d84e81c67e87fd59466132ef",
              "3c17d8066941b67c45bb25d00242e51baa821df4bef43d1ad08a76741e2fab07"),
+    "chitchat": ("4e27358169f55528aa6b6f8e31ff224cb9fcbc30a991256393100a73af41e555",
+                 "52492d98f62e11faf4dfeca7773d6cf20dbb25d66ddd2e6b2f658ad90e85577b"),
 }  # fmt: skip
-COUNTS = {"shakespeare": (758, 29), "dialogues": (410, 41), "wiki": (9840, 193)}
+COUNTS = {"shakespeare": (758, 29), "dialogues": (410, 41), "wiki": (9840, 193), "chitchat": (5889, 731)}
 
 
 def archive(files: dict[str, str]) -> zipfile.ZipFile:
@@ -187,7 +189,7 @@ def test_an_article_as_it_is_read(records):
     assert articles["Silo"] == "A silo is a structure for storing bulk materials."
 
 
-# ---- all three ----
+# ---- all ----
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_files_are_the_same_for_everybody(name, tmp_path):
@@ -205,7 +207,9 @@ def test_train_and_test_are_disjoint(records, name):
     assert (len(train), len(test)) == COUNTS[name]
 
     def key(record):
-        first = record["messages"][0]["content"] if name == "dialogues" else record.get("title", record["text"])
+        if name == "chitchat":  # people begin alike
+            return str(record)
+        first = record["messages"][0]["content"] if name == "dialogues" else record.get("title", record.get("text"))
         return corpora.question_key(first)
 
     assert not {key(r) for r in train} & {key(r) for r in test}
@@ -216,6 +220,7 @@ def test_train_and_test_are_disjoint(records, name):
     ("shakespeare", ("Copyright 2019 Sean Stewart", "Permission is hereby granted", "public domain")),
     ("dialogues", ("Gunther Cox", "Neither the name of chatterbot")),
     ("wiki", ("Wikipedia", "by-sa/4.0")),
+    ("chitchat", ("BYU-PCCL", "MIT License", "Copyright (c) 2019 Perception", "Changed here")),
 ])  # fmt: skip
 def test_credit(name, words):
     text = (fetch(name, progress=False) / "LICENSE.txt").read_text(encoding="utf-8")

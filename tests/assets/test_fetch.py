@@ -30,7 +30,8 @@ GGUF = b"GGUF" + bytes(range(256)) * 40
 VOCAB = b"IQ== 0\nIg== 1\n" * 20
 TOKEN = "hf_ThisIsASecretOfTheUser1234"
 REPO = "me/tiny"
-MADE = ("corpus", "pictures", "questions", "words")  # kinds that are made of whole packages and are not on the Hub
+# Kinds that are made of whole packages and are not on the Hub
+MADE = ("corpus", "pictures", "questions", "words", "paintings", "sprites", "sentences")
 
 # Stands in for `python -m pip`. What it does is in a file, so that a test can change it between calls.
 SHIM = '''
@@ -175,7 +176,8 @@ def assert_whole(folder: Path) -> None:
 def test_table():
     assert set(assets.MADE) == set(MADE)
     assert {name for name, asset in assets.ASSETS.items() if asset.is_model} == {"smollm2"}
-    assert {name for name, asset in assets.ASSETS.items() if asset.is_corpus} == {"shakespeare", "dialogues", "wiki"}
+    assert {name for name, asset in assets.ASSETS.items() if asset.is_corpus} == {
+        "shakespeare", "dialogues", "wiki", "chitchat"}
     assert {name: assets.ASSETS[name].kind for name in ("vit-s", "whisper-tiny")} == {
         "vit-s": "vision", "whisper-tiny": "audio"}  # fmt: skip
     for name, asset in assets.ASSETS.items():

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from llamamm.errors import InputError, MissingDependencyError
 from llamamm.senses import sound_file
 from llamamm.senses import waves as waves_module
-from llamamm.senses.waves import load_wave, resample, save_wave, to_wave
+from llamamm.senses.waves import load_wave, resample, save_wave, to_wave, wav_bytes
 
 
 def tone(hz, rate, seconds=1.0, *, phase=0.3):
@@ -384,6 +384,7 @@ def test_any_damage_gives_a_finite_wave_or_the_named_error(data):
 def test_saved_waves_come_back(tmp_path):
     wave = torch.cat([0.9 * tone(440, 16_000, 0.1).float(), torch.tensor([-1.0, 1.0, 1.5])])
     save_wave(tmp_path / "a.wav", wave)
+    assert (tmp_path / "a.wav").read_bytes() == wav_bytes(wave)
     back = load_wave(tmp_path / "a.wav")
     torch.testing.assert_close(back, wave.clamp(-1, 1), rtol=0, atol=2**-15)
     save_wave(tmp_path / "a.wav", back.numpy(), rate=8000)  # over the old one
