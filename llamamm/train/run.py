@@ -117,9 +117,10 @@ def make_trainer(
     if cfg.data is None:
         raise ConfigError(f"'data' is missing: {TrainConfig.model_fields['data'].description}")
     check_length(cfg, cfg.model or DEFAULT_MODEL)
-    data = {"data": Data(cfg.sources, skip=cfg.faulty == "skip")}
+    checks = {"skip": cfg.faulty == "skip", "pairs": cfg.method == "dpo"}
+    data = {"data": Data(cfg.sources, **checks)}
     if cfg.eval_data:
-        data["eval_data"] = Data([Source(source=cfg.eval_data)], skip=cfg.faulty == "skip")
+        data["eval_data"] = Data([Source(source=cfg.eval_data)], **checks)
     model, reader = load_model(cfg, processes.device)
     tokenizer = reader if isinstance(reader, Tokenizer) else reader.tokenizer
     sees = reader is not tokenizer

@@ -171,6 +171,52 @@ def test_preferences_train_by_their_method(make, data, tmp_path, text_model, met
     assert (tmp_path / "run" / "best" / "adapter_model.safetensors").exists()
 
 
+PAIR = {"prompt": "Which colour?", "chosen": "red", "rejected": "blue"}
+NO_PAIRS = {
+    "no rejected": ({"prompt": "Which colour?", "response": "red"}, "'chosen' is missing"),
+    "a text": ({"text": "red"}, "'chosen' is missing"),
+    "only chosen": ({"prompt": "Which colour?", "response": "red", "chosen": "red"}, "'rejected' is missing"),
+    "only rejected": ({"prompt": "Which colour?", "response": "red", "rejected": "blue"}, "'chosen' is missing"),
+    "empty": ({**PAIR, "rejected": ""}, "'rejected' is empty"),
+    "blank": ({**PAIR, "chosen": " "}, "'chosen' is an answer without words"),
+    "empty messages": ({**PAIR, "chosen": []}, "'chosen' is empty"),
+    "a number": ({**PAIR, "rejected": 5}, "'rejected' must be a text"),
+    "the user's": ({"chosen": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
+                    "rejected": "c"}, "'chosen' must be .* the assistant's answer"),
+    "long": ({**PAIR, "rejected": "word " * 120}, "tokens, which cannot be cut, and length is 96"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["data", "eval_data"])
+@pytest.mark.parametrize("kind", NO_PAIRS)
+def test_what_is_no_pair_is_named_with_its_line_before_training(make, tmp_path, text_model, kind, key):
+    record, message = NO_PAIRS[kind]
+    (tmp_path / "good.jsonl").write_text(json.dumps(PAIR) + "\n")
+    (tmp_path / "bad.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (PAIR, record, PAIR)))
+    files = {"data": str(tmp_path / "good.jsonl"), key: str(tmp_path / "bad.jsonl")}
+    with pytest.raises(InputError, match=rf"bad\.jsonl, line 2: .*{message}"):
+        run_training(make(model=text_model, method="dpo", **files), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", NO_PAIRS)
+def test_or_no_pair_is_left_out_and_counted(make, tmp_path, text_model, kind, capsys):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in (PAIR, NO_PAIRS[kind][0], PAIR)))
+    trainer = run_training(make(model=text_model, method="dpo", data=str(path), faulty="skip", steps=3))
+    assert trainer.step == 3 and len(trainer.batches.documents) == 2
+    assert f"1 faulty record left out, such as {path}, line 2: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["lora", "dpo"])
+def test_rejected_answers_that_nothing_reads_are_said_once(make, tmp_path, text_model, capsys, method):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in (PAIR, {"text": "red"}, PAIR)[:: 1 + (method == "dpo")]))
+    run_training(make(model=text_model, method=method, data=str(path)))
+    said = f"{path}: 2 records with a 'rejected' answer, which is not read: it belongs to method: dpo"
+    assert capsys.readouterr().err.count(said) == (method == "lora")
+
+
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_run_stopped_in_any_stage_goes_on_bit_for_bit(make, tmp_path, data, monkeypatch, stage):
     whole = run_training(make(output=tmp_path / "whole", stages=stages(data)), quiet=True)

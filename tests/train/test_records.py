@@ -117,6 +117,7 @@ def test_preferences_keep_the_worse_answer():
     ({"conversations": ["x"]}, r"conversations\[0\] must be"),
     ({"chosen": "good", "rejected": "bad"}, "needs the 'prompt'"),
     ({"prompt": "q", "chosen": 7, "rejected": "bad"}, "'chosen' must be a text"),
+    ({"prompt": "q", "chosen": "a", "rejected": [{"role": "user", "content": "b"}]}, "'rejected' must be a text"),
     ({"messages": [{"role": "user", "content": [{"type": "video", "path": "x"}]}]}, "no known form"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_named(record, message):

@@ -189,10 +189,10 @@ def test_dialogues_need_a_chat_format_before_the_first_step(tmp_path, make, mode
 def test_what_is_checked_is_said():
     records = [{"text": "a"}] * 5 + [{"text": 5}]
     said, firsts = check_records(records, "x", most=5)
-    assert said.startswith("x: the first 5 of 6 records are checked") and firsts == [0]
+    assert said[0].startswith("x: the first 5 of 6 records are checked") and firsts == [0]
     with pytest.raises(InputError, match="^x, record 5: "):
         check_records(records, "x")
-    assert check_records([GOOD, {"text": ""}, GOOD], "x") == ("x: 3 records, all checked", [0, 1])
+    assert check_records([GOOD, {"text": ""}, GOOD], "x") == (["x: 3 records, all checked"], [0, 1])
 
 
 def test_a_bad_record_beyond_the_check_is_named_too(tmp_path, make, monkeypatch):
