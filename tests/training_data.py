@@ -50,3 +50,16 @@ def byte_trainer(folder: Path, *, model: Llama3Model | None = None, **changes) -
     held_out = byte_batches(cfg, shuffle=False)
     return Trainer(model or byte_model(), byte_batches(cfg), cfg, eval_batches=[next(held_out), next(held_out)],
                    log=options.pop("log", RunLog(quiet=True)), **options)  # fmt: skip
+
+
+def media_table(rows: list[dict]):
+    """Rows with `image` and `audio`, the bytes of a file or None, as a set of the Hub has them; no codec is needed."""
+    import datasets
+
+    file = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+    media = {"image": datasets.Image(), "audio": datasets.Audio()}
+    plain = {key: file if key in media else datasets.Value("string") for key in rows[0]}
+    cells = [{key: {"bytes": value, "path": None} if key in media and value is not None else value
+              for key, value in row.items()} for row in rows]  # fmt: skip
+    table = datasets.Dataset.from_list(cells, features=datasets.Features(plain))
+    return table.cast(datasets.Features({key: media.get(key, kind) for key, kind in plain.items()}))

@@ -27,9 +27,11 @@ from llamamm.train.preference import encode_pair
 from llamamm.train.records import Record, check_pair, check_record
 from llamamm.train.rows import Example, encode_record
 from llamamm.train.sources import Records, open_data
+from llamamm.train.streams import Head, Streams
 from llamamm.weights.gguf import GGUFFile
 
 MOST_CHECKED = 100_000  # records: some seconds
+STREAM_CHECKED = 256  # rows of a stream, which may have to be downloaded
 Look = Callable[[Any], Tensor]  # a picture or a sound -> features of a tower
 
 
@@ -66,12 +68,19 @@ def require_length(cfg: TrainConfig, limit: int) -> None:
 class Data:
     """The records of some sources, `records`, looked through before weights are loaded; `said`: what was found.
 
-    skip: faulty records are left out and counted, instead of ending the run. pairs: they are preferences.
+    skip: faulty records are left out and counted, instead of ending the run. pairs: they are preferences. stream: sets
+    of `datasets` are read as they are needed, of which the first rows are looked through; buffer, seed: of `Streams`.
     Raises InputError naming the first fault with its file and line, or where nothing is left.
     """
 
-    def __init__(self, sources: Sequence[Source], *, skip: bool = False, pairs: bool = False) -> None:
-        opened = [(source.source, open_data(source.source), source.share) for source in sources]
+    def __init__(
+        self, sources: Sequence[Source], *, skip: bool = False, pairs: bool = False, stream: bool = False,
+        buffer: int = 1, seed: int = 0,
+    ) -> None:  # fmt: skip
+        found = [(source.source, open_data(source.source, stream=stream), source.share) for source in sources]
+        self._streams = Streams(found, buffer=buffer, seed=seed) if stream else None
+        opened = [(name, documents if isinstance(documents, Sequence) or not stream
+                   else Head(documents, STREAM_CHECKED, name), share) for name, documents, share in found]  # fmt: skip
         self._faults: dict[int, str] | None = {} if skip else None
         self._pairs = pairs
         self.said, self._firsts, begin = [], [], 0
@@ -86,13 +95,13 @@ class Data:
         self._all = Records(opened)
 
     @property
-    def records(self) -> Records:
-        """Those that are left. Raises InputError where there are none."""
+    def records(self) -> Records | Streams:
+        """Those that are left; of streams all, faulty ones too. Raises InputError where there are none."""
         records = Records(self._all.sources, without=self._faults or ())
         if len(records) == 0:
             raise InputError(f"none of {counted(len(self._all), 'record')} can be read: "
                              f"{next(iter(self._faults.values()))}")
-        return records
+        return self._streams or records
 
     def check_encoding(
         self, reader: Tokenizer | MultimodalProcessor, length: int, *, look: Look | None = None
@@ -172,8 +181,11 @@ def check_records(
                 raise InputError(said) from None
             faults[index] = said
     said = [f"{name}: {n:,} record{'s' * (n > 1)}, all checked"]
-    if n < len(documents):
-        said = [f"{name}: the first {n:,} of {len(documents):,} records are checked; a bad one after them ends the run"]
+    later = "ends the run" if faults is None else "is left out"
+    if isinstance(documents, Head):
+        said = [f"{name}: the first {counted(n, 'row')} of the stream are checked; a bad one after them {later}"]
+    elif n < len(documents):
+        said = [f"{name}: the first {n:,} of {len(documents):,} records are checked; a bad one after them {later}"]
     if n_rejected:
         said.append(f"{name}: {counted(n_rejected, 'record')} with a 'rejected' answer, which is not read: it belongs "
                     f"to method: dpo")

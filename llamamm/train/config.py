@@ -82,9 +82,14 @@ class TrainConfig(BaseModel):
     # ---- the data ----
     data: str | list[Source] | None = Field(
         None,
-        description=".jsonl, .json (LLaVA's), .txt, a folder with metadata.jsonl, or datasets:NAME[:SPLIT]; or a list "
+        description=".jsonl, .json (LLaVA's), .txt, a folder with metadata.jsonl, or datasets:NAME[:SPLIT], NAME on "
+        "the Hub owner/name[/subset], here a folder or the file of a table (.parquet); or a list "
         "of such, each alone or as {source: ..., share: ...}.",
     )
+    stream: bool = Field(
+        False, description="Read datasets:... row by row as training goes on: none is downloaded or loaded whole."
+    )
+    stream_buffer: PositiveInt = Field(1000, description="stream: rows of a source that wait, to be drawn at random.")
     faulty: Literal["stop", "skip"] = Field("stop", description="Records that cannot be read: stop, or skip and count.")
     eval_data: str | None = Field(None, description="Held-out data of the same kind. Default: no evaluation.")
     length: int = Field(512, description="Tokens in a row.", ge=2)

@@ -56,6 +56,8 @@ class BatchStream(Protocol):
     """What the loop asks of whoever makes batches: `rows.Batches`, and others."""
 
     n_cut: int  # examples that were longer than a row
+    n_skipped: int  # those that were left out
+    fault: str  # why the first of them was
     epoch_progress: float
 
     def __next__(self) -> AnyBatch: ...
@@ -144,7 +146,7 @@ class Trainer:
         self.evaluations_since_best = 0
         self.skipped = self.bad_in_a_row = 0
         self.stopped = False  # by Ctrl-C or SIGTERM
-        self._asked_to_stop = self._said_cut = False
+        self._asked_to_stop = self._said_cut = self._said_skipped = False
 
     def fit(self) -> None:
         """Train to cfg.steps, or until the held-out loss has stopped falling, or until Ctrl-C."""
@@ -190,6 +192,9 @@ class Trainer:
             self._said_cut = True
             self.log.say(f"a dialogue longer than length {self.cfg.length} was cut, as all such are: a larger length "
                          f"keeps them whole")
+        if self.batches.n_skipped and not self._said_skipped:
+            self._said_skipped = True
+            self.log.say(f"a faulty record was left out, as all such are: {self.batches.fault}")
         return loss
 
     def update(self, batch: AnyBatch, rate: float) -> tuple[float, float, bool]:

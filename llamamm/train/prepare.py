@@ -32,6 +32,7 @@ from llamamm.train.loop import resolve_precision
 from llamamm.train.preference import PairBatches
 from llamamm.train.processes import Processes
 from llamamm.train.records import is_text
+from llamamm.train.streams import Streams
 
 Reader = Tokenizer | MultimodalProcessor
 
@@ -109,7 +110,7 @@ def _set_trainable(model: MultimodalLlama, cfg: TrainConfig) -> None:
 
 
 def make_batches(
-    documents: Sequence[Any],
+    documents: Sequence[Any] | Streams,
     encode: Callable[[Any], Any],
     cfg: TrainConfig,
     tokenizer: Tokenizer,
@@ -124,13 +125,13 @@ def make_batches(
     if cfg.method == "dpo":
         return PairBatches(
             documents, encode, batch_size=cfg.batch_size, length=cfg.length, seed=cfg.seed,
-            pad_id=tokenizer.eos_id or 0, shuffle=shuffle, looked_at=looked_at, skip_long=cfg.faulty == "skip",
+            pad_id=tokenizer.eos_id or 0, shuffle=shuffle, looked_at=looked_at, skip_faulty=cfg.faulty == "skip",
             rank=processes.rank, world_size=processes.world_size,
         )  # fmt: skip
     return Batches(
         documents, encode, batch_size=cfg.batch_size, length=cfg.length, seed=cfg.seed, pack=cfg.pack,
         split=is_text, pad_id=tokenizer.eos_id or 0,  # not pad_id: a [PAD] may have been added without a row for it
-        shuffle=shuffle, looked_at=looked_at, skip_long=cfg.faulty == "skip", rank=processes.rank,
+        shuffle=shuffle, looked_at=looked_at, skip_faulty=cfg.faulty == "skip", rank=processes.rank,
         world_size=processes.world_size,
     )  # fmt: skip
 

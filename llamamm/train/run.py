@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import nn
 
 from llamamm.devices import pick_device
-from llamamm.errors import ConfigError
+from llamamm.errors import ConfigError, counted
 from llamamm.files import recover_folder, write_file
 from llamamm.pretrained.locate import DEFAULT_MODEL
 from llamamm.text.tokenizer import Tokenizer
@@ -117,8 +117,8 @@ def make_trainer(
     if cfg.data is None:
         raise ConfigError(f"'data' is missing: {TrainConfig.model_fields['data'].description}")
     check_length(cfg, cfg.model or DEFAULT_MODEL)
-    checks = {"skip": cfg.faulty == "skip", "pairs": cfg.method == "dpo"}
-    data = {"data": Data(cfg.sources, **checks)}
+    checks = {"skip": cfg.faulty == "skip", "pairs": cfg.method == "dpo", "stream": cfg.stream}
+    data = {"data": Data(cfg.sources, **checks, buffer=cfg.stream_buffer, seed=cfg.seed)}
     if cfg.eval_data:
         data["eval_data"] = Data([Source(source=cfg.eval_data)], **checks)
     model, reader = load_model(cfg, processes.device)
@@ -184,5 +184,7 @@ def _say_the_end(trainer: Trainer, seconds: float) -> None:
     what = {ADAPTER: "the adapter", SKILL: "the skill", MODEL: "the model"}[what_trains(trainer.model)]
     log.say(f"step {trainer.step} of {cfg.steps}, {duration(seconds)}: {what} is in {_result_folder(trainer)}"
             + (f", the best of the evaluations in {cfg.output / 'best'}" if trainer.eval_batches else ""))
+    if trainer.batches.n_skipped:
+        log.say(f"{counted(trainer.batches.n_skipped, 'faulty record')} left out on the way")
     if trainer.step < cfg.steps and not trainer.stopped:
         log.say(f"ended early: no better held-out loss in {cfg.patience} evaluations (patience)")

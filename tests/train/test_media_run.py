@@ -20,10 +20,12 @@ from llamamm.pretrained.skill import load_skill
 from llamamm.senses.image_processor import ImageProcessor
 from llamamm.senses.waves import save_wave
 from llamamm.text.config import TextConfig
+from llamamm.train import check
 from llamamm.train.config import TrainConfig
 from llamamm.train.loop import Trainer
 from llamamm.train.run import run_training
 from llamamm.train.tokenizer import train_tokenizer
+from tests.training_data import media_table
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 255, 0), "gray": (120, 120, 120)}
 
@@ -252,6 +254,73 @@ def test_a_run_stopped_in_any_stage_goes_on_bit_for_bit(make, tmp_path, data, mo
 def test_wrong_stages_are_named(make, wrong, message):
     with pytest.raises(ConfigError, match=message):
         make(stages=wrong).stage_settings()
+
+
+# ---- streams ----
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Pictures and sounds in a table, of which row 6 holds a broken picture."""
+    pytest.importorskip("datasets")
+    folder = tmp_path_factory.mktemp("table")
+    save_wave(folder / "tone.wav", torch.sin(torch.arange(1600) / 5) * 0.3)
+    rows = []
+    for n, (name, colour) in enumerate([*COLOURS.items()] * 3):
+        PIL.Image.new("RGB", (40, 30 + n), colour).save(folder / "a.png")
+        picture = (folder / "a.png").read_bytes()[: 50 if n == 6 else None]
+        rows.append({"image": None if n == 3 else picture, "text": name,
+                     "audio": (folder / "tone.wav").read_bytes() if n == 3 else None})  # fmt: skip
+    media_table(rows).to_parquet(folder / "bad.parquet", batch_size=4)
+    media_table(rows[:6] + rows[7:]).to_parquet(folder / "good.parquet", batch_size=4)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_streamed_run_goes_on_bit_for_bit(make, table, data, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    load = datasets.load_dataset
+
+    def streaming(*args, **options):
+        assert options["streaming"]  # nothing is loaded whole
+        return load(*args, **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", streaming)
+    mixed = [{"source": f"datasets:{table}/good.parquet", "share": 3}, str(data / "llava.json")]
+    options = {"data": mixed, "stream": True, "stream_buffer": 4, "eval_data": f"datasets:{table}/good.parquet",
+               "eval_every": 3, "save_every": 5}  # fmt: skip
+    whole = run_training(make(output=tmp_path / "whole", steps=6, **options), quiet=True)
+    step = Trainer.train_step
+
+    def stop(trainer):
+        if trainer.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stop)
+        assert run_training(make(output=tmp_path / "part", steps=6, **options), quiet=True).step == 3
+    again = run_training(make(output=tmp_path / "part", steps=6, **options), resume=True, quiet=True)
+    assert again.step == 6 and again.log.losses == whole.log.losses
+    for name, p in whole.model.named_parameters():
+        assert torch.equal(p, dict(again.model.named_parameters())[name]), name
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("checked", [256, 3], ids=["in the head", "later"])
+def test_a_faulty_row_is_named_by_its_number(make, table, tmp_path, checked, monkeypatch, capsys):
+    monkeypatch.setattr(check, "STREAM_CHECKED", checked)
+    source = f"datasets:{table}/bad.parquet"
+    options = {"data": source, "stream": True, "stream_buffer": 4, "steps": 8}
+    with pytest.raises(InputError, match=r"bad\.parquet, row 6: ") as caught:
+        run_training(make(**options))
+    assert str(caught.value).count("row 6") == 1
+    trainer = run_training(make(faulty="skip", **{**options, "output": tmp_path / "skipped"}))
+    told = capsys.readouterr().err
+    assert trainer.step == 8 and trainer.batches.n_skipped >= 1
+    assert told.count("a faulty record was left out, as all such are") == 1 and f"{source}, row 6: " in told
+    assert "left out on the way" in told
+    assert f"{source}: the first {min(checked, 12)} rows of the stream are checked" in told
 
 
 @pytest.fixture(scope="module")

@@ -248,6 +248,39 @@ def test_paths_of_datasets_may_have_colons(tmp_path, monkeypatch, name, split):
         open_data(f"datasets:{name}:tset")
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("stream", [False, True])
+def test_tables_in_files_and_folders_are_sets_too(tmp_path, stream):
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_dict({"text": ["a", "b", "c"]})
+    (tmp_path / "one").mkdir()
+    for n in range(2):
+        table.to_parquet(tmp_path / "one" / f"part-{n}.parquet")
+    table.to_json(tmp_path / "t.jsonl")
+    table.to_csv(tmp_path / "t.csv", index=False)
+    table.save_to_disk(tmp_path / "saved")
+    for name, n in (("one/part-0.parquet", 3), ("one/*.parquet", 6), ("one", 6), ("one:train", 6), ("t.jsonl", 3),
+                    ("t.csv", 3), ("saved", 3), ("t.csv:train", 3)):  # fmt: skip
+        rows = list(open_data(f"datasets:{tmp_path}/{name}", stream=stream))
+        assert [row["text"] for row in rows] == ["a", "b", "c"] * (n // 3), name
+    with pytest.raises(InputError, match="one:tset: .*tset"):
+        open_data(f"datasets:{tmp_path}/one:tset", stream=stream)
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("squad", ("squad", {})),
+    ("owner/name", ("owner/name", {})),
+    ("owner/name/a subset", ("owner/name", {"name": "a subset"})),
+    ("owner/name/chartqa(x,y)", ("owner/name", {"name": "chartqa(x,y)"})),
+    ("/data/set/part", ("/data/set/part", {})),
+    ("./data/set/part", ("./data/set/part", {})),
+    ("a/b.parquet", ("parquet", {"data_files": "a/b.parquet"})),
+    ("a/*.JSONL", ("json", {"data_files": "a/*.JSONL"})),
+])  # fmt: skip
+def test_what_the_library_is_asked_for(name, expected):
+    assert sources._builder(name) == expected
+
+
 @pytest.mark.parametrize(
     ("rest", "expected"),
     [

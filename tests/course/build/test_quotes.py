@@ -128,7 +128,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "train.batches": {
         **dict.fromkeys(("Media", "Row"), CONSTANT),
-        **dict.fromkeys(("fill", "places_of"), PIECE),
+        **dict.fromkeys(("fill", "places_of", "turns", "fault_at"), PIECE),
         "Batch": "a plain record of tensors",
         "Batches": TOO_LONG,
     },
