@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import time
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -90,7 +91,9 @@ def _start_from(cfg: TrainConfig) -> dict[str, object]:
 def _run(cfg: TrainConfig, *, resume: bool, quiet: bool, processes: Processes) -> Trainer:
     trainer = make_trainer(cfg, resume=resume, quiet=quiet, processes=processes)
     begin = time.monotonic()
-    trainer.fit()
+    store = trainer.saver.features
+    with store.kept() if store else nullcontext():
+        trainer.fit()
     if processes.is_main:
         picture = io.BytesIO()
         plot_run(trainer.log.records).savefig(picture, format="png")
@@ -127,10 +130,9 @@ def make_trainer(
     store = None
     if sees and "towers" not in trained_parts(cfg):  # features are then the same each time
         store = FeatureStore(model, reader, cfg.features or cfg.output.parent / "features")
-    for part in data.values():
-        part.check_encoding(reader, cfg.length, look=store)
-    if store is not None:
-        store.flush()
+    with store.kept() if store else nullcontext():
+        for part in data.values():
+            part.check_encoding(reader, cfg.length, look=store)
     require_length(cfg, model.cfg.context_length)
     check_prompts(prompt_ids(cfg, tokenizer), cfg.sample_tokens, model.cfg.context_length)
     step = 0
@@ -160,7 +162,7 @@ def make_trainer(
     trainer = Trainer(
         model, batches, cfg, objective=objective, eval_batches=eval_batches,
         sampler=make_sampler(cfg, tokenizer), log=log, processes=processes,
-        saver=FolderSaver(cfg.output, tokenizer=reader, base=base),
+        saver=FolderSaver(cfg.output, tokenizer=reader, base=base, features=store),
     )  # fmt: skip
     if resume:
         load_training(trainer, last)

@@ -4,14 +4,16 @@ import json
 import math
 import os
 import signal
+from contextlib import nullcontext
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from safetensors import safe_open
 
 from llamamm import Llama3Model, from_pretrained
-from llamamm.errors import CheckpointError, ConfigError, InputError
+from llamamm.errors import CheckpointError, ConfigError, InputError, TrainingError
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
@@ -321,6 +323,48 @@ def test_a_faulty_row_is_named_by_its_number(make, table, tmp_path, checked, mon
     assert told.count("a faulty record was left out, as all such are") == 1 and f"{source}, row 6: " in told
     assert "left out on the way" in told
     assert f"{source}: the first {min(checked, 12)} rows of the stream are checked" in told
+
+
+def n_kept(folder):
+    """How many features stand on the disk."""
+    kept = []
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            kept += file.keys()
+    return len(set(kept))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("end", ["the last step", "a checkpoint", "an error", "Ctrl-C"])
+def test_features_first_met_in_training_are_kept(make, table, tmp_path, monkeypatch, end):
+    monkeypatch.setattr(check, "STREAM_CHECKED", 1)
+    step, seen = Trainer.train_step, []
+
+    def train_step(trainer):
+        if trainer.step == 3:
+            seen.append((n_kept(tmp_path / "features"), trainer.saver.features.n_computed))
+            if end in ("an error", "Ctrl-C"):
+                raise KeyboardInterrupt if end == "Ctrl-C" else TrainingError("NaN")
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    cfg = make(data=f"datasets:{table}/good.parquet", stream=True, steps=5, pack=False, features=tmp_path / "features",
+               save_every=3 if end == "a checkpoint" else 100)  # fmt: skip
+    expected = {"an error": TrainingError, "Ctrl-C": KeyboardInterrupt}.get(end)
+    with pytest.raises(expected) if expected else nullcontext():
+        trainer = run_training(cfg, quiet=True)
+    [(kept, computed)] = seen
+    assert kept == (computed if end == "a checkpoint" else 1) and computed >= 6
+    assert n_kept(tmp_path / "features") == (computed if expected else trainer.saver.features.n_computed)
+
+
+def test_features_met_before_a_faulty_record_are_kept(make, tmp_path):
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    lines = [{"file_name": "a.png", "text": "black"}, {"file_name": "none.png", "text": "black"}]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match="line 2"):
+        run_training(make(data=str(tmp_path / "data.jsonl"), features=tmp_path / "features"), quiet=True)
+    assert n_kept(tmp_path / "features") == 1
 
 
 @pytest.fixture(scope="module")
