@@ -56,9 +56,6 @@ def load_model(cfg: TrainConfig, device: torch.device) -> tuple[Llama3Model, Rea
     dtype = low_precision if frozen and low_precision else torch.float32
     model, tokenizer = from_pretrained(cfg.model or DEFAULT_MODEL, dtype=dtype, device=device)
     if isinstance(tokenizer, MultimodalProcessor):
-        if cfg.parallel == "fsdp":
-            raise ConfigError("shards (parallel: fsdp) of a model that sees or hears cannot be put together into one "
-                              "folder yet: set parallel: ddp")
         _set_trainable(model, cfg)
         return model, tokenizer
     if not isinstance(tokenizer, Tokenizer | None):  # Llama 3.2 Vision

@@ -156,11 +156,6 @@ def test_an_adapter_that_trains_no_further_stays_in_the_skill(make, tmp_path, da
     assert not any(p.requires_grad for name, p in trained.items() if ".lora_" in name)
 
 
-def test_shards_are_refused_before_the_run(make):
-    with pytest.raises(ConfigError, match="set parallel: ddp"):
-        run_training(make(parallel="fsdp"), quiet=True)
-
-
 @pytest.mark.parametrize("method", ["text", "pictures"])
 def test_preferences_train_by_their_method(make, data, tmp_path, text_model, method):
     record = {"prompt": "Which colour?", "chosen": "red", "rejected": "blue"}
