@@ -56,8 +56,6 @@ class BatchStream(Protocol):
     """What the loop asks of whoever makes batches: `rows.Batches`, and others."""
 
     n_cut: int  # examples that were longer than a row
-    n_skipped: int  # those that were left out
-    fault: str  # why the first of them was
     epoch_progress: float
 
     def __next__(self) -> AnyBatch: ...
@@ -192,7 +190,7 @@ class Trainer:
             self._said_cut = True
             self.log.say(f"a dialogue longer than length {self.cfg.length} was cut, as all such are: a larger length "
                          f"keeps them whole")
-        if self.batches.n_skipped and not self._said_skipped:
+        if getattr(self.batches, "n_skipped", 0) and not self._said_skipped:
             self._said_skipped = True
             self.log.say(f"a faulty record was left out, as all such are: {self.batches.fault}")
         return loss

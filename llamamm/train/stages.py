@@ -57,8 +57,7 @@ class TaskBatches:
     processes each reads the same stream and keeps every world_size-th row.
     """
 
-    n_cut = n_skipped = 0  # rows are as long as they need to be
-    fault = ""
+    n_cut = 0  # rows are as long as they need to be
 
     def __init__(
         self, rows: RowMaker, tasks: Mapping[str, Task], version: str, *, batch_size: int = 32, seed: int = 0,
