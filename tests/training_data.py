@@ -53,12 +53,15 @@ def byte_trainer(folder: Path, *, model: Llama3Model | None = None, **changes) -
 
 
 def media_table(rows: list[dict]):
-    """Rows with `image` and `audio`, the bytes of a file or None, as a set of the Hub has them; no codec is needed."""
+    """Rows as a set of the Hub has them: `image` and `audio` are the bytes of a file or None, `conversations` LLaVA's,
+    all else text. No codec is needed."""
     import datasets
 
     file = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
     media = {"image": datasets.Image(), "audio": datasets.Audio()}
-    plain = {key: file if key in media else datasets.Value("string") for key in rows[0]}
+    turns = [{"from": datasets.Value("string"), "value": datasets.Value("string")}]  # LLaVA's
+    plain = {key: file if key in media else turns if key == "conversations" else datasets.Value("string")
+             for key in rows[0]}  # fmt: skip
     cells = [{key: {"bytes": value, "path": None} if key in media and value is not None else value
               for key, value in row.items()} for row in rows]  # fmt: skip
     table = datasets.Dataset.from_list(cells, features=datasets.Features(plain))

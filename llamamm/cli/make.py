@@ -24,14 +24,26 @@ class TrainCommand(TyperCommand):
         super().format_help(ctx, formatter)
 
 
+def _list_recipes(asked: bool) -> None:
+    if asked:
+        from llamamm.train.recipe import list_recipes
+
+        for name, what in list_recipes().items():
+            out().print(f"recipe:{name}  {what}", markup=False, soft_wrap=True)
+        raise typer.Exit
+
+
 def train(
     config: Annotated[
-        Path, typer.Argument(help="A YAML file of `key: value` lines; the keys are listed below.", **AS_PATH)
+        Path, typer.Argument(help="A YAML file of `key: value` lines, listed below; or recipe:NAME.", **AS_PATH)
     ],
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, in place of the file's. May be given several times.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the output folder's last checkpoint.")] = False,
+    recipes: Annotated[  # noqa: ARG001 (its callback does the work)
+        bool, typer.Option("--list-recipes", callback=_list_recipes, is_eager=True, help="Show the recipes and leave.")
+    ] = False,
 ) -> None:
     """Train a model, in full or with LoRA, as a file says. Under torchrun in many processes at once.
 

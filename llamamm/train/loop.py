@@ -258,9 +258,9 @@ class Trainer:
             return self.sampler(self.model)
 
     def _loss(self, batch: AnyBatch) -> Tensor:
-        dtype = self.autocast_dtype
+        dtype, inputs = self.autocast_dtype, batch.inputs(self.device)
         with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
-            return self.objective(**batch.inputs(self.device))
+            return self.objective(**inputs)
 
     def _note_bad_step(self, loss: float, norm: float) -> None:
         self.skipped += 1

@@ -101,6 +101,8 @@ def _set_trainable(model: MultimodalLlama, cfg: TrainConfig) -> None:
         if lora_modules(model) and parts & {"text", "towers"}:
             merge_lora(model, keep_base=False)
     model.set_trainable(text="text" in parts, towers="towers" in parts, bridges="bridges" in parts)
+    for parameter in model.parameters():  # frozen weights may be short; see load_model
+        parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
     for module in lora_modules(model).values():
         for parameter in (*module.lora_a.values(), *module.lora_b.values(), *module.lora_magnitude.values()):
             parameter.requires_grad_("lora" in parts)

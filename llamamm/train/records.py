@@ -131,7 +131,8 @@ def _conversation(found: Mapping[str, Any]) -> Record | None:
     images, sounds = _beside(found, "image", "images"), _beside(found, "audio", "audios")
     if not images and not sounds or not isinstance(messages, Sequence):
         return Record(messages=messages)
-    return Record(messages=_with_media(messages, [Image(i) for i in images], [_sound(s) for s in sounds]))
+    seen = [Image(_source(image)) for image in images]
+    return Record(messages=_with_media(messages, seen, [_sound(sound) for sound in sounds]))
 
 
 def _turn(turn: Any, n: int) -> dict[str, Any]:

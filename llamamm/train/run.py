@@ -17,7 +17,9 @@ from torch import nn
 from llamamm.devices import pick_device
 from llamamm.errors import ConfigError, counted
 from llamamm.files import recover_folder, write_file
+from llamamm.pretrained.compose import compose
 from llamamm.pretrained.locate import DEFAULT_MODEL
+from llamamm.pretrained.save import save_pretrained
 from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.batches import Batch
 from llamamm.train.check import Data, check_folders, check_length, check_prompts, require_length
@@ -49,9 +51,30 @@ def run_training(cfg: TrainConfig, *, resume: bool = False, quiet: bool = False)
     Raises ConfigError, InputError or TrainingError with the remedy; what the folder held stays.
     """
     with joined(cfg.device) as processes:
+        cfg = with_base(cfg, resume=resume, processes=processes)
         if cfg.stages:
             return _run_stages(cfg, resume=resume, quiet=quiet, processes=processes)
         return _run(cfg, resume=resume, quiet=quiet, processes=processes)
+
+
+def with_base(cfg: TrainConfig, *, resume: bool, processes: Processes) -> TrainConfig:
+    """The settings with a `model` in place of the parts that `compose` names: put together, and written to base/.
+
+    Raises as `compose`, and ConfigError where the output holds a run already.
+    """
+    if cfg.compose is None:
+        return cfg
+    cfg.require_output()
+    base = cfg.output / "base"
+    begun = any((stage.output / "last").exists() for stage in cfg.stage_settings() or [cfg])
+    if begun and not resume:
+        raise ConfigError(f"{cfg.output} holds a run already: resume it (--resume), or choose another output")
+    with processes.together():
+        if processes.is_main and not (begun and base.exists()):
+            check_folders(cfg)
+            model, processor = compose(**cfg.compose, seed=cfg.seed)
+            save_pretrained(model, base, processor=processor)
+    return cfg.model_copy(update={"compose": None, "model": str(base)})
 
 
 def _run_stages(cfg: TrainConfig, *, resume: bool, quiet: bool, processes: Processes) -> Trainer:
@@ -108,6 +131,7 @@ def make_trainer(
     """Everything that `run_training` makes, before the first step. What can be wrong is found before weights load."""
     processes = processes or Processes(device=pick_device(cfg.device))
     cfg.require_output()
+    cfg = with_base(cfg, resume=resume, processes=processes)
     last = cfg.output / "last"
     check_folders(cfg)
     if processes.is_main:
@@ -129,7 +153,8 @@ def make_trainer(
     sees = reader is not tokenizer
     store = None
     if sees and "towers" not in trained_parts(cfg):  # features are then the same each time
-        store = FeatureStore(model, reader, cfg.features or cfg.output.parent / "features")
+        kept = cfg.features or (None if cfg.stream else cfg.output.parent / "features")
+        store = FeatureStore(model, reader, kept)
     with store.kept() if store else nullcontext():
         for part in data.values():
             part.check_encoding(reader, cfg.length, look=store)

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import PIL.Image
@@ -22,10 +23,10 @@ from llamamm.pretrained.skill import load_skill
 from llamamm.senses.image_processor import ImageProcessor
 from llamamm.senses.waves import save_wave
 from llamamm.text.config import TextConfig
-from llamamm.train import check
+from llamamm.train import check, prepare
 from llamamm.train.config import TrainConfig
 from llamamm.train.loop import Trainer
-from llamamm.train.run import run_training
+from llamamm.train.run import make_trainer, run_training
 from llamamm.train.tokenizer import train_tokenizer
 from tests.training_data import media_table
 
@@ -251,6 +252,23 @@ def test_a_run_stopped_in_any_stage_goes_on_bit_for_bit(make, tmp_path, data, mo
 def test_wrong_stages_are_named(make, wrong, message):
     with pytest.raises(ConfigError, match=message):
         make(stages=wrong).stage_settings()
+
+
+@pytest.mark.parametrize("trains", [["bridges"], ["bridges", "lora"], ["bridges", "text", "towers"]], ids="-".join)
+def test_what_trains_is_in_fp32_beside_short_frozen_weights(make, base, monkeypatch, trains):
+    """As on a GPU: AdamW's steps are smaller than the last digit of 16 bits."""
+    short = partial(from_pretrained, base, dtype=torch.bfloat16)
+    monkeypatch.setattr(prepare, "from_pretrained", lambda *_, **__: short())
+    trainer = make_trainer(make(trains=trains, learning_rate=1e-5, precision="bf16"), quiet=True)
+    before = {name: p.clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train_step()
+    trainer.train_step()
+    trainer.log.close()
+    for name, p in trainer.model.named_parameters():
+        assert p.dtype == (torch.float32 if p.requires_grad else torch.bfloat16), name
+    after = dict(trainer.model.named_parameters())
+    bridge = [name for name in before if name.startswith("image_bridge")]
+    assert bridge and all(not torch.equal(before[name], after[name]) for name in bridge)
 
 
 # ---- streams ----

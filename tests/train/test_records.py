@@ -61,6 +61,9 @@ A, B, W = ("Image", "a.png"), ("Image", "b.png"), ("Sound", "w.wav")
     ({"image": PIL_IMAGE, "caption": "red"}, [("user", [("Image", "Image"), DESCRIBE]), ("assistant", "red")]),
     ({"image": {"bytes": b"png", "path": None}, "text": "red"},
      [("user", [("Image", "bytes"), DESCRIBE]), ("assistant", "red")]),
+    ({"image": {"bytes": b"png", "path": None}, "conversations": [{"from": "human", "value": "<image>\nWhat?"},
+                                                                  {"from": "gpt", "value": "red"}]},
+     [("user", [("Image", "bytes"), "What?"]), ("assistant", "red")]),
     ({"audio": {"array": np.zeros(8), "sampling_rate": 8000, "path": "x"}, "sentence": "hm"},
      [("user", [("Sound", "ndarray"), TRANSCRIBE]), ("assistant", "hm")]),
     # preferences
