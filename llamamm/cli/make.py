@@ -41,6 +41,7 @@ def train(
         list[str] | None, typer.Option("--set", help="key=value, in place of the file's. May be given several times.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the output folder's last checkpoint.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show how much memory each stage takes, and leave.")] = False,
     recipes: Annotated[  # noqa: ARG001 (its callback does the work)
         bool, typer.Option("--list-recipes", callback=_list_recipes, is_eager=True, help="Show the recipes and leave.")
     ] = False,
@@ -54,6 +55,11 @@ def train(
 
     changes = set_ or []
     cfg = TrainConfig.from_yaml(config, **_changes(changes))
+    if plan:
+        from llamamm.train.plan import plan_memory, table
+
+        out().print(table(plan_memory(cfg)))
+        return
     last, best = cfg.output / "last", cfg.output / "best"
     try:
         trainer = run_training(cfg, resume=resume)

@@ -182,7 +182,7 @@ class TrainConfig(BaseModel):
             raise ValueError("trains is empty: nothing would learn")
         if "lora" in (self.trains or ()) and {"text", "towers"} & set(self.trains):
             raise ValueError("trains: lora stands beside frozen weights; take it, or text and towers in full")
-        named = [key for key in ("model", "compose", "shape") if getattr(self, key)]
+        named = [key for key in ("model", "compose", "shape") if getattr(self, key) not in (None, "")]
         if len(named) > 1:
             raise ValueError(f"`{named[0]}` and `{named[1]}` name two models; give one of them")
         if self.shape is not None and self.method != "full":

@@ -51,12 +51,10 @@ def load_model(cfg: TrainConfig, device: torch.device) -> tuple[Llama3Model, Rea
             raise ConfigError(f"shape: {str(error).partition(') ')[2]}; it takes {', '.join(_shape_keys())}") from None
         return model, tokenizer
     own = own_tokenizer(cfg.tokenizer) if cfg.tokenizer else None  # before the weights, which may take minutes
-    # Frozen weights may be short; what AdamW moves must not be, since its steps are smaller than bf16's last digit.
-    frozen = cfg.method != "full" and device.type == "cuda"
-    dtype = low_precision if frozen and low_precision else torch.float32
+    dtype = weights_dtype(cfg, device, low_precision)
     model, tokenizer = from_pretrained(cfg.model or DEFAULT_MODEL, dtype=dtype, device=device)
     if isinstance(tokenizer, MultimodalProcessor):
-        _set_trainable(model, cfg)
+        make_trainable(model, cfg)
         return model, tokenizer
     if not isinstance(tokenizer, Tokenizer | None):  # Llama 3.2 Vision
         raise InputError(f"{cfg.model} is a {type(model).__name__}; `llamamm train` trains text models and those that "
@@ -67,9 +65,22 @@ def load_model(cfg: TrainConfig, device: torch.device) -> tuple[Llama3Model, Rea
     tokenizer = own or tokenizer
     if tokenizer is None:
         raise InputError(f"{cfg.model} has no tokenizer beside its weights; name one with `tokenizer`")
-    if cfg.method != "full":
-        _give_lora(model, cfg)
+    make_trainable(model, cfg)
     return model, tokenizer
+
+
+def weights_dtype(cfg: TrainConfig, device: torch.device, low_precision: torch.dtype | None) -> torch.dtype:
+    """Frozen weights may be short; what AdamW moves must not be, since its steps are smaller than bf16's last digit."""
+    frozen = cfg.method != "full" and device.type == "cuda"
+    return low_precision if frozen and low_precision else torch.float32
+
+
+def make_trainable(model: Llama3Model, cfg: TrainConfig) -> None:
+    """What learns, and in fp32; all else is frozen. An adapter, where there is LoRA to learn. Raises ConfigError."""
+    if isinstance(model, MultimodalLlama):
+        _set_trainable(model, cfg)
+    elif cfg.method != "full":
+        _give_lora(model, cfg)
 
 
 def _give_lora(model: Llama3Model, cfg: TrainConfig) -> None:
@@ -101,7 +112,7 @@ def _set_trainable(model: MultimodalLlama, cfg: TrainConfig) -> None:
         if lora_modules(model) and parts & {"text", "towers"}:
             merge_lora(model, keep_base=False)
     model.set_trainable(text="text" in parts, towers="towers" in parts, bridges="bridges" in parts)
-    for parameter in model.parameters():  # frozen weights may be short; see load_model
+    for parameter in model.parameters():  # frozen ones may be short
         parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
     for module in lora_modules(model).values():
         for parameter in (*module.lora_a.values(), *module.lora_b.values(), *module.lora_magnitude.values()):

@@ -51,13 +51,13 @@ def run_training(cfg: TrainConfig, *, resume: bool = False, quiet: bool = False)
     Raises ConfigError, InputError or TrainingError with the remedy; what the folder held stays.
     """
     with joined(cfg.device) as processes:
-        cfg = with_base(cfg, resume=resume, processes=processes)
+        cfg = _with_base(cfg, resume=resume, processes=processes)
         if cfg.stages:
             return _run_stages(cfg, resume=resume, quiet=quiet, processes=processes)
         return _run(cfg, resume=resume, quiet=quiet, processes=processes)
 
 
-def with_base(cfg: TrainConfig, *, resume: bool, processes: Processes) -> TrainConfig:
+def _with_base(cfg: TrainConfig, *, resume: bool, processes: Processes) -> TrainConfig:
     """The settings with a `model` in place of the parts that `compose` names: put together, and written to base/.
 
     Raises as `compose`, and ConfigError where the output holds a run already.
@@ -131,7 +131,7 @@ def make_trainer(
     """Everything that `run_training` makes, before the first step. What can be wrong is found before weights load."""
     processes = processes or Processes(device=pick_device(cfg.device))
     cfg.require_output()
-    cfg = with_base(cfg, resume=resume, processes=processes)
+    cfg = _with_base(cfg, resume=resume, processes=processes)
     last = cfg.output / "last"
     check_folders(cfg)
     if processes.is_main:

@@ -13,6 +13,7 @@ from llamamm.pretrained.skill import load_skill
 from llamamm.senses.waves import save_wave
 from llamamm.train import check, run
 from llamamm.train.config import TrainConfig
+from llamamm.train.plan import n_bytes, plan_memory
 from llamamm.train.recipe import list_recipes, settings_path
 from llamamm.train.run import run_training
 from llamamm.train.tokenizer import train_tokenizer
@@ -90,7 +91,11 @@ def small(parts, tables, tmp_path):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_as_it_stands(small, tmp_path, name, monkeypatch):
     monkeypatch.setattr(check, "STREAM_CHECKED", 2)
+    plans = plan_memory(small(name))
+    assert [plan.name for plan in plans] == ["align", "tune", "task"] and not (tmp_path / "run").exists()
     trainer = run_training(small(name), quiet=True)
+    assert plans[-1].weights == n_bytes(trainer.model.parameters())
+    assert plans[-1].gradients == n_bytes(p for p in trainer.model.parameters() if p.requires_grad)
     assert trainer.step == 2 and trainer.batches.n_skipped == 0 and not list(tmp_path.glob("features*"))
     folders = {stage: {path.name for path in (tmp_path / "run" / stage / "last").iterdir()}
                for stage in ("align", "tune", "task")}  # fmt: skip
