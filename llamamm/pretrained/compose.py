@@ -11,10 +11,12 @@ from typing import Literal, get_args
 import torch
 
 from llamamm.errors import ConfigError, InputError
+from llamamm.files import read_json
 from llamamm.multimodal.config import BridgeConfig, MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
-from llamamm.pretrained.load import from_pretrained
+from llamamm.pretrained.load import from_pretrained, read_config
+from llamamm.pretrained.locate import locate_config
 from llamamm.pretrained.towers import load_audio_encoder, load_image_processor, load_vision_tower
 from llamamm.senses.config import AudioConfig, VisionConfig
 from llamamm.text.config import TextConfig
@@ -65,6 +67,19 @@ def compose(
         torch.manual_seed(seed)
         model = MultimodalLlama(cfg, text=llama, vision=eye, audio=ear)
     return model.to(own["dtype"]).eval(), MultimodalProcessor(cfg, tokenizer, images)
+
+
+def read_composed_config(
+    text: str | Path = "smollm2", *, vision: str | Path | None = "vit-s", audio: str | Path | None = "whisper-tiny",
+    fusion: Fusion = "projector", image_size: int = 224,
+) -> MultimodalConfig:  # fmt: skip
+    """The configuration of what `compose` would make, from the parts' config.json alone. Raises as `compose`."""
+    eye = None if vision is None else read_json(locate_config(vision, kind="vision") / "config.json")
+    ear = None if audio is None else read_json(locate_config(audio, kind="audio") / "config.json")
+    return composed_config(
+        read_config(locate_config(text)), eye and VisionConfig.from_hf(eye), ear and AudioConfig.from_hf(ear),
+        fusion=fusion, image_size=image_size,
+    )  # fmt: skip
 
 
 def composed_config(

@@ -27,10 +27,9 @@ from llamamm.errors import InputError
 from llamamm.files import read_json
 from llamamm.multimodal.config import MODEL_TYPE, MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
-from llamamm.pretrained.compose import composed_config
+from llamamm.pretrained.compose import read_composed_config
 from llamamm.pretrained.load import read_config
 from llamamm.pretrained.locate import DEFAULT_MODEL, locate, locate_config
-from llamamm.senses.config import AudioConfig, VisionConfig
 from llamamm.text.config import TextConfig
 from llamamm.text.model import Llama3Model
 from llamamm.train.config import TrainConfig
@@ -73,13 +72,7 @@ def plan_memory(cfg: TrainConfig) -> list[Plan]:
 def model_shape(cfg: TrainConfig) -> TextConfig | MultimodalConfig:
     """The configuration of the model that a run begins with."""
     if cfg.compose is not None:
-        parts = {"text": DEFAULT_MODEL, "vision": "vit-s", "audio": "whisper-tiny", **cfg.compose}
-        eye, ear = (parts.pop("vision"), parts.pop("audio"))
-        return composed_config(
-            read_config(locate_config(parts.pop("text"))),
-            VisionConfig.from_hf(read_json(locate_config(eye, kind="vision") / "config.json")) if eye else None,
-            AudioConfig.from_hf(read_json(locate_config(ear, kind="audio") / "config.json")) if ear else None, **parts,
-        )  # fmt: skip
+        return read_composed_config(**cfg.compose)
     if cfg.shape is not None:
         if "vocab_size" not in cfg.shape:
             raise InputError("a plan for a new model needs shape.vocab_size: the number of its tokenizer's tokens")

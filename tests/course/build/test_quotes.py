@@ -95,6 +95,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "pretrained.locate": {
         "DEFAULT_MODEL": CONSTANT,
         "locate": IN_WORDS,
+        "locate_config": "the small half of locate",
         "HubOptions": TYPE_NAME,
     },
     "pretrained.load": {
