@@ -96,11 +96,12 @@ class MediaObjective(Objective):
     def forward(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None, **media: Any) -> Tensor:
         """As in `Objective`; media: `media` or `features`, as in `MultimodalLlama`."""
         loss = super().forward(ids, targets, segments, **media)
+        used = {"gated"} if media else set()
         for given in media.values():
             seen, heard = (given.images, given.sounds) if isinstance(given, Features) else (given.pixels, given.mel)
-            self.used |= {"image_bridge", "vision_tower"} if seen is not None else set()
-            self.used |= {"audio_bridge", "audio_encoder"} if heard is not None else set()
-        self.used |= {"gated"} if media else set()
+            used |= {"image_bridge", "vision_tower"} if seen is not None else set()
+            used |= {"audio_bridge", "audio_encoder"} if heard is not None else set()
+        self.used |= used if self.training else set()  # what an evaluation looks at has no gradients
         parts = (getattr(self.model, name, nn.Module()) for name in (*self.model.ADDED, *self.model.TOWERS))
         idle = [p.sum() for part in parts for p in part.parameters() if p.requires_grad]
         return loss + 0.0 * sum(idle) if idle else loss

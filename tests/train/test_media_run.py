@@ -303,7 +303,7 @@ def test_a_streamed_run_goes_on_bit_for_bit(make, table, data, tmp_path, monkeyp
     monkeypatch.setattr(datasets, "load_dataset", streaming)
     mixed = [{"source": f"datasets:{table}/good.parquet", "share": 3}, str(data / "llava.json")]
     options = {"data": mixed, "stream": True, "stream_buffer": 4, "eval_data": f"datasets:{table}/good.parquet",
-               "eval_every": 3, "save_every": 5}  # fmt: skip
+               "eval_every": 3, "save_every": 5, "features": tmp_path / "features"}  # fmt: skip
     whole = run_training(make(output=tmp_path / "whole", steps=6, **options), quiet=True)
     step = Trainer.train_step
 
