@@ -50,3 +50,19 @@ def byte_trainer(folder: Path, *, model: Llama3Model | None = None, **changes) -
     held_out = byte_batches(cfg, shuffle=False)
     return Trainer(model or byte_model(), byte_batches(cfg), cfg, eval_batches=[next(held_out), next(held_out)],
                    log=options.pop("log", RunLog(quiet=True)), **options)  # fmt: skip
+
+
+def media_table(rows: list[dict]):
+    """Rows as a set of the Hub has them: `image` and `audio` are the bytes of a file or None, `conversations` LLaVA's,
+    all else text. No codec is needed."""
+    import datasets
+
+    file = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+    media = {"image": datasets.Image(), "audio": datasets.Audio()}
+    turns = [{"from": datasets.Value("string"), "value": datasets.Value("string")}]  # LLaVA's
+    plain = {key: file if key in media else turns if key == "conversations" else datasets.Value("string")
+             for key in rows[0]}  # fmt: skip
+    cells = [{key: {"bytes": value, "path": None} if key in media and value is not None else value
+              for key, value in row.items()} for row in rows]  # fmt: skip
+    table = datasets.Dataset.from_list(cells, features=datasets.Features(plain))
+    return table.cast(datasets.Features({key: media.get(key, kind) for key, kind in plain.items()}))

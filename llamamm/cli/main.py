@@ -1,5 +1,5 @@
-"""The command line: `llamamm generate`, `chat`, `compose`, `data`, `train`, `train-multimodal`, `merge`, `eval`,
-`experiment`, `bench`, `check`, `fetch`, `doctor`.
+"""The command line: `llamamm generate`, `chat`, `compose`, `data`, `train`, `merge`, `eval`, `experiment`,
+`bench`, `check`, `fetch`, `doctor`.
 
 What a user can cause ends in one line with the remedy, and exit code 2; nothing ends in a traceback, unless
 LLAMAMM_TRACEBACK=1 asks for it. Help and wrong options wait for no torch: a command imports what it needs.
@@ -17,8 +17,8 @@ import typer
 from typer.core import TyperGroup
 
 from llamamm import __version__
-from llamamm.cli.make import TrainCommand, compose, data, merge, train, train_multimodal
-from llamamm.cli.measure import bench, evaluate, experiment
+from llamamm.cli.make import TrainCommand, compose, data, merge, train
+from llamamm.cli.measure import bench, evaluate, experiment, senses
 from llamamm.cli.options import AS_PATH, err, out
 from llamamm.cli.talk import PromptCommand, chat, generate
 from llamamm.devices import calm_threads
@@ -49,7 +49,7 @@ app.command()(chat)
 app.command(cls=TrainCommand)(train)
 app.command()(compose)
 app.command()(data)
-app.command("train-multimodal")(train_multimodal)
+app.command("train-multimodal", hidden=True)(senses)  # where it was in version 0.1
 app.command()(merge)
 app.add_typer(evaluate, name="eval")
 app.add_typer(experiment, name="experiment")

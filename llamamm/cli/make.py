@@ -1,8 +1,7 @@
-"""Commands that make models: `llamamm compose`, `data`, `train`, `train-multimodal`, `merge`."""
+"""Commands that make models: `llamamm compose`, `data`, `train`, `merge`."""
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from llamamm.cli.options import AS_PATH, DeviceOption, DtypeOption, ModelOption, err, out
+from llamamm.cli.options import AS_PATH, DtypeOption, ModelOption, err, out
 from llamamm.errors import ConfigError
 
 
@@ -25,14 +24,27 @@ class TrainCommand(TyperCommand):
         super().format_help(ctx, formatter)
 
 
+def _list_recipes(asked: bool) -> None:
+    if asked:
+        from llamamm.train.recipe import list_recipes
+
+        for name, what in list_recipes().items():
+            out().print(f"recipe:{name}  {what}", markup=False, soft_wrap=True)
+        raise typer.Exit
+
+
 def train(
     config: Annotated[
-        Path, typer.Argument(help="A YAML file of `key: value` lines; the keys are listed below.", **AS_PATH)
+        Path, typer.Argument(help="A YAML file of `key: value` lines, listed below; or recipe:NAME.", **AS_PATH)
     ],
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, in place of the file's. May be given several times.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the output folder's last checkpoint.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show how much memory each stage takes, and leave.")] = False,
+    recipes: Annotated[  # noqa: ARG001 (its callback does the work)
+        bool, typer.Option("--list-recipes", callback=_list_recipes, is_eager=True, help="Show the recipes and leave.")
+    ] = False,
 ) -> None:
     """Train a model, in full or with LoRA, as a file says. Under torchrun in many processes at once.
 
@@ -43,6 +55,11 @@ def train(
 
     changes = set_ or []
     cfg = TrainConfig.from_yaml(config, **_changes(changes))
+    if plan:
+        from llamamm.train.plan import plan_memory, table
+
+        out().print(table(plan_memory(cfg)))
+        return
     last, best = cfg.output / "last", cfg.output / "best"
     try:
         trainer = run_training(cfg, resume=resume)
@@ -59,44 +76,6 @@ def train(
         err().print(f"stopped at step {trainer.step} of {cfg.steps}")
         _say_how_to_resume(last, config, changes)
         raise typer.Exit(130)
-
-
-def train_multimodal(
-    output: Annotated[Path, typer.Argument(help="Folder to write the model to.", **AS_PATH)],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same model on the same machine.", min=0)] = 0,
-    read: Annotated[int, typer.Option(help="Steps of stage 1: the text model learns to read.", min=0)] = 1500,
-    align: Annotated[int, typer.Option(help="Steps of stage 2: the bridges alone.", min=0)] = 700,
-    tune: Annotated[int, typer.Option(help="Steps of stage 3: bridges and text model.", min=0)] = 4500,
-    device: DeviceOption = None,
-) -> None:
-    """Train a small Llama that sees and hears, in three stages, and print what it knows of held-out data.
-
-    It answers questions about easy-VQA's pictures, names OpenMoji's, and recognises twenty spoken words.
-    """
-    from dataclasses import asdict
-
-    from llamamm.devices import pick_device
-    from llamamm.evals.senses import table as score_table
-    from llamamm.experiments.small_multimodal import stages, train_small
-    from llamamm.files import write_file
-    from llamamm.pretrained.save import save_pretrained
-    from llamamm.weights.saving import refuse_foreign_files
-
-    refuse_foreign_files(output)  # before the minutes, not after
-    plan, mean = stages(read, align, tune), {}
-
-    def note(stage: str, step: int, loss: float) -> None:
-        mean[stage] = 0.98 * mean.get(stage, loss) + 0.02 * loss
-        if (step + 1) % 250 == 0:
-            err().print(f"  {stage} {step + 1:,}: loss {mean[stage]:.3f}")
-
-    done = train_small(plan=plan, seed=seed, device=pick_device(device), say=err().print, on_step=note)
-    save_pretrained(done.model, output, processor=done.processor)
-    notes = {"seed": seed, "steps": {stage.name: stage.steps for stage in plan}, "seconds": done.seconds,
-             "scores": [asdict(score) for score in done.scores], "losses": done.curves}  # fmt: skip
-    write_file(output / "training.json", json.dumps(notes) + "\n")
-    out(width=120).print(score_table(done.scores))
-    print(output)
 
 
 def compose(

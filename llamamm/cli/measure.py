@@ -1,6 +1,6 @@
 """Commands that measure: `llamamm eval multimodal` a model that is there already, on held-out data; `llamamm experiment
-retrieval`, `words` and `fusion` what one learns that is trained for the purpose; `llamamm bench` and `bench train`
-speed and memory.
+retrieval`, `words`, `fusion` and `senses` what one learns that is trained for the purpose; `llamamm bench` and `bench
+train` speed and memory.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def words(seed: Annotated[int, typer.Option(help="Of the control, an encoder wit
 
 @evaluate.command()
 def multimodal(
-    folder: Annotated[Path, typer.Argument(help="What `llamamm train-multimodal` has written.", **AS_PATH)],
+    folder: Annotated[Path, typer.Argument(help="What `llamamm experiment senses` has written.", **AS_PATH)],
     device: DeviceOption = None,
 ) -> None:
     """Ask a small multimodal model about pictures and sounds that it has not met, beside answers that do not look."""
@@ -88,6 +88,46 @@ def fusion(
 
     ways, tasks = run_comparison(steps=steps, read=read, seed=seed, device=pick_device(device), say=err().print)
     out(width=120).print(comparison(ways, tasks))
+
+
+@experiment.command()
+def senses(
+    output: Annotated[Path, typer.Argument(help="Folder to write the model to.", **AS_PATH)],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same model on the same machine.", min=0)] = 0,
+    read: Annotated[int, typer.Option(help="Steps of stage 1: the text model learns to read.", min=0)] = 1500,
+    align: Annotated[int, typer.Option(help="Steps of stage 2: the bridges alone.", min=0)] = 700,
+    tune: Annotated[int, typer.Option(help="Steps of stage 3: bridges and text model.", min=0)] = 4500,
+    device: DeviceOption = None,
+) -> None:
+    """Train a small Llama that sees and hears, in three stages, and print what it knows of held-out data.
+
+    It answers questions about easy-VQA's pictures, names OpenMoji's, and recognises twenty spoken words.
+    """
+    import json
+    from dataclasses import asdict
+
+    from llamamm.devices import pick_device
+    from llamamm.evals.senses import table as score_table
+    from llamamm.experiments.small_multimodal import stages, train_small
+    from llamamm.files import write_file
+    from llamamm.pretrained.save import save_pretrained
+    from llamamm.weights.saving import refuse_foreign_files
+
+    refuse_foreign_files(output)  # before the minutes, not after
+    plan, mean = stages(read, align, tune), {}
+
+    def note(stage: str, step: int, loss: float) -> None:
+        mean[stage] = 0.98 * mean.get(stage, loss) + 0.02 * loss
+        if (step + 1) % 250 == 0:
+            err().print(f"  {stage} {step + 1:,}: loss {mean[stage]:.3f}")
+
+    done = train_small(plan=plan, seed=seed, device=pick_device(device), say=err().print, on_step=note)
+    save_pretrained(done.model, output, processor=done.processor)
+    notes = {"seed": seed, "steps": {stage.name: stage.steps for stage in plan}, "seconds": done.seconds,
+             "scores": [asdict(score) for score in done.scores], "losses": done.curves}  # fmt: skip
+    write_file(output / "training.json", json.dumps(notes) + "\n")
+    out(width=120).print(score_table(done.scores))
+    print(output)
 
 
 @bench.callback()

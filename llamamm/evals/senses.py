@@ -68,13 +68,13 @@ def measure(model: MultimodalLlama, encoder: RowMaker, tests: Mapping[str, Task]
 def measure_saved(
     folder: str | Path, *, device: torch.device | str = "cpu", say: Callable[[str], None] = lambda _line: None
 ) -> list[Score]:
-    """Baselines, scores and controls of a model that `train-multimodal` has saved. Raises CheckpointError, FetchError.
+    """Baselines, scores and controls of a model that `experiment senses` has saved. Raises CheckpointError, FetchError.
     """
     model, processor = from_pretrained(folder, dtype=torch.float32, device=device)
     cfg = getattr(model, "multimodal_cfg", None)
     if processor is None or cfg is None or cfg.vision is None or cfg.audio is None:
         raise CheckpointError(f"{folder} holds no model with a tokenizer, an eye and an ear; "
-                              f"`llamamm train-multimodal` makes one")
+                              f"`llamamm experiment senses` makes one")
     tasks = load_tasks(cfg, model.vision_tower, model.audio_encoder, processor.image_processor,
                        only_tests=True, say=say)  # fmt: skip
     encoder = RowMaker(cfg, processor.tokenizer)

@@ -62,6 +62,7 @@ class MultimodalLlama(Llama3Model):
     Raises ConfigError where a part has another shape.
     """
 
+    TOWERS = ("vision_tower", "audio_encoder")
     ADDED = ("image_bridge", "audio_bridge", "gated")  # what joins the towers to the text model
 
     def __init__(

@@ -11,11 +11,15 @@ from typing import Literal, get_args
 import torch
 
 from llamamm.errors import ConfigError, InputError
+from llamamm.files import read_json
 from llamamm.multimodal.config import BridgeConfig, MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
-from llamamm.pretrained.load import from_pretrained
+from llamamm.pretrained.load import from_pretrained, read_config
+from llamamm.pretrained.locate import locate_config
 from llamamm.pretrained.towers import load_audio_encoder, load_image_processor, load_vision_tower
+from llamamm.senses.config import AudioConfig, VisionConfig
+from llamamm.text.config import TextConfig
 from llamamm.text.tokenizer import Tokenizer
 
 Fusion = Literal["projector", "gated", "perceiver"]
@@ -54,22 +58,42 @@ def compose(
     own = {"dtype": llama.embed_tokens.weight.dtype, "device": device}
     eye = None if vision is None else load_vision_tower(vision, **own)
     ear = None if audio is None else load_audio_encoder(audio, **own)
-    looks, images = None, None
+    images = None
     if eye is not None:
-        looks = (image_size, image_size)
         _require_size(image_size, eye.cfg.patch_size)
-        images = replace(load_image_processor(vision), resize=looks, crop=None)
-    cfg = MultimodalConfig(
-        llama.full_config, eye and eye.cfg, ear and ear.cfg, image_size=looks,
-        image_bridge=_bridge(BridgeConfig("mlp", merge=MERGE), fusion),
-        audio_bridge=_bridge(BridgeConfig("swiglu", merge=HEARD_AT_ONCE), fusion),
-        image_layer=None if eye is None else -min(4, eye.cfg.encoder.n_layers),
-        cross_layers=tuple(range(LAYERS_APART - 1, llama.cfg.n_layers, LAYERS_APART)) if fusion == "gated" else (),
-    )  # fmt: skip
+        images = replace(load_image_processor(vision), resize=(image_size, image_size), crop=None)
+    cfg = composed_config(llama.full_config, eye and eye.cfg, ear and ear.cfg, fusion=fusion, image_size=image_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MultimodalLlama(cfg, text=llama, vision=eye, audio=ear)
     return model.to(own["dtype"]).eval(), MultimodalProcessor(cfg, tokenizer, images)
+
+
+def read_composed_config(
+    text: str | Path = "smollm2", *, vision: str | Path | None = "vit-s", audio: str | Path | None = "whisper-tiny",
+    fusion: Fusion = "projector", image_size: int = 224,
+) -> MultimodalConfig:  # fmt: skip
+    """The configuration of what `compose` would make, from the parts' config.json alone. Raises as `compose`."""
+    eye = None if vision is None else read_json(locate_config(vision, kind="vision") / "config.json")
+    ear = None if audio is None else read_json(locate_config(audio, kind="audio") / "config.json")
+    return composed_config(
+        read_config(locate_config(text)), eye and VisionConfig.from_hf(eye), ear and AudioConfig.from_hf(ear),
+        fusion=fusion, image_size=image_size,
+    )  # fmt: skip
+
+
+def composed_config(
+    text: TextConfig, vision: VisionConfig | None, audio: AudioConfig | None, *, fusion: Fusion = "projector",
+    image_size: int = 224,
+) -> MultimodalConfig:  # fmt: skip
+    """That of the model that `compose` makes of such parts. Raises ConfigError."""
+    return MultimodalConfig(
+        text, vision, audio, image_size=None if vision is None else (image_size, image_size),
+        image_bridge=_bridge(BridgeConfig("mlp", merge=MERGE), fusion),
+        audio_bridge=_bridge(BridgeConfig("swiglu", merge=HEARD_AT_ONCE), fusion),
+        image_layer=None if vision is None else -min(4, vision.encoder.n_layers),
+        cross_layers=tuple(range(LAYERS_APART - 1, text.n_layers, LAYERS_APART)) if fusion == "gated" else (),
+    )  # fmt: skip
 
 
 def _bridge(cfg: BridgeConfig, fusion: str) -> BridgeConfig:

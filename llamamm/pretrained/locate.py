@@ -11,9 +11,18 @@ from llamamm.assets.catalogue import KINDS
 from llamamm.assets.fetch import ASSETS, fetch
 from llamamm.errors import FetchError
 from llamamm.files import recover_folder
-from llamamm.weights.hub import snapshot
+from llamamm.weights.hub import download_file, snapshot
 
 DEFAULT_MODEL = "smollm2"  # where none is named
+
+
+def locate_config(name: str | Path, *, kind: str = "llama") -> Path:
+    """The folder of a model's config.json; of a Hub repository that file alone is downloaded. Raises FetchError."""
+    on_the_hub = not Path(name).expanduser().exists() and str(name) not in ASSETS and str(name).count("/") == 1
+    if on_the_hub and not str(name).startswith((".", "/", "~")):
+        return download_file(str(name), "config.json", progress=False).parent
+    path = locate(name, kind=kind)
+    return path if path.is_dir() else path.parent
 
 
 class HubOptions(TypedDict, total=False):

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,9 +22,10 @@ from llamamm.errors import InputError, counted
 from llamamm.multimodal.model import Features
 from llamamm.multimodal.places import pad_right
 from llamamm.multimodal.processor import make_media
-from llamamm.train.documents import place_of
 from llamamm.train.losses import IGNORE
+from llamamm.train.order import Shuffled, Turns
 from llamamm.train.rows import Example
+from llamamm.train.streams import Streams
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,15 @@ def places_of(example: Example) -> Tensor:
 class Batches:
     """An endless iterator of batches: epoch after epoch, each in an order of its own that (seed, epoch) decides.
 
-    documents: anything with len() and [i]; encode: what turns one of them into an Example. Its InputErrors come with
-    the document's place: file and line, or number.
+    documents: anything with len() and [i], or `Streams`; encode: what turns one of them into an Example. Its
+    InputErrors come with the document's place: file and line, or number.
     length: places in a row. A place is a token and the one it predicts, so a text of n tokens takes n - 1.
     pack, split: rows are full to the last place; a text goes on in the next row, where it sees nothing of its begin.
     split may be a function that says of each document whether it is split so.
     pack alone: as many whole examples as fit, in turn, then filling. Without pack: one a row, as wide as the longest.
     Without split an example longer than a row is cut; `n_cut` counts them. Examples with nothing to learn are left out.
-    Examples with pictures or sounds are never split; too long ones are refused, or with skip_long left out, and counted
-    in `n_skipped`. looked_at: as in `Batch`.
+    Examples with pictures or sounds are never split, and too long ones are refused. skip_faulty: those, and what cannot
+    be read, are left out, counted in `n_skipped`; `fault` is the first. looked_at: as in `Batch`.
     rank, world_size: of several processes, each reads the same stream and keeps every world_size-th row.
 
     Raises InputError for settings that do not fit, and when a whole epoch has nothing to learn.
@@ -125,7 +125,7 @@ class Batches:
 
     def __init__(
         self,
-        documents: Sequence[Any],
+        documents: Sequence[Any] | Streams,
         encode: Callable[[Any], Example],
         *,
         batch_size: int,
@@ -136,7 +136,7 @@ class Batches:
         pad_id: int = 0,
         shuffle: bool = True,
         looked_at: bool = False,
-        skip_long: bool = False,
+        skip_faulty: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -150,21 +150,18 @@ class Batches:
             raise InputError(f"rank must be from 0 to {world_size - 1} for world_size {world_size}, got {rank}")
         if seed < 0:
             raise InputError(f"seed must be 0 or more, got {seed}")
-        if len(documents) == 0:
-            raise InputError("there are 0 documents; training needs at least one")
         self.documents, self.encode = documents, encode
+        self._turns = turns(documents, seed=seed, shuffle=shuffle)
         self.batch_size, self.length, self.seed, self.pad_id = batch_size, length, seed, pad_id
         self.pack, self.split, self.shuffle = pack, pack and split, shuffle
         self.rank, self.world_size = rank, world_size
-        self.looked_at, self.skip_long = looked_at, skip_long
-        self.epoch = 0
+        self.looked_at, self.skip_faulty = looked_at, skip_faulty
         self.n_cut = self.n_skipped = 0
-        # The example at hand: where it stands in the epoch's order, how many of its places are used, its places.
-        self._position, self._used = 0, 0
+        self.fault = ""
+        self._used = 0  # places of the example at hand
         self._example: Tensor | None = None
         self._media: Media = (), ()
         self._splits = False  # whether that example is split
-        self._order = self._shuffled()
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -175,42 +172,42 @@ class Batches:
         return fill(rows[self.rank :: self.world_size], width, pad_id=self.pad_id, looked_at=self.looked_at)
 
     @property
+    def epoch(self) -> int:
+        return self._turns.epoch
+
+    @property
     def epoch_progress(self) -> float:
         """Epochs read so far: 1.25 when a quarter of the documents has been read a second time."""
-        return self.epoch + self._position / len(self.documents)
+        return self._turns.progress
 
     # ---- the place in the data ----
 
     def state_dict(self) -> dict[str, Any]:
         """The place after the last batch, and the settings it belongs to; for JSON. The same for every rank."""
-        place = {"epoch": self.epoch, "position": self._position, "used": self._used, "n_cut": self.n_cut,
-                 "n_skipped": self.n_skipped}  # fmt: skip
-        return {**place, "settings": self._settings()}
+        return {**self._turns.state_dict(), "used": self._used, "n_cut": self.n_cut, "n_skipped": self.n_skipped,
+                "settings": self._settings()}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the batch that `state` was taken behind. Raises InputError for other data or settings."""
         try:
-            theirs = dict(state["settings"])
-            epoch, position, used, n_cut = (int(state[name]) for name in ("epoch", "position", "used", "n_cut"))
+            theirs, used, n_cut = dict(state["settings"]), int(state["used"]), int(state["n_cut"])
+            for name, value in self._settings().items():
+                if theirs.get(name) != value:
+                    raise InputError(f"the state was saved with {name} {theirs.get(name)}, here it is {value}; "
+                                     f"resume with the same data and settings, or begin anew")
+            self._turns.load_state_dict(state)
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"this is no state of Batches: {error!r}; it comes from state_dict()") from None
-        for name, value in self._settings().items():
-            if theirs.get(name) != value:
-                raise InputError(f"the state was saved with {name} {theirs.get(name)}, here it is {value}; "
-                                 f"resume with the same data and settings, or begin anew")
-        if not (epoch >= 0 and 0 <= position < len(self.documents) and used >= 0):
-            raise InputError(f"the state's place, epoch {epoch}, document {position}, place {used}, is not in these "
-                             f"{len(self.documents)} documents")
-        self.epoch, self._position, self._used, self.n_cut = epoch, position, used, n_cut
-        self.n_skipped = int(state.get("n_skipped", 0))
-        self._example, self._media, self._order = None, ((), ()), self._shuffled()
+        self._used, self.n_cut, self.n_skipped = used, n_cut, int(state.get("n_skipped", 0))
+        self._example, self._media = None, ((), ())
 
     def _settings(self) -> dict[str, Any]:
         names = ("seed", "batch_size", "length", "pack", "split", "shuffle")
         values = {name: getattr(self, name) for name in names}
         values["split"] = "by document" if callable(self.split) else self.split
-        several = getattr(self.documents, "shares", [1.0])
-        return {"documents": len(self.documents), **({"shares": several} if len(several) > 1 else {}), **values}
+        return {**self._turns.settings, **values}
 
     # ---- one row, one example ----
 
@@ -234,48 +231,58 @@ class Batches:
 
     def _current(self) -> Tensor:
         """The example at hand, read if it is not yet, whole: places (2, n), tokens above their targets."""
-        tries = 2 * len(self.documents)  # from the middle of an epoch, that surely spans a whole one
+        tries = 2 * self._turns.n_round  # from the middle of an epoch, that surely spans a whole one
         while self._example is None:
-            index = int(self._order[self._position])
-            document = self.documents[index]
+            if tries == 0:
+                raise InputError(f"no token to learn in {counted(self._turns.n_round, 'document')}"
+                                 f"{'' if self.split else f' in its first {self.length} places'}: "
+                                 f"are they empty, or is nothing in them an answer?")
+            tries -= 1
             try:
-                example = self.encode(document)
-                self._media = example.images, example.sounds
-                splits = self.split(document) if callable(self.split) else self.split
-                self._splits = bool(splits) and not any(self._media)
-                if any(self._media) and len(example.ids) - 1 > self.length and not self.skip_long:
-                    raise InputError(f"{len(example.ids) - 1} tokens with those of its pictures and sounds, which "
-                                     f"cannot be cut, are over length {self.length}: set a larger length")
+                self._read()
             except InputError as error:
-                raise InputError(f"{place_of(self.documents, index)}: {error}") from error
-            self._example = places_of(example)
+                said = fault_at(self._turns.place, error)
+                if not self.skip_faulty:
+                    raise InputError(said) from error
+                self.n_skipped, self.fault = self.n_skipped + 1, self.fault or said
+                self._used, self._media = 0, ((), ())
+                self._turns.advance()
+                continue
             if 0 < self._example.shape[1] <= self._used:
-                raise InputError(f"the state's place is {self._used} places into document {index}, which has "
+                raise InputError(f"the state's place is {self._used} places into {self._turns.place}, which has "
                                  f"{self._example.shape[1]}; the documents or their encoding have changed")
-            too_long = any(self._media) and self._example.shape[1] > self.length
-            if too_long or (self._example[1, : None if self._splits else self.length] == IGNORE).all():
-                self.n_skipped += too_long
-                self._advance(cut=not too_long)
-                tries -= 1
-                if tries == 0:
-                    raise InputError(f"no token to learn in {counted(len(self.documents), 'document')}"
-                                     f"{'' if self.split else f' in its first {self.length} places'}: "
-                                     f"are they empty, or is nothing in them an answer?")
+            if (self._example[1, : None if self._splits else self.length] == IGNORE).all():
+                self._advance()
         return self._example
 
-    def _advance(self, *, cut: bool = True) -> None:
-        """Done with the example at hand: to the next document, after the last to the next epoch."""
-        self.n_cut += cut and not self._splits and self._example.shape[1] > self.length
-        self._example, self._media, self._used = None, ((), ()), 0
-        self._position += 1
-        if self._position == len(self.documents):
-            self.epoch, self._position = self.epoch + 1, 0
-            self._order = self._shuffled()
+    def _read(self) -> None:
+        """The example at hand, from its document. Raises InputError for what cannot be read or is too long."""
+        document = self._turns.current()
+        example = self.encode(document)
+        self._media = example.images, example.sounds
+        splits = self.split(document) if callable(self.split) else self.split
+        self._splits = bool(splits) and not any(self._media)
+        if any(self._media) and len(example.ids) - 1 > self.length:
+            raise InputError(f"{len(example.ids) - 1} tokens with those of its pictures and sounds, which cannot be "
+                             f"cut, are over length {self.length}: set a larger length")
+        self._example = places_of(example)
 
-    def _shuffled(self) -> np.ndarray:
-        """The epoch's order. Its own generator: neither torch's nor numpy's random numbers are touched."""
-        n = len(self.documents)
-        if not self.shuffle:
-            return np.arange(n)
-        generator = np.random.Generator(np.random.PCG64([self.seed, self.epoch]))
-        return self.documents.order(generator) if hasattr(self.documents, "order") else generator.permutation(n)
+    def _advance(self) -> None:
+        """Done with the example at hand: to the next document."""
+        self.n_cut += not self._splits and self._example.shape[1] > self.length
+        self._example, self._media, self._used = None, ((), ()), 0
+        self._turns.advance()
+
+
+def turns(documents: Sequence[Any] | Streams, *, seed: int, shuffle: bool) -> Turns:
+    """Who says which document is next. Raises InputError where there are none."""
+    if isinstance(documents, Streams):
+        return documents
+    if len(documents) == 0:
+        raise InputError("there are 0 documents; training needs at least one")
+    return Shuffled(documents, seed=seed, shuffle=shuffle)
+
+
+def fault_at(place: str, error: InputError) -> str:
+    """What is wrong, with the place of the document, which the error may name itself."""
+    return str(error) if str(error).startswith(place) else f"{place}: {error}"

@@ -23,12 +23,15 @@ from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.config import Source, TrainConfig
 from llamamm.train.documents import JsonLines, JsonList, place_of
 from llamamm.train.media_rows import encode_media_record
-from llamamm.train.records import Record, check_record
-from llamamm.train.rows import encode_record
+from llamamm.train.preference import encode_pair
+from llamamm.train.records import Record, check_pair, check_record
+from llamamm.train.rows import Example, encode_record
 from llamamm.train.sources import Records, open_data
+from llamamm.train.streams import Head, Streams
 from llamamm.weights.gguf import GGUFFile
 
 MOST_CHECKED = 100_000  # records: some seconds
+STREAM_CHECKED = 256  # rows of a stream, which may have to be downloaded
 Look = Callable[[Any], Tensor]  # a picture or a sound -> features of a tower
 
 
@@ -65,18 +68,26 @@ def require_length(cfg: TrainConfig, limit: int) -> None:
 class Data:
     """The records of some sources, `records`, looked through before weights are loaded; `said`: what was found.
 
-    skip: faulty records are left out and counted, instead of ending the run.
+    skip: faulty records are left out and counted, instead of ending the run. pairs: they are preferences. stream: sets
+    of `datasets` are read as they are needed, of which the first rows are looked through; buffer, seed: of `Streams`.
     Raises InputError naming the first fault with its file and line, or where nothing is left.
     """
 
-    def __init__(self, sources: Sequence[Source], *, skip: bool = False) -> None:
-        opened = [(source.source, open_data(source.source), source.share) for source in sources]
+    def __init__(
+        self, sources: Sequence[Source], *, skip: bool = False, pairs: bool = False, stream: bool = False,
+        buffer: int = 1, seed: int = 0,
+    ) -> None:  # fmt: skip
+        found = [(source.source, open_data(source.source, stream=stream), source.share) for source in sources]
+        self._streams = Streams(found, buffer=buffer, seed=seed) if stream else None
+        opened = [(name, documents if isinstance(documents, Sequence) or not stream
+                   else Head(documents, STREAM_CHECKED, name), share) for name, documents, share in found]  # fmt: skip
         self._faults: dict[int, str] | None = {} if skip else None
+        self._pairs = pairs
         self.said, self._firsts, begin = [], [], 0
         for name, documents, _ in opened:
             faults: dict[int, str] | None = {} if skip else None
-            said, firsts = check_records(documents, name, faults=faults)
-            self.said.append(said)
+            said, firsts = check_records(documents, name, faults=faults, pairs=pairs)
+            self.said += said
             self._firsts += [begin + first for first in firsts]
             if faults:
                 self._faults.update({begin + index: fault for index, fault in faults.items()})
@@ -84,29 +95,29 @@ class Data:
         self._all = Records(opened)
 
     @property
-    def records(self) -> Records:
-        """Those that are left. Raises InputError where there are none."""
+    def records(self) -> Records | Streams:
+        """Those that are left; of streams all, faulty ones too. Raises InputError where there are none."""
         records = Records(self._all.sources, without=self._faults or ())
         if len(records) == 0:
             raise InputError(f"none of {counted(len(self._all), 'record')} can be read: "
                              f"{next(iter(self._faults.values()))}")
-        return records
+        return self._streams or records
 
     def check_encoding(
         self, reader: Tokenizer | MultimodalProcessor, length: int, *, look: Look | None = None
     ) -> None:
         """The model can read such records: its tokenizer has a chat format and an end of text; each picture and sound
-        opens, and fits into a row of `length` tokens with its words. look: as in `encode_media_record`.
+        opens, and fits into a row of `length` tokens with its words, as both answers of a preference do. look: as in
+        `encode_media_record`.
 
         Raises InputError.
         """
         tokenizer = reader if isinstance(reader, Tokenizer) else reader.tokenizer
         for index in self._firsts:
             self._try(index, lambda record: record.media or encode_record(record, tokenizer))
-        with_media = [i for i in range(min(len(self._all), MOST_CHECKED)) if i not in (self._faults or ())]
-        for index in with_media:
-            if self._all[index].media:
-                self._try(index, lambda record: _fits(record, reader, length, look))
+        for index in range(min(len(self._all), MOST_CHECKED)):
+            if index not in (self._faults or ()) and (self._pairs or self._all[index].media):
+                self._try(index, lambda record: _fits(record, reader, length, look, pairs=self._pairs))
         if self._faults:
             n = len(self._faults)
             self.said.append(f"{counted(n, 'faulty record')} left out, such as {next(iter(self._faults.values()))}")
@@ -121,30 +132,46 @@ class Data:
             self._faults[index] = fault
 
 
-def _fits(record: Record, reader: Tokenizer | MultimodalProcessor, length: int, look: Look | None) -> None:
-    if isinstance(reader, Tokenizer):
+def _fits(
+    record: Record, reader: Tokenizer | MultimodalProcessor, length: int, look: Look | None, *, pairs: bool
+) -> None:
+    if isinstance(reader, Tokenizer) and record.media:
         raise InputError("the record holds a picture or a sound, and this model reads text alone; `llamamm compose` "
                          "makes one that sees and hears")
-    n = len(encode_media_record(record, reader, look=look).ids) - 1
+
+    def encode(read: Record) -> Example:
+        if isinstance(reader, Tokenizer):
+            return encode_record(read, reader)
+        return encode_media_record(read, reader, look=look)
+
+    examples = encode_pair(record, encode) if pairs else [encode(record)]
+    n = max(len(example.ids) for example in examples) - 1
     if n > length:
-        raise InputError(f"{counted(n, 'token')}, with those of its pictures and sounds, which cannot be cut, and "
-                         f"length is {length}: set a larger length, or faulty: skip")
+        with_media = ", with those of its pictures and sounds" if record.media else ""
+        raise InputError(f"{counted(n, 'token')}{with_media}, which cannot be cut, and length is {length}: set a "
+                         f"larger length, or faulty: skip")
 
 
 def check_records(
-    documents: Sequence[Any], name: str, *, most: int = MOST_CHECKED, faults: dict[int, str] | None = None
-) -> tuple[str, list[int]]:
+    documents: Sequence[Any], name: str, *, most: int = MOST_CHECKED, faults: dict[int, str] | None = None,
+    pairs: bool = False,
+) -> tuple[list[str], list[int]]:  # fmt: skip
     """Read the records, at most so many. -> how many those were, in words; where the first text and dialogue stand.
 
     A table may hold empty texts, a file of lines may not. faults: gets the numbers of bad records, and what is wrong.
+    pairs: they are preferences.
     Raises InputError with the place of the first record that is not JSON, of no kind that trains, or empty, unless
     faults collects them.
     """
     n = min(len(documents), most)
     firsts: dict[bool, int] = {}
+    n_rejected = 0
     for index in range(n):
         try:
-            record = check_record(documents[index], empty=not isinstance(documents, JsonLines | JsonList))
+            document = documents[index]
+            record = check_pair(document) if pairs else check_record(
+                document, empty=not isinstance(documents, JsonLines | JsonList))
+            n_rejected += not pairs and document.get("rejected") is not None
             if not record.media:
                 firsts.setdefault(record.text is not None, index)
         except InputError as error:
@@ -153,9 +180,15 @@ def check_records(
             if faults is None:
                 raise InputError(said) from None
             faults[index] = said
-    said = f"{name}: {n:,} record{'s' * (n > 1)}, all checked"
-    if n < len(documents):
-        said = f"{name}: the first {n:,} of {len(documents):,} records are checked; a bad one after them ends the run"
+    said = [f"{name}: {n:,} record{'s' * (n > 1)}, all checked"]
+    later = "ends the run" if faults is None else "is left out"
+    if isinstance(documents, Head):
+        said = [f"{name}: the first {counted(n, 'row')} of the stream are checked; a bad one after them {later}"]
+    elif n < len(documents):
+        said = [f"{name}: the first {n:,} of {len(documents):,} records are checked; a bad one after them {later}"]
+    if n_rejected:
+        said.append(f"{name}: {counted(n_rejected, 'record')} with a 'rejected' answer, which is not read: it belongs "
+                    f"to method: dpo")
     return said, list(firsts.values())
 
 

@@ -45,6 +45,7 @@ from llamamm.train.distributed_checkpoint import (
     shard_names,
     whole_model,
 )
+from llamamm.train.features import FeatureStore
 from llamamm.train.loop import Trainer
 from llamamm.train.processes import is_sharded
 from llamamm.train.randomness import random_state, set_random_state
@@ -60,12 +61,14 @@ ADAPTER, SKILL, MODEL = "adapter", "skill", "model"
 class FolderSaver:
     """Writes a run's checkpoints under `folder`: last/, best/, of a run over shards final/ too.
 
-    base: the name of the model an adapter belongs to. All processes call each method; the main one writes, and of
-    shards every process its own.
+    base: the name of the model an adapter belongs to. features: written down with each last/. All processes call each
+    method; the main one writes, and of shards every process its own.
     """
 
-    def __init__(self, folder: Path, *, tokenizer: Tokenizer | None = None, base: str = "") -> None:
-        self.folder, self.tokenizer, self.base = folder, tokenizer, base
+    def __init__(
+        self, folder: Path, *, tokenizer: Tokenizer | None = None, base: str = "", features: FeatureStore | None = None
+    ) -> None:
+        self.folder, self.tokenizer, self.base, self.features = folder, tokenizer, base, features
 
     def save_last(self, trainer: Trainer) -> None:
         state = training_state(trainer)
@@ -80,6 +83,8 @@ class FolderSaver:
                 (new / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
         if trainer.processes.is_main:  # what an earlier end left there is older than last/ now
             shutil.rmtree(self.folder / "final", ignore_errors=True)
+        if self.features is not None:
+            self.features.flush()
 
     def save_best(self, trainer: Trainer) -> None:
         self._save_whole(trainer, self.folder / "best")

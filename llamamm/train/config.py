@@ -31,6 +31,7 @@ from pydantic import (
 
 from llamamm.errors import ConfigError
 from llamamm.lora.settings import ALL_TARGETS, LoraSettings
+from llamamm.train.recipe import settings_path
 from llamamm.train.settings_file import read_settings_file
 
 
@@ -56,6 +57,10 @@ class TrainConfig(BaseModel):
 
     # ---- the model ----
     model: str | None = Field(None, description="Model to start from: Hub id, folder or asset name. Default: smollm2.")
+    compose: dict[Literal["text", "vision", "audio", "fusion", "image_size"], Any] | None = Field(
+        None, description="Instead of `model`: parts of one that sees or hears, as `llamamm compose` takes them; it is "
+        "put together once, in base/ of the output."
+    )
     shape: dict[str, Any] | None = Field(
         None, description="Instead of `model`: a new random Llama of this shape (hidden_size, n_layers, ...)."
     )
@@ -82,9 +87,14 @@ class TrainConfig(BaseModel):
     # ---- the data ----
     data: str | list[Source] | None = Field(
         None,
-        description=".jsonl, .json (LLaVA's), .txt, a folder with metadata.jsonl, or datasets:NAME[:SPLIT]; or a list "
+        description=".jsonl, .json (LLaVA's), .txt, a folder with metadata.jsonl, or datasets:NAME[:SPLIT], NAME on "
+        "the Hub owner/name[/subset], here a folder or the file of a table (.parquet); or a list "
         "of such, each alone or as {source: ..., share: ...}.",
     )
+    stream: bool = Field(
+        False, description="Read datasets:... row by row as training goes on: none is downloaded or loaded whole."
+    )
+    stream_buffer: PositiveInt = Field(1000, description="stream: rows of a source that wait, to be drawn at random.")
     faulty: Literal["stop", "skip"] = Field("stop", description="Records that cannot be read: stop, or skip and count.")
     eval_data: str | None = Field(None, description="Held-out data of the same kind. Default: no evaluation.")
     length: int = Field(512, description="Tokens in a row.", ge=2)
@@ -95,7 +105,8 @@ class TrainConfig(BaseModel):
     pack: bool = Field(True, description="Fill rows with several texts, which do not see each other.")
 
     features: Path | None = Field(
-        None, description="Folder that keeps what frozen towers see and hear. Default: features/ beside the output."
+        None, description="Folder that keeps what frozen towers see and hear. Default: features/ beside the output; "
+        "none for a `stream`, whose rows may not come again."
     )
 
     # ---- the optimizer ----
@@ -171,8 +182,9 @@ class TrainConfig(BaseModel):
             raise ValueError("trains is empty: nothing would learn")
         if "lora" in (self.trains or ()) and {"text", "towers"} & set(self.trains):
             raise ValueError("trains: lora stands beside frozen weights; take it, or text and towers in full")
-        if self.model and self.shape is not None:
-            raise ValueError("`model` and `shape` name two models; give one of them")
+        named = [key for key in ("model", "compose", "shape") if getattr(self, key) not in (None, "")]
+        if len(named) > 1:
+            raise ValueError(f"`{named[0]}` and `{named[1]}` name two models; give one of them")
         if self.shape is not None and self.method != "full":
             raise ValueError("a new model (`shape`) is trained in full: method: full")
         if self.adapter and self.method == "dpo":
@@ -203,7 +215,7 @@ class TrainConfig(BaseModel):
             name = values.pop("name", None)
             if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name) or name in found:
                 raise ConfigError(f"stages[{n}]: each has a name of its own, letters and digits, got {name!r}")
-            if wrong := sorted(values.keys() & {"output", "stages", "model", "shape", "adapter"}):
+            if wrong := sorted(values.keys() & {"output", "stages", "model", "compose", "shape", "adapter"}):
                 raise ConfigError(f"stages[{n}] ({name}): {wrong[0]!r} belongs to the whole run, not to a stage")
             try:
                 found[name] = TrainConfig.make({**mine, **values, "output": (self.output or Path()) / name})
@@ -218,12 +230,12 @@ class TrainConfig(BaseModel):
 
     @classmethod
     def from_yaml(cls, path: str | Path, **changes: Any) -> TrainConfig:
-        """From a YAML file, with changes on top. Paths in it are relative to where the command runs.
+        """From a YAML file, or "recipe:NAME", with changes on top. Paths in it are relative to where you are.
 
         Raises ConfigError naming the file, and the line of each key that is unknown or has a wrong value; also where
         the file names no output.
         """
-        values, lines = read_settings_file(path)
+        values, lines = read_settings_file(settings_path(path))
         lines = {key: line for key, line in lines.items() if key not in changes}
         cfg = cls._make({**values, **changes}, file=f"{path}", lines=lines)
         cfg.require_output(f"{path}: ")

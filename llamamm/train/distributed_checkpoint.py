@@ -31,6 +31,7 @@ from llamamm.errors import CheckpointError
 from llamamm.files import replace_folder
 from llamamm.lora.adapter_files import active_adapter
 from llamamm.lora.lora import adapter_names, lora_modules, set_adapter, wrap_linear
+from llamamm.multimodal.model import MultimodalLlama
 from llamamm.text.model import Llama3Model
 from llamamm.train.processes import Processes
 
@@ -124,7 +125,8 @@ def whole_model(model: nn.Module) -> Llama3Model | None:
     if not weights:
         return None
     with torch.device("meta"):  # shapes alone: neither memory nor random numbers are used
-        plain = Llama3Model(model.cfg)
+        sees = isinstance(model, MultimodalLlama)
+        plain = MultimodalLlama(model.multimodal_cfg) if sees else Llama3Model(model.cfg)
         for path, module in lora_modules(model).items():
             for name, settings in module.settings.items():
                 wrap_linear(plain, path).add(name, settings)
@@ -134,4 +136,7 @@ def whole_model(model: nn.Module) -> Llama3Model | None:
     if model.lm_head.weight is model.embed_tokens.weight:  # a tied head was assigned a matrix of its own
         head = lora_modules(plain).get("lm_head")
         (head.base if head else plain.lm_head).weight = plain.embed_tokens.weight
+    trains = {name for name, p in model.named_parameters() if p.requires_grad}
+    for name, parameter in plain.named_parameters():  # what a folder holds depends on it
+        parameter.requires_grad_(name in trains)
     return plain

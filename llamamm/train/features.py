@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from llamamm.errors import InputError
+from llamamm.errors import InputError, LlamammError
 from llamamm.files import write_file
 from llamamm.generation.prompts import Image, Sound
 from llamamm.multimodal.model import MultimodalLlama
@@ -76,8 +76,19 @@ class FeatureStore:
                 self.flush()
         return feature
 
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """At the end of the block what is new is written down, also when it ends by an error or by Ctrl-C."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(LlamammError):  # what ended the block is told
+                self.flush()
+            raise
+        self.flush()
+
     def flush(self) -> None:
-        """Write down what is new. Raises CheckpointError where it cannot be written."""
+        """Write down what is new. Raises WriteError where it cannot be written."""
         if self.folder is None or not self._new:
             return
         data = save(self._new, metadata={"format": "pt"})

@@ -144,7 +144,7 @@ class Trainer:
         self.evaluations_since_best = 0
         self.skipped = self.bad_in_a_row = 0
         self.stopped = False  # by Ctrl-C or SIGTERM
-        self._asked_to_stop = self._said_cut = False
+        self._asked_to_stop = self._said_cut = self._said_skipped = False
 
     def fit(self) -> None:
         """Train to cfg.steps, or until the held-out loss has stopped falling, or until Ctrl-C."""
@@ -190,6 +190,9 @@ class Trainer:
             self._said_cut = True
             self.log.say(f"a dialogue longer than length {self.cfg.length} was cut, as all such are: a larger length "
                          f"keeps them whole")
+        if getattr(self.batches, "n_skipped", 0) and not self._said_skipped:
+            self._said_skipped = True
+            self.log.say(f"a faulty record was left out, as all such are: {self.batches.fault}")
         return loss
 
     def update(self, batch: AnyBatch, rate: float) -> tuple[float, float, bool]:
@@ -255,9 +258,9 @@ class Trainer:
             return self.sampler(self.model)
 
     def _loss(self, batch: AnyBatch) -> Tensor:
-        dtype = self.autocast_dtype
+        dtype, inputs = self.autocast_dtype, batch.inputs(self.device)
         with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
-            return self.objective(**batch.inputs(self.device))
+            return self.objective(**inputs)
 
     def _note_bad_step(self, loss: float, norm: float) -> None:
         self.skipped += 1

@@ -84,8 +84,9 @@ def encode_media_record(
 class MediaObjective(Objective):
     """The loss of a model that sees and hears.
 
-    A bridge that has nothing to do in a batch gets gradients of zero: so several processes, whose rows hold different
-    things, all have the same ones to send. What no process had to do is then left alone, see `drop_idle`.
+    A bridge, or a tower that trains, with nothing to do in a batch gets gradients of zero: so several processes, whose
+    rows hold different things, all have the same ones to send. What no process had to do is then left alone, see
+    `drop_idle`.
     """
 
     def __init__(self, model: MultimodalLlama) -> None:
@@ -95,17 +96,20 @@ class MediaObjective(Objective):
     def forward(self, ids: Tensor, targets: Tensor, segments: Tensor | None = None, **media: Any) -> Tensor:
         """As in `Objective`; media: `media` or `features`, as in `MultimodalLlama`."""
         loss = super().forward(ids, targets, segments, **media)
+        used = {"gated"} if media else set()
         for given in media.values():
             seen, heard = (given.images, given.sounds) if isinstance(given, Features) else (given.pixels, given.mel)
-            self.used |= {name for name, x in (("image_bridge", seen), ("audio_bridge", heard)) if x is not None}
-        self.used |= {"gated"} if media else set()
-        idle = [p.sum() for p in self.model.added_parameters() if p.requires_grad]
+            used |= {"image_bridge", "vision_tower"} if seen is not None else set()
+            used |= {"audio_bridge", "audio_encoder"} if heard is not None else set()
+        self.used |= used if self.training else set()  # what an evaluation looks at has no gradients
+        parts = (getattr(self.model, name, nn.Module()) for name in (*self.model.ADDED, *self.model.TOWERS))
+        idle = [p.sum() for part in parts for p in part.parameters() if p.requires_grad]
         return loss + 0.0 * sum(idle) if idle else loss
 
     def drop_idle(self, processes: Processes) -> None:
         """Take the gradients away from what no process has used since the last call: they are zero, and the optimizer
         would shrink the weights all the same. All processes must call it."""
-        for name in self.model.ADDED:
+        for name in (*self.model.ADDED, *self.model.TOWERS):
             if not processes.any(name in self.used):
                 for parameter in getattr(self.model, name, nn.Module()).parameters():
                     parameter.grad = None

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,11 +21,11 @@ from torch import Tensor, nn
 from llamamm.errors import ConfigError, InputError
 from llamamm.lora.lora import lora_modules, set_lora_enabled
 from llamamm.text.model import Llama3Model
-from llamamm.train.batches import Batch, fill, places_of
-from llamamm.train.documents import place_of
+from llamamm.train.batches import Batch, fault_at, fill, places_of, turns
 from llamamm.train.losses import IGNORE
 from llamamm.train.records import Record, read_record
 from llamamm.train.rows import Example
+from llamamm.train.streams import Streams
 
 
 def preference_loss(
@@ -109,51 +108,49 @@ class PairBatch:
 class PairBatches:
     """An endless iterator of pairs, epoch after epoch in an order that (seed, epoch) decides; one answer a row.
 
-    documents: with len() and [i]; encode: one of them -> the examples of its chosen and its rejected answer. Pairs with
-    an answer over `length` are refused by name, or with skip_long left out, and counted in n_skipped.
+    documents: with len() and [i], or `Streams`; encode: one of them -> the examples of its chosen and its rejected
+    answer. Pairs with an answer over `length` are refused by name. skip_faulty: those, and what is no pair, are left
+    out, counted in n_skipped; `fault` is the first.
     rank, world_size: of several processes each keeps every world_size-th pair.
     """
 
     n_cut = 0
 
     def __init__(
-        self, documents: Sequence[Any], encode: Callable[[Any], tuple[Example, Example]], *, batch_size: int,
+        self, documents: Sequence[Any] | Streams, encode: Callable[[Any], tuple[Example, Example]], *, batch_size: int,
         length: int, seed: int = 0, pad_id: int = 0, shuffle: bool = True, looked_at: bool = False,
-        skip_long: bool = False, rank: int = 0, world_size: int = 1,
+        skip_faulty: bool = False, rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         if batch_size < 1 or batch_size % world_size:
             raise InputError(f"batch_size {batch_size} is not a multiple of world_size {world_size}")
-        if len(documents) == 0:
-            raise InputError("there are 0 pairs; training needs at least one")
+        self._turns = turns(documents, seed=seed, shuffle=shuffle)
         self.documents, self.encode, self.batch_size = documents, encode, batch_size
         self.length, self.seed = length, seed
-        self.pad_id, self.shuffle, self.looked_at, self.skip_long = pad_id, shuffle, looked_at, skip_long
-        self.rank, self.world_size, self.n_skipped, self._n_read = rank, world_size, 0, 0
+        self.pad_id, self.looked_at, self.skip_faulty = pad_id, looked_at, skip_faulty
+        self.rank, self.world_size, self.n_skipped, self.fault = rank, world_size, 0, ""
 
     def __iter__(self) -> Iterator[PairBatch]:
         return self
 
     def __next__(self) -> PairBatch:
         pairs: list[tuple[Example, Example]] = []
-        tries = 2 * len(self.documents) + self.batch_size
+        tries = 2 * self._turns.n_round + self.batch_size
         while len(pairs) < self.batch_size:
-            index = self._order()[self._n_read % len(self.documents)]
-            self._n_read += 1
             tries -= 1
             if tries < 0:
-                raise InputError(f"no pair fits into length {self.length}")
+                raise InputError(f"no pair fits into length {self.length}: {self.fault}")
             try:
-                pair = self.encode(self.documents[int(index)])
+                pair = self.encode(self._turns.current())
                 n = max(len(example.ids) for example in pair) - 1
-                if n > self.length and not self.skip_long:
+                if n > self.length:
                     raise InputError(f"{n} tokens are over length {self.length}: set a larger length")
-            except InputError as error:
-                place = place_of(self.documents, int(index))
-                raise InputError(str(error) if str(error).startswith(place) else f"{place}: {error}") from error
-            if n > self.length:
-                self.n_skipped += 1
-            else:
                 pairs.append(pair)
+            except InputError as error:
+                said = fault_at(self._turns.place, error)
+                if not self.skip_faulty:
+                    raise InputError(said) from error
+                self.n_skipped, self.fault = self.n_skipped + 1, self.fault or said
+            self._turns.advance()
         rows = [[(places_of(example), (example.images, example.sounds))]
                 for pair in pairs[self.rank :: self.world_size] for example in pair]  # fmt: skip
         width = max(len(example.ids) - 1 for pair in pairs for example in pair)
@@ -161,27 +158,19 @@ class PairBatches:
 
     @property
     def epoch_progress(self) -> float:
-        return self._n_read / len(self.documents)
+        return self._turns.progress
 
     def state_dict(self) -> dict[str, Any]:
         """The place after the last batch, for JSON."""
-        return {"n_read": self._n_read, "n_skipped": self.n_skipped, "settings": self._settings()}
+        return {**self._turns.state_dict(), "n_skipped": self.n_skipped, "settings": self._settings()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the batch that `state` was taken behind. Raises InputError for other data or settings."""
         if state.get("settings") != self._settings():
             raise InputError(f"the state was saved with {state.get('settings')}, here it is {self._settings()}; resume "
                              f"with the same data and settings, or begin anew")
-        self._n_read, self.n_skipped = state["n_read"], state["n_skipped"]
+        self._turns.load_state_dict(state)
+        self.n_skipped = state["n_skipped"]
 
     def _settings(self) -> dict[str, Any]:
-        return {"documents": len(self.documents), "seed": self.seed, "batch_size": self.batch_size,
-                "length": self.length}  # fmt: skip
-
-    def _order(self) -> np.ndarray:
-        """That of the epoch at hand, made once in it."""
-        epoch, n = self._n_read // len(self.documents), len(self.documents)
-        if getattr(self, "_made", None) != epoch:
-            generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-            self._made, self._epochs_order = epoch, generator.permutation(n) if self.shuffle else np.arange(n)
-        return self._epochs_order
+        return {**self._turns.settings, "seed": self.seed, "batch_size": self.batch_size, "length": self.length}

@@ -32,6 +32,7 @@ from llamamm.train.loop import resolve_precision
 from llamamm.train.preference import PairBatches
 from llamamm.train.processes import Processes
 from llamamm.train.records import is_text
+from llamamm.train.streams import Streams
 
 Reader = Tokenizer | MultimodalProcessor
 
@@ -50,15 +51,10 @@ def load_model(cfg: TrainConfig, device: torch.device) -> tuple[Llama3Model, Rea
             raise ConfigError(f"shape: {str(error).partition(') ')[2]}; it takes {', '.join(_shape_keys())}") from None
         return model, tokenizer
     own = own_tokenizer(cfg.tokenizer) if cfg.tokenizer else None  # before the weights, which may take minutes
-    # Frozen weights may be short; what AdamW moves must not be, since its steps are smaller than bf16's last digit.
-    frozen = cfg.method != "full" and device.type == "cuda"
-    dtype = low_precision if frozen and low_precision else torch.float32
+    dtype = weights_dtype(cfg, device, low_precision)
     model, tokenizer = from_pretrained(cfg.model or DEFAULT_MODEL, dtype=dtype, device=device)
     if isinstance(tokenizer, MultimodalProcessor):
-        if cfg.parallel == "fsdp":
-            raise ConfigError("shards (parallel: fsdp) of a model that sees or hears cannot be put together into one "
-                              "folder yet: set parallel: ddp")
-        _set_trainable(model, cfg)
+        make_trainable(model, cfg)
         return model, tokenizer
     if not isinstance(tokenizer, Tokenizer | None):  # Llama 3.2 Vision
         raise InputError(f"{cfg.model} is a {type(model).__name__}; `llamamm train` trains text models and those that "
@@ -69,9 +65,22 @@ def load_model(cfg: TrainConfig, device: torch.device) -> tuple[Llama3Model, Rea
     tokenizer = own or tokenizer
     if tokenizer is None:
         raise InputError(f"{cfg.model} has no tokenizer beside its weights; name one with `tokenizer`")
-    if cfg.method != "full":
-        _give_lora(model, cfg)
+    make_trainable(model, cfg)
     return model, tokenizer
+
+
+def weights_dtype(cfg: TrainConfig, device: torch.device, low_precision: torch.dtype | None) -> torch.dtype:
+    """Frozen weights may be short; what AdamW moves must not be, since its steps are smaller than bf16's last digit."""
+    frozen = cfg.method != "full" and device.type == "cuda"
+    return low_precision if frozen and low_precision else torch.float32
+
+
+def make_trainable(model: Llama3Model, cfg: TrainConfig) -> None:
+    """What learns, and in fp32; all else is frozen. An adapter, where there is LoRA to learn. Raises ConfigError."""
+    if isinstance(model, MultimodalLlama):
+        _set_trainable(model, cfg)
+    elif cfg.method != "full":
+        _give_lora(model, cfg)
 
 
 def _give_lora(model: Llama3Model, cfg: TrainConfig) -> None:
@@ -103,13 +112,15 @@ def _set_trainable(model: MultimodalLlama, cfg: TrainConfig) -> None:
         if lora_modules(model) and parts & {"text", "towers"}:
             merge_lora(model, keep_base=False)
     model.set_trainable(text="text" in parts, towers="towers" in parts, bridges="bridges" in parts)
+    for parameter in model.parameters():  # frozen ones may be short
+        parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
     for module in lora_modules(model).values():
         for parameter in (*module.lora_a.values(), *module.lora_b.values(), *module.lora_magnitude.values()):
             parameter.requires_grad_("lora" in parts)
 
 
 def make_batches(
-    documents: Sequence[Any],
+    documents: Sequence[Any] | Streams,
     encode: Callable[[Any], Any],
     cfg: TrainConfig,
     tokenizer: Tokenizer,
@@ -124,13 +135,13 @@ def make_batches(
     if cfg.method == "dpo":
         return PairBatches(
             documents, encode, batch_size=cfg.batch_size, length=cfg.length, seed=cfg.seed,
-            pad_id=tokenizer.eos_id or 0, shuffle=shuffle, looked_at=looked_at, skip_long=cfg.faulty == "skip",
+            pad_id=tokenizer.eos_id or 0, shuffle=shuffle, looked_at=looked_at, skip_faulty=cfg.faulty == "skip",
             rank=processes.rank, world_size=processes.world_size,
         )  # fmt: skip
     return Batches(
         documents, encode, batch_size=cfg.batch_size, length=cfg.length, seed=cfg.seed, pack=cfg.pack,
         split=is_text, pad_id=tokenizer.eos_id or 0,  # not pad_id: a [PAD] may have been added without a row for it
-        shuffle=shuffle, looked_at=looked_at, skip_long=cfg.faulty == "skip", rank=processes.rank,
+        shuffle=shuffle, looked_at=looked_at, skip_faulty=cfg.faulty == "skip", rank=processes.rank,
         world_size=processes.world_size,
     )  # fmt: skip
 

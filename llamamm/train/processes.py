@@ -101,9 +101,10 @@ class Processes:
             for parameter in objective.parameters():  # DDP does this by itself
                 dist.broadcast(parameter.detach(), src=0)
             mesh = init_device_mesh(self.device.type, (self.world_size,))
-            for layer in blocks_of(objective.model):
+            blocks, whole = shards_of(objective.model)
+            for layer in blocks:
                 fully_shard(layer, mesh=mesh)
-            return fully_shard(objective, mesh=mesh)
+            return fully_shard(objective, mesh=mesh, ignored_params=whole)
         ids = [self.device.index] if self.device.type == "cuda" else None
         with warnings.catch_warnings():  # its successor, forward_sync_buffers, is too young for our oldest PyTorch
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
@@ -181,6 +182,22 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 
 # ---- sharded modules (FSDP) ----
+
+def shards_of(model: nn.Module) -> tuple[list[nn.Module], set[nn.Parameter]]:
+    """The blocks that are sharded one by one, and the parameters that stay whole in each process.
+
+    A block gathers itself when it runs, which all processes must do at once: those of the text do. Towers and bridges
+    run where a row has pictures or sounds; they are sharded with the rest, which is gathered at the begin of a step.
+    Towers that do not train stay whole: they look before the step, each process at what it needs.
+    """
+    towers, added = getattr(model, "TOWERS", ()), getattr(model, "ADDED", ())
+    text = [part for name, part in model.named_children() if name not in (*towers, *added)]
+    parts = [part for name, part in model.named_children() if name in towers]
+    frozen = [part for part in parts if not any(p.requires_grad for p in part.parameters())]
+    blocks = [block for part in text if isinstance(part, nn.ModuleList) for block in part]
+    return blocks, {p for part in frozen for p in part.parameters()}
+
+
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether each process holds a part of the module, under FSDP."""

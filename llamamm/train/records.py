@@ -94,6 +94,20 @@ def check_record(record: Mapping[str, Any] | Record, *, empty: bool = False) -> 
     return read
 
 
+def check_pair(record: Mapping[str, Any]) -> Record:
+    """`check_record` for preferences: both answers are there, and neither is empty. Raises InputError."""
+    for key in ("chosen", "rejected"):
+        answer = record.get(key) if isinstance(record, Mapping) else None
+        if answer is None or _is_empty(answer):
+            raise InputError(f"a record of preferences (method: dpo) has a 'prompt', a 'chosen' and a 'rejected' "
+                             f"answer; {key!r} is {'missing' if answer is None else 'empty'}")
+    read = check_record(record)
+    for key, words in (("chosen", read.messages[-1]["content"]), ("rejected", read.rejected)):
+        if not words.strip():
+            raise InputError(f"{key!r} is an answer without words; take the record out")
+    return read
+
+
 # ---- the forms ----
 
 
@@ -117,7 +131,8 @@ def _conversation(found: Mapping[str, Any]) -> Record | None:
     images, sounds = _beside(found, "image", "images"), _beside(found, "audio", "audios")
     if not images and not sounds or not isinstance(messages, Sequence):
         return Record(messages=messages)
-    return Record(messages=_with_media(messages, [Image(i) for i in images], [_sound(s) for s in sounds]))
+    seen = [Image(_source(image)) for image in images]
+    return Record(messages=_with_media(messages, seen, [_sound(sound) for sound in sounds]))
 
 
 def _turn(turn: Any, n: int) -> dict[str, Any]:
@@ -176,8 +191,10 @@ def _last_words(answer: Any, key: str) -> str:
     if isinstance(answer, str):
         return answer
     last = answer[-1] if isinstance(answer, Sequence) and answer else None
-    if not isinstance(last, Mapping) or not isinstance(last.get("content"), str):
-        raise InputError(f"{key!r} must be a text, or messages of which the last is the answer, got {answer!r:.60}")
+    answers = isinstance(last, Mapping) and last.get("role") == "assistant"
+    if not answers or not isinstance(last.get("content"), str):
+        raise InputError(f"{key!r} must be a text, or messages of which the last is the assistant's answer, "
+                         f"got {answer!r:.60}")
     return last["content"]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import time
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,9 +15,11 @@ from pathlib import Path
 from torch import nn
 
 from llamamm.devices import pick_device
-from llamamm.errors import ConfigError
+from llamamm.errors import ConfigError, counted
 from llamamm.files import recover_folder, write_file
+from llamamm.pretrained.compose import compose
 from llamamm.pretrained.locate import DEFAULT_MODEL
+from llamamm.pretrained.save import save_pretrained
 from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.batches import Batch
 from llamamm.train.check import Data, check_folders, check_length, check_prompts, require_length
@@ -48,9 +51,30 @@ def run_training(cfg: TrainConfig, *, resume: bool = False, quiet: bool = False)
     Raises ConfigError, InputError or TrainingError with the remedy; what the folder held stays.
     """
     with joined(cfg.device) as processes:
+        cfg = _with_base(cfg, resume=resume, processes=processes)
         if cfg.stages:
             return _run_stages(cfg, resume=resume, quiet=quiet, processes=processes)
         return _run(cfg, resume=resume, quiet=quiet, processes=processes)
+
+
+def _with_base(cfg: TrainConfig, *, resume: bool, processes: Processes) -> TrainConfig:
+    """The settings with a `model` in place of the parts that `compose` names: put together, and written to base/.
+
+    Raises as `compose`, and ConfigError where the output holds a run already.
+    """
+    if cfg.compose is None:
+        return cfg
+    cfg.require_output()
+    base = cfg.output / "base"
+    begun = any((stage.output / "last").exists() for stage in cfg.stage_settings() or [cfg])
+    if begun and not resume:
+        raise ConfigError(f"{cfg.output} holds a run already: resume it (--resume), or choose another output")
+    with processes.together():
+        if processes.is_main and not (begun and base.exists()):
+            check_folders(cfg)
+            model, processor = compose(**cfg.compose, seed=cfg.seed)
+            save_pretrained(model, base, processor=processor)
+    return cfg.model_copy(update={"compose": None, "model": str(base)})
 
 
 def _run_stages(cfg: TrainConfig, *, resume: bool, quiet: bool, processes: Processes) -> Trainer:
@@ -90,7 +114,9 @@ def _start_from(cfg: TrainConfig) -> dict[str, object]:
 def _run(cfg: TrainConfig, *, resume: bool, quiet: bool, processes: Processes) -> Trainer:
     trainer = make_trainer(cfg, resume=resume, quiet=quiet, processes=processes)
     begin = time.monotonic()
-    trainer.fit()
+    store = trainer.saver.features
+    with store.kept() if store else nullcontext():
+        trainer.fit()
     if processes.is_main:
         picture = io.BytesIO()
         plot_run(trainer.log.records).savefig(picture, format="png")
@@ -105,6 +131,7 @@ def make_trainer(
     """Everything that `run_training` makes, before the first step. What can be wrong is found before weights load."""
     processes = processes or Processes(device=pick_device(cfg.device))
     cfg.require_output()
+    cfg = _with_base(cfg, resume=resume, processes=processes)
     last = cfg.output / "last"
     check_folders(cfg)
     if processes.is_main:
@@ -117,19 +144,20 @@ def make_trainer(
     if cfg.data is None:
         raise ConfigError(f"'data' is missing: {TrainConfig.model_fields['data'].description}")
     check_length(cfg, cfg.model or DEFAULT_MODEL)
-    data = {"data": Data(cfg.sources, skip=cfg.faulty == "skip")}
+    checks = {"skip": cfg.faulty == "skip", "pairs": cfg.method == "dpo", "stream": cfg.stream}
+    data = {"data": Data(cfg.sources, **checks, buffer=cfg.stream_buffer, seed=cfg.seed)}
     if cfg.eval_data:
-        data["eval_data"] = Data([Source(source=cfg.eval_data)], skip=cfg.faulty == "skip")
+        data["eval_data"] = Data([Source(source=cfg.eval_data)], **checks)
     model, reader = load_model(cfg, processes.device)
     tokenizer = reader if isinstance(reader, Tokenizer) else reader.tokenizer
     sees = reader is not tokenizer
     store = None
     if sees and "towers" not in trained_parts(cfg):  # features are then the same each time
-        store = FeatureStore(model, reader, cfg.features or cfg.output.parent / "features")
-    for part in data.values():
-        part.check_encoding(reader, cfg.length, look=store)
-    if store is not None:
-        store.flush()
+        kept = cfg.features or (None if cfg.stream else cfg.output.parent / "features")
+        store = FeatureStore(model, reader, kept)
+    with store.kept() if store else nullcontext():
+        for part in data.values():
+            part.check_encoding(reader, cfg.length, look=store)
     require_length(cfg, model.cfg.context_length)
     check_prompts(prompt_ids(cfg, tokenizer), cfg.sample_tokens, model.cfg.context_length)
     step = 0
@@ -159,7 +187,7 @@ def make_trainer(
     trainer = Trainer(
         model, batches, cfg, objective=objective, eval_batches=eval_batches,
         sampler=make_sampler(cfg, tokenizer), log=log, processes=processes,
-        saver=FolderSaver(cfg.output, tokenizer=reader, base=base),
+        saver=FolderSaver(cfg.output, tokenizer=reader, base=base, features=store),
     )  # fmt: skip
     if resume:
         load_training(trainer, last)
@@ -183,5 +211,7 @@ def _say_the_end(trainer: Trainer, seconds: float) -> None:
     what = {ADAPTER: "the adapter", SKILL: "the skill", MODEL: "the model"}[what_trains(trainer.model)]
     log.say(f"step {trainer.step} of {cfg.steps}, {duration(seconds)}: {what} is in {_result_folder(trainer)}"
             + (f", the best of the evaluations in {cfg.output / 'best'}" if trainer.eval_batches else ""))
+    if trainer.batches.n_skipped:
+        log.say(f"{counted(trainer.batches.n_skipped, 'faulty record')} left out on the way")
     if trainer.step < cfg.steps and not trainer.stopped:
         log.say(f"ended early: no better held-out loss in {cfg.patience} evaluations (patience)")

@@ -17,6 +17,8 @@ from llamamm.errors import InputError, MissingDependencyError
 from llamamm.train.documents import open_documents, place_of
 from llamamm.train.records import Record, read_record
 
+READERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
+
 
 class Records(Sequence):
     """The records of one source or of several, each read when it is asked for, its paths whole.
@@ -78,10 +80,12 @@ class Records(Sequence):
         return name, documents, int(self._kept[index] - self._begins[n])
 
 
-def open_data(data: str) -> Sequence[Any]:
+def open_data(data: str, *, stream: bool = False) -> Any:
     """A file's documents, or those of a dataset for "datasets:NAME" or "datasets:NAME:SPLIT".
 
-    NAME: a folder here, which may have colons in its path (C:\\data\\x), else a dataset's name on the Hub.
+    NAME: a folder here, which may have colons in its path (C:\\data\\x), a table's file (.parquet, .csv, .json,
+    .arrow; also several, data/*.parquet), else a dataset's name on the Hub, owner/name, or owner/name/subset.
+    stream: of a dataset an IterableDataset, whose pictures and sounds come as files; nothing is loaded yet.
     """
     kind, colon, rest = data.partition(":")
     if not (colon and kind == "datasets"):
@@ -93,26 +97,46 @@ def open_data(data: str) -> Sequence[Any]:
         import datasets
     except ImportError:
         raise MissingDependencyError("datasets:... needs a package: pip install 'llamamm[data]'") from None
-    folder = Path(os.path.expanduser(name))
     try:
-        if not any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
-            table = datasets.load_dataset(str(folder) if folder.exists() else name, split=split or "train")
+        if any((Path(os.path.expanduser(name)) / file).is_file() for file in ("dataset_dict.json", "state.json")):
+            table = _from_disk(name, split)
+            table = table.to_iterable_dataset() if stream else table
         else:
-            table = datasets.load_from_disk(str(folder))
-            if isinstance(table, datasets.DatasetDict):
-                table = table[split or "train"]
-            elif split and table.split is not None and str(table.split) != split:
-                raise InputError(f"{data}: the folder holds the split {str(table.split)!r} alone, not {split!r}")
-    except InputError:
-        raise
-    except KeyError:
-        raise InputError(f"{data}: there is no split {split or 'train'!r}; there are {', '.join(table)}: "
-                         f"datasets:{name}:{next(iter(table))}") from None
+            found, options = _builder(name)
+            table = datasets.load_dataset(found, split=split or "train", streaming=stream, **options)
+    except InputError as error:
+        raise InputError(f"{data}: {error}") from None
     except Exception as error:  # files of any format, scripts, the Hub: each with errors of its own
         raise InputError(f"{data}: {' '.join(str(error).split()) or type(error).__name__}") from None
-    if len(table) == 0:
+    if not stream and len(table) == 0:
         raise InputError(f"{data} holds no record")
+    return table.decode(False) if stream and table.features is not None else table
+
+
+def _from_disk(name: str, split: str) -> Any:
+    """What `datasets` has saved to a folder. Raises InputError for a split that it does not hold."""
+    import datasets
+
+    table = datasets.load_from_disk(os.path.expanduser(name))
+    if isinstance(table, datasets.DatasetDict):
+        if (split or "train") not in table:
+            raise InputError(f"there is no split {split or 'train'!r}; there are {', '.join(table)}: "
+                             f"datasets:{name}:{next(iter(table))}")
+        return table[split or "train"]
+    if split and table.split is not None and str(table.split) != split:
+        raise InputError(f"the folder holds the split {str(table.split)!r} alone, not {split!r}")
     return table
+
+
+def _builder(name: str) -> tuple[str, dict[str, Any]]:
+    """What `load_dataset` is asked for: a folder here, a reader of files, or a set of the Hub and a part of it."""
+    here = Path(os.path.expanduser(name))
+    if here.is_dir():
+        return str(here), {}
+    if here.suffix.lower() in READERS:
+        return READERS[here.suffix.lower()], {"data_files": str(here)}
+    part = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)/(.+)", name)
+    return (part[1], {"name": part[2]}) if part else (name, {})
 
 
 def _name_and_split(rest: str) -> tuple[str, str]:

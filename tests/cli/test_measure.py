@@ -39,6 +39,14 @@ def test_experiments_answer_to_the_words_of_version_0_1_too_which_no_help_shows(
         assert new.stdout.split() == old.stdout.replace(f"eval {name}", f"experiment {name}").split()
 
 
+def test_the_command_of_version_0_1_that_trained_the_small_multimodal_model_still_does():
+    now, then = ["experiment", "senses"], ["train-multimodal"]
+    new, old = (CliRunner().invoke(app, [*command, "--help"]) for command in (now, then))
+    assert new.exit_code == old.exit_code == 0
+    assert new.stdout.split() == old.stdout.replace("train-multimodal", "experiment senses").split()
+    assert "train-multimodal" not in CliRunner().invoke(app, ["--help"]).stdout
+
+
 def test_losses_are_the_models():
     from llamamm.cli.measure import LossName
     from llamamm.senses.contrastive import LOSSES

@@ -49,7 +49,7 @@ def imported(*arguments, code=None):
         (["generate", "--help"], 0), (["generate", "--wrong"], 2), (["generate"], 2), (["generate", "-5 + 3"], 2),
         (["chat", "--help"], 0), (["eval", "--help"], 0), (["experiment", "fusion", "--help"], 0),
         (["bench", "--wrong"], 2), (["fetch", "--help"], 0), (["doctor", "--help"], 0), (["merge"], 2),
-        (["check", "--help"], 0), (["train"], 2), (["train-multimodal", "--help"], 0),
+        (["check", "--help"], 0), (["train"], 2), (["experiment", "senses", "--help"], 0),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
 )  # fmt: skip
@@ -81,8 +81,8 @@ def test_every_command_has_its_help_and_train_lists_its_keys():
     code, out, _ = shell("--help")
     commands = re.findall(r"^  ([a-z-]+) {2,}\S", out, re.M)
     assert code == 0
-    assert {"generate", "chat", "train", "train-multimodal", "merge", "eval", "experiment", "bench", "check", "fetch",
-            "doctor"} <= {*commands}  # fmt: skip
+    assert {"generate", "chat", "train", "merge", "eval", "experiment", "bench", "check", "fetch",
+            "doctor"} <= {*commands} and "train-multimodal" not in commands  # fmt: skip
     assert "lora_targets" in shell("train", "--help")[1]
 
 
@@ -291,8 +291,8 @@ def test_whatever_goes_wrong_is_one_line(main, monkeypatch, error, code, line): 
 
 def test_an_output_that_is_a_file_is_refused(main, tmp_path):  # noqa: F811
     (tmp_path / "taken").write_text("mine")
-    for command in (["train-multimodal", tmp_path / "taken"], ["merge", tmp_path / "a", tmp_path / "taken"],
-                    ["train-multimodal", tmp_path / "taken" / "below"]):  # fmt: skip
+    for command in (["experiment", "senses", tmp_path / "taken"], ["merge", tmp_path / "a", tmp_path / "taken"],
+                    ["experiment", "senses", tmp_path / "taken" / "below"]):  # fmt: skip
         code, _, err = main(*command)
         assert code == 2 and "taken" in err and err.count("\n") == 1
     assert (tmp_path / "taken").read_text() == "mine"

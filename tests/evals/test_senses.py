@@ -146,5 +146,5 @@ def test_a_saved_model_is_measured_and_others_are_refused(tokenizer, tmp_path, m
     save_pretrained(text, tmp_path / "text", tokenizer=tokenizer)
     others = save("eye", {"audio": None}), save("ear", {"vision": None}), save("mute", words=False), tmp_path / "text"
     for folder in others:
-        with pytest.raises(CheckpointError, match=rf"{folder.name} holds no model .*train-multimodal"):
+        with pytest.raises(CheckpointError, match=rf"{folder.name} holds no model .*experiment senses"):
             measure_saved(folder)

@@ -1,12 +1,15 @@
 """pretrained.compose: a text model with towers and fresh bridges, in three ways, that answers as before."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from llamamm import Llama3Model, TextConfig, from_pretrained, save_pretrained
 from llamamm.errors import ConfigError, InputError
 from llamamm.generation.prompts import Image, Sound
-from llamamm.pretrained.compose import compose
+from llamamm.pretrained import locate
+from llamamm.pretrained.compose import compose, read_composed_config
 from llamamm.train.tokenizer import train_tokenizer
 
 
@@ -76,3 +79,17 @@ def test_a_model_that_sees_already_is_refused(text, tmp_path):
     save_pretrained(model, tmp_path / "senses", processor=processor)
     with pytest.raises(InputError, match="sees or hears already"):
         compose(tmp_path / "senses")
+
+
+def test_its_configuration_is_known_without_weights(text, tmp_path, monkeypatch):
+    model, _ = compose(text, fusion="gated", image_size=112)
+    small = tmp_path / "config alone"
+    small.mkdir()
+    (small / "config.json").write_bytes((Path(text) / "config.json").read_bytes())
+    assert read_composed_config(small, fusion="gated", image_size=112) == model.multimodal_cfg
+    asked = []
+    monkeypatch.setattr(locate, "download_file", lambda *names, **_: asked.append(names) or small / "config.json")
+    assert read_composed_config("owner/name", fusion="gated", image_size=112) == model.multimodal_cfg
+    assert asked == [("owner/name", "config.json")]  # and no weights
+    deaf = read_composed_config(text, audio=None, image_size=112)
+    assert deaf == compose(text, audio=None, image_size=112)[0].multimodal_cfg

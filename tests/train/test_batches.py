@@ -296,7 +296,7 @@ def test_a_state_of_other_data_or_settings_is_refused():
     make(world_size=2, rank=1).load_state_dict(state)
     changed = make()
     changed.load_state_dict({**state, "used": 2})
-    with pytest.raises(InputError, match="2 places into document ., which has 2"):
+    with pytest.raises(InputError, match="2 places into record ., which has 2"):
         next(changed)
 
 

@@ -4,14 +4,17 @@ import json
 import math
 import os
 import signal
+from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from safetensors import safe_open
 
 from llamamm import Llama3Model, from_pretrained
-from llamamm.errors import CheckpointError, ConfigError, InputError
+from llamamm.errors import CheckpointError, ConfigError, InputError, TrainingError
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
@@ -20,10 +23,12 @@ from llamamm.pretrained.skill import load_skill
 from llamamm.senses.image_processor import ImageProcessor
 from llamamm.senses.waves import save_wave
 from llamamm.text.config import TextConfig
+from llamamm.train import check, prepare
 from llamamm.train.config import TrainConfig
 from llamamm.train.loop import Trainer
-from llamamm.train.run import run_training
+from llamamm.train.run import make_trainer, run_training
 from llamamm.train.tokenizer import train_tokenizer
+from tests.training_data import media_table
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 255, 0), "gray": (120, 120, 120)}
 
@@ -152,11 +157,6 @@ def test_an_adapter_that_trains_no_further_stays_in_the_skill(make, tmp_path, da
     assert not any(p.requires_grad for name, p in trained.items() if ".lora_" in name)
 
 
-def test_shards_are_refused_before_the_run(make):
-    with pytest.raises(ConfigError, match="set parallel: ddp"):
-        run_training(make(parallel="fsdp"), quiet=True)
-
-
 @pytest.mark.parametrize("method", ["text", "pictures"])
 def test_preferences_train_by_their_method(make, data, tmp_path, text_model, method):
     record = {"prompt": "Which colour?", "chosen": "red", "rejected": "blue"}
@@ -169,6 +169,52 @@ def test_preferences_train_by_their_method(make, data, tmp_path, text_model, met
     assert trainer.log.losses[0] == pytest.approx(math.log(2), abs=1e-4)
     assert trainer.log.losses[-1] < trainer.log.losses[0] - 0.01
     assert (tmp_path / "run" / "best" / "adapter_model.safetensors").exists()
+
+
+PAIR = {"prompt": "Which colour?", "chosen": "red", "rejected": "blue"}
+NO_PAIRS = {
+    "no rejected": ({"prompt": "Which colour?", "response": "red"}, "'chosen' is missing"),
+    "a text": ({"text": "red"}, "'chosen' is missing"),
+    "only chosen": ({"prompt": "Which colour?", "response": "red", "chosen": "red"}, "'rejected' is missing"),
+    "only rejected": ({"prompt": "Which colour?", "response": "red", "rejected": "blue"}, "'chosen' is missing"),
+    "empty": ({**PAIR, "rejected": ""}, "'rejected' is empty"),
+    "blank": ({**PAIR, "chosen": " "}, "'chosen' is an answer without words"),
+    "empty messages": ({**PAIR, "chosen": []}, "'chosen' is empty"),
+    "a number": ({**PAIR, "rejected": 5}, "'rejected' must be a text"),
+    "the user's": ({"chosen": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
+                    "rejected": "c"}, "'chosen' must be .* the assistant's answer"),
+    "long": ({**PAIR, "rejected": "word " * 120}, "tokens, which cannot be cut, and length is 96"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["data", "eval_data"])
+@pytest.mark.parametrize("kind", NO_PAIRS)
+def test_what_is_no_pair_is_named_with_its_line_before_training(make, tmp_path, text_model, kind, key):
+    record, message = NO_PAIRS[kind]
+    (tmp_path / "good.jsonl").write_text(json.dumps(PAIR) + "\n")
+    (tmp_path / "bad.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (PAIR, record, PAIR)))
+    files = {"data": str(tmp_path / "good.jsonl"), key: str(tmp_path / "bad.jsonl")}
+    with pytest.raises(InputError, match=rf"bad\.jsonl, line 2: .*{message}"):
+        run_training(make(model=text_model, method="dpo", **files), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", NO_PAIRS)
+def test_or_no_pair_is_left_out_and_counted(make, tmp_path, text_model, kind, capsys):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in (PAIR, NO_PAIRS[kind][0], PAIR)))
+    trainer = run_training(make(model=text_model, method="dpo", data=str(path), faulty="skip", steps=3))
+    assert trainer.step == 3 and len(trainer.batches.documents) == 2
+    assert f"1 faulty record left out, such as {path}, line 2: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["lora", "dpo"])
+def test_rejected_answers_that_nothing_reads_are_said_once(make, tmp_path, text_model, capsys, method):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in (PAIR, {"text": "red"}, PAIR)[:: 1 + (method == "dpo")]))
+    run_training(make(model=text_model, method=method, data=str(path)))
+    said = f"{path}: 2 records with a 'rejected' answer, which is not read: it belongs to method: dpo"
+    assert capsys.readouterr().err.count(said) == (method == "lora")
 
 
 @pytest.mark.parametrize("stage", [0, 1])
@@ -206,6 +252,132 @@ def test_a_run_stopped_in_any_stage_goes_on_bit_for_bit(make, tmp_path, data, mo
 def test_wrong_stages_are_named(make, wrong, message):
     with pytest.raises(ConfigError, match=message):
         make(stages=wrong).stage_settings()
+
+
+@pytest.mark.parametrize("trains", [["bridges"], ["bridges", "lora"], ["bridges", "text", "towers"]], ids="-".join)
+def test_what_trains_is_in_fp32_beside_short_frozen_weights(make, base, monkeypatch, trains):
+    """As on a GPU: AdamW's steps are smaller than the last digit of 16 bits."""
+    short = partial(from_pretrained, base, dtype=torch.bfloat16)
+    monkeypatch.setattr(prepare, "from_pretrained", lambda *_, **__: short())
+    trainer = make_trainer(make(trains=trains, learning_rate=1e-5, precision="bf16"), quiet=True)
+    before = {name: p.clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train_step()
+    trainer.train_step()
+    trainer.log.close()
+    for name, p in trainer.model.named_parameters():
+        assert p.dtype == (torch.float32 if p.requires_grad else torch.bfloat16), name
+    after = dict(trainer.model.named_parameters())
+    bridge = [name for name in before if name.startswith("image_bridge")]
+    assert bridge and all(not torch.equal(before[name], after[name]) for name in bridge)
+
+
+# ---- streams ----
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Pictures and sounds in a table, of which row 6 holds a broken picture."""
+    pytest.importorskip("datasets")
+    folder = tmp_path_factory.mktemp("table")
+    save_wave(folder / "tone.wav", torch.sin(torch.arange(1600) / 5) * 0.3)
+    rows = []
+    for n, (name, colour) in enumerate([*COLOURS.items()] * 3):
+        PIL.Image.new("RGB", (40, 30 + n), colour).save(folder / "a.png")
+        picture = (folder / "a.png").read_bytes()[: 50 if n == 6 else None]
+        rows.append({"image": None if n == 3 else picture, "text": name,
+                     "audio": (folder / "tone.wav").read_bytes() if n == 3 else None})  # fmt: skip
+    media_table(rows).to_parquet(folder / "bad.parquet", batch_size=4)
+    media_table(rows[:6] + rows[7:]).to_parquet(folder / "good.parquet", batch_size=4)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_streamed_run_goes_on_bit_for_bit(make, table, data, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    load = datasets.load_dataset
+
+    def streaming(*args, **options):
+        assert options["streaming"]  # nothing is loaded whole
+        return load(*args, **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", streaming)
+    mixed = [{"source": f"datasets:{table}/good.parquet", "share": 3}, str(data / "llava.json")]
+    options = {"data": mixed, "stream": True, "stream_buffer": 4, "eval_data": f"datasets:{table}/good.parquet",
+               "eval_every": 3, "save_every": 5, "features": tmp_path / "features"}  # fmt: skip
+    whole = run_training(make(output=tmp_path / "whole", steps=6, **options), quiet=True)
+    step = Trainer.train_step
+
+    def stop(trainer):
+        if trainer.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stop)
+        assert run_training(make(output=tmp_path / "part", steps=6, **options), quiet=True).step == 3
+    again = run_training(make(output=tmp_path / "part", steps=6, **options), resume=True, quiet=True)
+    assert again.step == 6 and again.log.losses == whole.log.losses
+    for name, p in whole.model.named_parameters():
+        assert torch.equal(p, dict(again.model.named_parameters())[name]), name
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("checked", [256, 3], ids=["in the head", "later"])
+def test_a_faulty_row_is_named_by_its_number(make, table, tmp_path, checked, monkeypatch, capsys):
+    monkeypatch.setattr(check, "STREAM_CHECKED", checked)
+    source = f"datasets:{table}/bad.parquet"
+    options = {"data": source, "stream": True, "stream_buffer": 4, "steps": 8}
+    with pytest.raises(InputError, match=r"bad\.parquet, row 6: ") as caught:
+        run_training(make(**options))
+    assert str(caught.value).count("row 6") == 1
+    trainer = run_training(make(faulty="skip", **{**options, "output": tmp_path / "skipped"}))
+    told = capsys.readouterr().err
+    assert trainer.step == 8 and trainer.batches.n_skipped >= 1
+    assert told.count("a faulty record was left out, as all such are") == 1 and f"{source}, row 6: " in told
+    assert "left out on the way" in told
+    assert f"{source}: the first {min(checked, 12)} rows of the stream are checked" in told
+
+
+def n_kept(folder):
+    """How many features stand on the disk."""
+    kept = []
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            kept += file.keys()
+    return len(set(kept))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("end", ["the last step", "a checkpoint", "an error", "Ctrl-C"])
+def test_features_first_met_in_training_are_kept(make, table, tmp_path, monkeypatch, end):
+    monkeypatch.setattr(check, "STREAM_CHECKED", 1)
+    step, seen = Trainer.train_step, []
+
+    def train_step(trainer):
+        if trainer.step == 3:
+            seen.append((n_kept(tmp_path / "features"), trainer.saver.features.n_computed))
+            if end in ("an error", "Ctrl-C"):
+                raise KeyboardInterrupt if end == "Ctrl-C" else TrainingError("NaN")
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    cfg = make(data=f"datasets:{table}/good.parquet", stream=True, steps=5, pack=False, features=tmp_path / "features",
+               save_every=3 if end == "a checkpoint" else 100)  # fmt: skip
+    expected = {"an error": TrainingError, "Ctrl-C": KeyboardInterrupt}.get(end)
+    with pytest.raises(expected) if expected else nullcontext():
+        trainer = run_training(cfg, quiet=True)
+    [(kept, computed)] = seen
+    assert kept == (computed if end == "a checkpoint" else 1) and computed >= 6
+    assert n_kept(tmp_path / "features") == (computed if expected else trainer.saver.features.n_computed)
+
+
+def test_features_met_before_a_faulty_record_are_kept(make, tmp_path):
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    lines = [{"file_name": "a.png", "text": "black"}, {"file_name": "none.png", "text": "black"}]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match="line 2"):
+        run_training(make(data=str(tmp_path / "data.jsonl"), features=tmp_path / "features"), quiet=True)
+    assert n_kept(tmp_path / "features") == 1
 
 
 @pytest.fixture(scope="module")

@@ -140,10 +140,10 @@ def test_answers_that_are_too_long_are_named_or_left_out():
     pairs = [*PAIRS[:2], ("q", "y" * 60, "no")]
     with pytest.raises(InputError, match="record 2: 60 tokens are over length 40"):
         list(itertools.islice(PairBatches(pairs, encode, batch_size=3, length=40), 2))
-    stream = PairBatches(pairs, encode, batch_size=3, length=40, skip_long=True)
+    stream = PairBatches(pairs, encode, batch_size=3, length=40, skip_faulty=True)
     assert len(next(stream)) == 3 and stream.n_skipped in (1, 2)
     with pytest.raises(InputError, match="no pair fits"):
-        next(PairBatches(pairs[2:], encode, batch_size=1, length=40, skip_long=True))
+        next(PairBatches(pairs[2:], encode, batch_size=1, length=40, skip_faulty=True))
 
 
 def test_without_an_adapter_there_is_nothing_to_compare_with():

@@ -23,6 +23,7 @@ from llamamm import Llama3Model, TextConfig, from_pretrained, load_adapter
 from llamamm.errors import CheckpointError, ConfigError, TrainingError
 from llamamm.pretrained.load import load_tokenizer
 from llamamm.pretrained.save import save_pretrained
+from llamamm.pretrained.skill import load_skill
 from llamamm.train import processes as processes_module
 from llamamm.train.checkpoint import FolderSaver, load_weights
 from llamamm.train.config import TrainConfig
@@ -44,6 +45,15 @@ MODES = {
     "fsdp-lora": {**LORA, "parallel": "fsdp", "lora_r": 1, "lora_dora": True, "micro_batch_size": 2,
                   "checkpoint_activations": True},
 }  # fmt: skip
+# Towers are frozen and look before the step, or train, too. A Perceiver has blocks of its own.
+MEDIA = {
+    "bridges": {"trains": ["bridges"], "steps": 2},
+    "skill": {"trains": ["bridges", "lora"], "lora_r": 2, "checkpoint_activations": True},
+    "whole": {"trains": ["bridges", "text", "towers"], "micro_batch_size": 1},
+    "whole-ddp": {"trains": ["bridges", "text", "towers"], "micro_batch_size": 1, "parallel": "ddp", "steps": 2},
+}
+SKILL_FILES = {"bridges": {"bridges.safetensors", "skill.json"}}
+SKILL_FILES["skill"] = SKILL_FILES["bridges"] | {"adapter_config.json", "adapter_model.safetensors"}
 DROPOUT = {**LORA, "parallel": "ddp", "lora_dropout": 0.5}
 
 
@@ -55,6 +65,15 @@ def config(folder, mode, *, output, **changes):
     )  # fmt: skip
     settings = DROPOUT if mode == "ddp-dropout" else MODES[mode]
     return TrainConfig.make({**common, **settings, **changes, "output": str(folder / output / mode)})
+
+
+def media_config(folder, mode, *, output, **changes):
+    return TrainConfig.make({
+        "model": str(folder / "senses"), "data": str(folder / "media.jsonl"), "eval_data": str(folder / "media.jsonl"),
+        "steps": 4, "length": 48, "batch_size": 4, "pack": False, "learning_rate": 3e-3, "schedule": "constant",
+        "precision": "fp32", "device": "cpu", "parallel": "fsdp", "eval_every": 2, "eval_batches": 1, "save_every": 2,
+        "features": str(folder / output / "features"), "output": str(folder / output / f"media-{mode}"),
+        **MEDIA[mode], **changes})  # fmt: skip
 
 
 # ---- what each of two processes does ----
@@ -85,6 +104,10 @@ def work(folder, report):
     report["different starts"] = start_apart(config(folder, "fsdp-full", output="apart"))
     for parallel in ("ddp", "fsdp"):
         report[f"media {parallel}"] = train_to_see_and_hear(folder, parallel)
+    for mode in MEDIA:
+        run_training(media_config(folder, mode, output="two"), quiet=True)
+    run_training(media_config(folder, "skill", output="half", steps=2), quiet=True)
+    run_training(media_config(folder, "skill", output="half"), resume=True, quiet=True)
 
 
 def train_to_see_and_hear(folder, parallel):
@@ -223,8 +246,11 @@ def runs(tmp_path_factory, words):
     torch.manual_seed(3)
     shape = {"hidden_size": 32, "intermediate_size": 48, "tie_embeddings": True, "vocab_size": words.vocab_size}
     save_pretrained(Llama3Model(TextConfig.tiny(**shape)), folder / "base", tokenizer=words)
+    make_senses(folder, words)
     for mode in MODES:
         run_training(config(folder, mode, output="one"), quiet=True)
+    for mode in MEDIA:
+        run_training(media_config(folder, mode, output="one"), quiet=True)
     run_training(config(folder, "fsdp-full", output="from-one", steps=3), quiet=True)
     done = torchrun(__file__, folder)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -234,6 +260,30 @@ def runs(tmp_path_factory, words):
         shutil.copytree(folder / "half" / mode, folder / "alone" / mode)
         run_training(config(folder, mode, output="alone"), resume=True, quiet=True)
     return folder
+
+
+def make_senses(folder, words):
+    """A tiny model with an eye and an ear; rows with pictures, with sounds, with words alone."""
+    import PIL.Image
+
+    from llamamm.multimodal.config import BridgeConfig, MultimodalConfig
+    from llamamm.multimodal.model import MultimodalLlama
+    from llamamm.multimodal.processor import MultimodalProcessor
+    from llamamm.senses.image_processor import ImageProcessor
+    from llamamm.senses.waves import save_wave
+
+    torch.manual_seed(0)
+    text = TextConfig.tiny(vocab_size=words.vocab_size, hidden_size=32)
+    cfg = MultimodalConfig.tiny(text=text, image_bridge=BridgeConfig(merge=2, latents=2, depth=1))
+    save_pretrained(MultimodalLlama(cfg), folder / "senses",
+                    processor=MultimodalProcessor(cfg, words, ImageProcessor.vit(32)))  # fmt: skip
+    rows = []
+    for n in range(8):
+        PIL.Image.new("RGB", (32, 32), (30 * n, 0, 0)).save(folder / f"{n}.png")
+        save_wave(folder / f"{n}.wav", torch.sin(torch.arange(1600) / (n + 2)) * 0.3)
+        medium = ({"image": f"{n}.png"}, {"audio": f"{n}.wav"}, {})[n % 3]
+        rows.append({"prompt": "Why?", "response": f"{n} 1", **medium})
+    (folder / "media.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def curve(folder, key):
@@ -408,6 +458,42 @@ def test_two_processes_learn_to_see_and_hear_as_one(runs, parallel):
     torch.testing.assert_close(main[f"media {parallel}"], alone, rtol=1e-4, atol=0)
     together, single = (load_file(runs / f"media-{parallel}-{n}.safetensors") for n in (2, 1))
     torch.testing.assert_close(together, single, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("mode", MEDIA)
+def test_a_model_that_sees_and_hears_ends_as_one_plain_folder(runs, mode):
+    one, two = (runs / n / f"media-{mode}" for n in ("one", "two"))
+    assert len(curve(one, "loss")) == MEDIA[mode].get("steps", 4)
+    for key in ("loss", "eval_loss"):
+        torch.testing.assert_close(curve(one, key), curve(two, key), rtol=1e-4, atol=0)
+    end = two / ("last" if mode == "whole-ddp" else "final")
+    names = {path.name for path in end.iterdir()}
+    assert names == SKILL_FILES[mode] if mode in SKILL_FILES else "model.safetensors" in names
+    base, _ = from_pretrained(runs / "senses", dtype=torch.float32)
+    models = []
+    for folder in (one / "last", end, two / "best"):
+        if mode in SKILL_FILES:
+            model, _ = from_pretrained(runs / "senses", dtype=torch.float32)
+            load_skill(model, folder)  # compares the base, too
+        else:
+            model, processor = from_pretrained(folder, dtype=torch.float32)
+            assert processor is not None
+        models.append(dict(model.named_parameters()))
+    expected, found, best = models
+    moved = {name.split(".")[0] for name, p in base.named_parameters() if not torch.equal(p, found.get(name, p))}
+    everything = {"embed_tokens", "layers", "norm", "vision_tower", "audio_encoder"}
+    assert moved == {"image_bridge", "audio_bridge"} | (set() if mode in SKILL_FILES else everything)
+    assert any(".lora_" in name for name in found) == (mode == "skill")
+    for name, p in expected.items():
+        torch.testing.assert_close(found[name], p, rtol=0, atol=3e-5, msg=name)
+        assert found[name].shape == best[name].shape
+
+
+def test_a_sharded_skill_goes_on_as_if_it_had_never_stopped(runs):
+    half, two = (runs / n / "media-skill" for n in ("half", "two"))
+    assert curve(half, "loss") == curve(two, "loss")
+    for name in ("bridges.safetensors", "adapter_model.safetensors"):
+        torch.testing.assert_close(load_file(half / "final" / name), load_file(two / "final" / name), rtol=0, atol=0)
 
 
 # ---- alone ----

@@ -61,6 +61,9 @@ A, B, W = ("Image", "a.png"), ("Image", "b.png"), ("Sound", "w.wav")
     ({"image": PIL_IMAGE, "caption": "red"}, [("user", [("Image", "Image"), DESCRIBE]), ("assistant", "red")]),
     ({"image": {"bytes": b"png", "path": None}, "text": "red"},
      [("user", [("Image", "bytes"), DESCRIBE]), ("assistant", "red")]),
+    ({"image": {"bytes": b"png", "path": None}, "conversations": [{"from": "human", "value": "<image>\nWhat?"},
+                                                                  {"from": "gpt", "value": "red"}]},
+     [("user", [("Image", "bytes"), "What?"]), ("assistant", "red")]),
     ({"audio": {"array": np.zeros(8), "sampling_rate": 8000, "path": "x"}, "sentence": "hm"},
      [("user", [("Sound", "ndarray"), TRANSCRIBE]), ("assistant", "hm")]),
     # preferences
@@ -117,6 +120,7 @@ def test_preferences_keep_the_worse_answer():
     ({"conversations": ["x"]}, r"conversations\[0\] must be"),
     ({"chosen": "good", "rejected": "bad"}, "needs the 'prompt'"),
     ({"prompt": "q", "chosen": 7, "rejected": "bad"}, "'chosen' must be a text"),
+    ({"prompt": "q", "chosen": "a", "rejected": [{"role": "user", "content": "b"}]}, "'rejected' must be a text"),
     ({"messages": [{"role": "user", "content": [{"type": "video", "path": "x"}]}]}, "no known form"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_named(record, message):

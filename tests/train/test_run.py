@@ -189,10 +189,10 @@ def test_dialogues_need_a_chat_format_before_the_first_step(tmp_path, make, mode
 def test_what_is_checked_is_said():
     records = [{"text": "a"}] * 5 + [{"text": 5}]
     said, firsts = check_records(records, "x", most=5)
-    assert said.startswith("x: the first 5 of 6 records are checked") and firsts == [0]
+    assert said[0].startswith("x: the first 5 of 6 records are checked") and firsts == [0]
     with pytest.raises(InputError, match="^x, record 5: "):
         check_records(records, "x")
-    assert check_records([GOOD, {"text": ""}, GOOD], "x") == ("x: 3 records, all checked", [0, 1])
+    assert check_records([GOOD, {"text": ""}, GOOD], "x") == (["x: 3 records, all checked"], [0, 1])
 
 
 def test_a_bad_record_beyond_the_check_is_named_too(tmp_path, make, monkeypatch):
@@ -246,6 +246,39 @@ def test_paths_of_datasets_may_have_colons(tmp_path, monkeypatch, name, split):
     assert open_data(f"datasets:~/{name}{split}")[0] == {"text": expected}
     with pytest.raises(InputError, match="no split 'tset'; there are train, held_out"):
         open_data(f"datasets:{name}:tset")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("stream", [False, True])
+def test_tables_in_files_and_folders_are_sets_too(tmp_path, stream):
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_dict({"text": ["a", "b", "c"]})
+    (tmp_path / "one").mkdir()
+    for n in range(2):
+        table.to_parquet(tmp_path / "one" / f"part-{n}.parquet")
+    table.to_json(tmp_path / "t.jsonl")
+    table.to_csv(tmp_path / "t.csv", index=False)
+    table.save_to_disk(tmp_path / "saved")
+    for name, n in (("one/part-0.parquet", 3), ("one/*.parquet", 6), ("one", 6), ("one:train", 6), ("t.jsonl", 3),
+                    ("t.csv", 3), ("saved", 3), ("t.csv:train", 3)):  # fmt: skip
+        rows = list(open_data(f"datasets:{tmp_path}/{name}", stream=stream))
+        assert [row["text"] for row in rows] == ["a", "b", "c"] * (n // 3), name
+    with pytest.raises(InputError, match="one:tset: .*tset"):
+        open_data(f"datasets:{tmp_path}/one:tset", stream=stream)
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("squad", ("squad", {})),
+    ("owner/name", ("owner/name", {})),
+    ("owner/name/a subset", ("owner/name", {"name": "a subset"})),
+    ("owner/name/chartqa(x,y)", ("owner/name", {"name": "chartqa(x,y)"})),
+    ("/data/set/part", ("/data/set/part", {})),
+    ("./data/set/part", ("./data/set/part", {})),
+    ("a/b.parquet", ("parquet", {"data_files": "a/b.parquet"})),
+    ("a/*.JSONL", ("json", {"data_files": "a/*.JSONL"})),
+])  # fmt: skip
+def test_what_the_library_is_asked_for(name, expected):
+    assert sources._builder(name) == expected
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "pretrained.locate": {
         "DEFAULT_MODEL": CONSTANT,
         "locate": IN_WORDS,
+        "locate_config": "the small half of locate",
         "HubOptions": TYPE_NAME,
     },
     "pretrained.load": {
@@ -128,7 +129,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "train.batches": {
         **dict.fromkeys(("Media", "Row"), CONSTANT),
-        **dict.fromkeys(("fill", "places_of"), PIECE),
+        **dict.fromkeys(("fill", "places_of", "turns", "fault_at"), PIECE),
         "Batch": "a plain record of tensors",
         "Batches": TOO_LONG,
     },

@@ -1,0 +1,165 @@
+"""How much memory a training takes, known before it begins: from configurations alone, by tensors without content.
+
+    weights      as they are loaded: 16 bits where they are frozen on a GPU, else 32
+    gradients    one fp32 number for each that trains
+    optimizer    AdamW's two moments, fp32
+    activations  what a backward pass needs of the rows that are computed at once, and of matrices that train copies
+                 in the 16 bits that they are multiplied in
+
+On PyTorch's "meta" device a model has shapes and no numbers. Activations are counted by running one block of it there:
+what autograd would keep is linear in the number of tokens, since fused attention keeps no table of them. What is left
+out: the allocator's waste, the libraries' own memory (a GiB on CUDA), frozen towers at work. Rows are taken to be full,
+each with one picture. One process without shards. Used in notebook 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from llamamm.devices import pick_device
+from llamamm.errors import InputError
+from llamamm.files import read_json
+from llamamm.multimodal.config import MODEL_TYPE, MultimodalConfig
+from llamamm.multimodal.model import MultimodalLlama
+from llamamm.pretrained.compose import read_composed_config
+from llamamm.pretrained.load import read_config
+from llamamm.pretrained.locate import DEFAULT_MODEL, locate, locate_config
+from llamamm.text.config import TextConfig
+from llamamm.text.model import Llama3Model
+from llamamm.train.config import TrainConfig
+from llamamm.train.loop import resolve_precision
+from llamamm.train.losses import CHUNK_BYTES
+from llamamm.train.prepare import make_trainable, weights_dtype
+from llamamm.weights.gguf import GGUFFile
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+GIB = 2**30
+PROBE = 61  # tokens of the row that is counted: no other size of a model is 61
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes of a stage."""
+
+    name: str
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def plan_memory(cfg: TrainConfig) -> list[Plan]:
+    """Each stage's, or the one of a run without stages. Of Hub repositories config.json alone is downloaded.
+
+    Raises ConfigError, FetchError and InputError as training does.
+    """
+    shape = model_shape(cfg)
+    return [_plan(stage, shape) for stage in cfg.stage_settings() or [cfg]]
+
+
+def model_shape(cfg: TrainConfig) -> TextConfig | MultimodalConfig:
+    """The configuration of the model that a run begins with."""
+    if cfg.compose is not None:
+        return read_composed_config(**cfg.compose)
+    if cfg.shape is not None:
+        if "vocab_size" not in cfg.shape:
+            raise InputError("a plan for a new model needs shape.vocab_size: the number of its tokenizer's tokens")
+        return TextConfig.tiny(**{"context_length": max(256, cfg.length), **cfg.shape})
+    if str(cfg.model).endswith(".gguf"):
+        return GGUFFile(locate(cfg.model)).config
+    folder = locate_config(cfg.model or DEFAULT_MODEL)
+    data = read_json(folder / "config.json")
+    return MultimodalConfig.from_hf(data) if data.get("model_type") == MODEL_TYPE else read_config(folder)
+
+
+def _plan(cfg: TrainConfig, shape: TextConfig | MultimodalConfig) -> Plan:
+    device = torch.device(cfg.device) if cfg.device else pick_device(None)
+    unknown = cfg.precision == "auto" and device.type == "cuda" and not torch.cuda.is_available()
+    low_precision = torch.bfloat16 if unknown else resolve_precision(cfg.precision, device)[0]
+    with torch.device("meta"):
+        model = MultimodalLlama(shape) if isinstance(shape, MultimodalConfig) else Llama3Model(shape)
+    model = model.to("meta", weights_dtype(cfg, device, low_precision))
+    make_trainable(model, cfg)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    gradients = n_bytes(trained)
+    weights = n_bytes(model.parameters())
+    copies = sum(p.numel() for p in trained if p.dim() > 1) * low_precision.itemsize if low_precision else 0
+    activations = copies + _activations(model.to(low_precision or torch.float32), cfg)
+    return Plan(cfg.output.name if cfg.output else "", weights, gradients, 2 * gradients, activations)
+
+
+def _activations(model: Llama3Model, cfg: TrainConfig) -> int:
+    """model: on "meta", in the dtype that it computes in."""
+    rows = (cfg.micro_batch_size or cfg.batch_size) * (1 + (cfg.method == "dpo"))  # pairs are two rows each
+    dtype, width, n_layers = model.embed_tokens.weight.dtype, model.cfg.hidden_size, model.cfg.n_layers
+    tokens = rows * cfg.length
+
+    def empty(*size: int) -> Tensor:
+        return torch.empty(size, dtype=dtype, device="meta", requires_grad=True)
+
+    model.layers = model.layers[:1]
+    block = tokens * kept_bytes(model, lambda: model.run_blocks(empty(1, PROBE, width))) // PROBE
+    stream = tokens * width * dtype.itemsize
+    blocks = n_layers * stream + block if cfg.checkpoint_activations else n_layers * block
+    vocabulary = model.lm_head.weight.numel() // width
+    head = 4 * stream + min(CHUNK_BYTES, tokens * vocabulary * 4)  # norm, loss, and their gradients
+    head += model.lm_head.weight.numel() * 4 if model.lm_head.weight.requires_grad else 0
+    return blocks + head + rows * _of_a_picture(model, empty)
+
+
+def _of_a_picture(model: Llama3Model, empty: Callable[..., Tensor]) -> int:
+    """What the eye, if it trains, and its bridge keep of one picture."""
+    shape = getattr(model, "multimodal_cfg", None)
+    if shape is None or shape.vision is None:
+        return 0
+    tower = model.vision_tower
+    trains = any(p.requires_grad for p in tower.parameters())
+    seen = kept_bytes(tower, lambda: tower(empty(1, 3, *shape.pixels), layer=shape.image_layer)) if trains else 0
+    rows, columns = shape.grid
+    features = (1, rows * columns, shape.vision.encoder.hidden_size)
+    return seen + kept_bytes(model, lambda: model.image_bridge(empty(*features), grid=shape.grid))
+
+
+def kept_bytes(model: nn.Module, run: Callable[[], Any]) -> int:
+    """Of the tensors that autograd keeps of a call for its backward pass, each once, without the model's own and
+    without attention's tables, which only the unfused path of "meta" makes."""
+    own = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        table = tensor.dim() > 2 and tensor.shape[-1] == tensor.shape[-2]
+        if tensor.untyped_storage()._cdata not in own and not (tensor.is_meta and table):
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def n_bytes(tensors: Iterable[Tensor]) -> int:
+    """Of all of them together."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def table(plans: Sequence[Plan]) -> Table:
+    """In GiB, a row for each stage."""
+    from rich.table import Table
+
+    found = Table("stage", "weights", "gradients", "optimizer", "activations", "together, GiB")
+    for plan in plans:
+        sizes = plan.weights, plan.gradients, plan.optimizer, plan.activations, plan.total
+        found.add_row(plan.name, *(f"{size / GIB:.2f}" for size in sizes))
+    return found
