@@ -13,16 +13,20 @@ https://www.cs.toronto.edu/~graves/icml_2006.pdf. Built in notebook 16.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from llamamm.errors import InputError, counted
+from llamamm.generation.prompts import Sound
 from llamamm.multimodal.model import Features, Media, MultimodalLlama
+from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.losses import IGNORE
 from llamamm.train.media_rows import MediaObjective
+from llamamm.train.records import Record
+from llamamm.train.rows import encode_dialogue
 
 SHARPNESS = 4.0  # of the scores; embeddings of SmolLM2 are about 3 long
 
@@ -36,21 +40,49 @@ def word_scores(tokens: Tensor, embeddings: Tensor, mean: Tensor) -> Tensor:
     return SHARPNESS * (tokens @ places.T - places.square().sum(dim=1) / 2)
 
 
+def check_spoken(record: Record) -> None:
+    """Raises InputError for a record that is not one sound, and what is said in it as the answer."""
+    n_sounds = sum(isinstance(medium, Sound) for medium in record.media)
+    if n_sounds != 1 or len(record.media) != 1 or len(record.messages) != 2:
+        raise InputError(f"method: align learns from records of one sound and what is said in it; this one has "
+                         f"{counted(n_sounds, 'sound')}, {counted(len(record.media) - n_sounds, 'picture')} and "
+                         f"{counted(len(record.messages), 'message')}")
+
+
+def words_of(sources: Iterable[Sequence[Record]], tokenizer: Tokenizer) -> list[int]:
+    """The ids of all words that the answers of some records hold."""
+    words: set[int] = set()
+    for records in sources:
+        for index in range(len(records)):
+            answer = records[index].messages[-1]["content"]
+            example = encode_dialogue(_asked(answer), tokenizer)
+            words |= {token for token, learned in zip(example.ids, example.learn, strict=True) if learned}
+    return sorted(words)
+
+
+def _asked(answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+
+
 class AlignmentObjective(MediaObjective):
     """The summed CTC loss of a batch whose rows hold one sound each, and what is said in it as the answer.
 
-    words: ids among which the tokens are to find theirs, such as all that the data hold. stops: ids that end an answer
-    and are not said. A transcript with more words than its sound has tokens teaches nothing.
+    words: ids among which the tokens are to find theirs, such as all that the data hold; None: the whole vocabulary,
+    which takes longer. stops: ids that end an answer and are not said. A transcript with more words than its sound has
+    tokens teaches nothing.
     """
 
-    def __init__(self, model: MultimodalLlama, *, words: Sequence[int], stops: Sequence[int] = ()) -> None:
+    def __init__(
+        self, model: MultimodalLlama, *, words: Sequence[int] | None = None, stops: Collection[int] = ()
+    ) -> None:
         super().__init__(model)
         self.stops = frozenset(stops)
-        known = sorted({*words} - self.stops)
+        known = sorted({*(range(model.cfg.vocab_size) if words is None else words)} - self.stops)
         if not known:
             raise InputError("there are no words to align sounds with")
         self._class_of = {word: n for n, word in enumerate(known, start=1)}  # 0: nothing here
-        self.register_buffer("words", torch.tensor(known), persistent=False)
+        device = model.embed_tokens.weight.device
+        self.register_buffer("words", torch.tensor(known, device=device), persistent=False)
 
     def forward(
         self, ids: Tensor, targets: Tensor, segments: Tensor | None = None, *, media: Media | None = None,

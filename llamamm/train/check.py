@@ -20,6 +20,7 @@ from llamamm.pretrained.load import load_tokenizer, read_config
 from llamamm.pretrained.locate import locate
 from llamamm.pretrained.skill import SKILL_FILE
 from llamamm.text.tokenizer import Tokenizer
+from llamamm.train.alignment import check_spoken
 from llamamm.train.config import Source, TrainConfig
 from llamamm.train.documents import JsonLines, JsonList, place_of
 from llamamm.train.media_rows import encode_media_record
@@ -68,13 +69,14 @@ def require_length(cfg: TrainConfig, limit: int) -> None:
 class Data:
     """The records of some sources, `records`, looked through before weights are loaded; `said`: what was found.
 
-    skip: faulty records are left out and counted, instead of ending the run. pairs: they are preferences. stream: sets
-    of `datasets` are read as they are needed, of which the first rows are looked through; buffer, seed: of `Streams`.
+    skip: faulty records are left out and counted, instead of ending the run. method: what they are for, as in
+    TrainConfig: preferences (dpo), sounds and what is said in them (align). stream: sets of `datasets` are read as they
+    are needed, of which the first rows are looked through; buffer, seed: of `Streams`.
     Raises InputError naming the first fault with its file and line, or where nothing is left.
     """
 
     def __init__(
-        self, sources: Sequence[Source], *, skip: bool = False, pairs: bool = False, stream: bool = False,
+        self, sources: Sequence[Source], *, skip: bool = False, method: str = "lora", stream: bool = False,
         buffer: int = 1, seed: int = 0,
     ) -> None:  # fmt: skip
         found = [(source.source, open_data(source.source, stream=stream), source.share) for source in sources]
@@ -82,11 +84,11 @@ class Data:
         opened = [(name, documents if isinstance(documents, Sequence) or not stream
                    else Head(documents, STREAM_CHECKED, name), share) for name, documents, share in found]  # fmt: skip
         self._faults: dict[int, str] | None = {} if skip else None
-        self._pairs = pairs
+        self._method = method
         self.said, self._firsts, begin = [], [], 0
         for name, documents, _ in opened:
             faults: dict[int, str] | None = {} if skip else None
-            said, firsts = check_records(documents, name, faults=faults, pairs=pairs)
+            said, firsts = check_records(documents, name, faults=faults, method=method)
             self.said += said
             self._firsts += [begin + first for first in firsts]
             if faults:
@@ -116,8 +118,8 @@ class Data:
         for index in self._firsts:
             self._try(index, lambda record: record.media or encode_record(record, tokenizer))
         for index in range(min(len(self._all), MOST_CHECKED)):
-            if index not in (self._faults or ()) and (self._pairs or self._all[index].media):
-                self._try(index, lambda record: _fits(record, reader, length, look, pairs=self._pairs))
+            if index not in (self._faults or ()) and (self._method == "dpo" or self._all[index].media):
+                self._try(index, lambda record: _fits(record, reader, length, look, pairs=self._method == "dpo"))
         if self._faults:
             n = len(self._faults)
             self.said.append(f"{counted(n, 'faulty record')} left out, such as {next(iter(self._faults.values()))}")
@@ -154,12 +156,12 @@ def _fits(
 
 def check_records(
     documents: Sequence[Any], name: str, *, most: int = MOST_CHECKED, faults: dict[int, str] | None = None,
-    pairs: bool = False,
+    method: str = "lora",
 ) -> tuple[list[str], list[int]]:  # fmt: skip
     """Read the records, at most so many. -> how many those were, in words; where the first text and dialogue stand.
 
     A table may hold empty texts, a file of lines may not. faults: gets the numbers of bad records, and what is wrong.
-    pairs: they are preferences.
+    method: as in `Data`.
     Raises InputError with the place of the first record that is not JSON, of no kind that trains, or empty, unless
     faults collects them.
     """
@@ -169,9 +171,11 @@ def check_records(
     for index in range(n):
         try:
             document = documents[index]
-            record = check_pair(document) if pairs else check_record(
+            record = check_pair(document) if method == "dpo" else check_record(
                 document, empty=not isinstance(documents, JsonLines | JsonList))
-            n_rejected += not pairs and document.get("rejected") is not None
+            if method == "align":
+                check_spoken(record)
+            n_rejected += method != "dpo" and document.get("rejected") is not None
             if not record.media:
                 firsts.setdefault(record.text is not None, index)
         except InputError as error:

@@ -65,8 +65,9 @@ class TrainConfig(BaseModel):
         None, description="Instead of `model`: a new random Llama of this shape (hidden_size, n_layers, ...)."
     )
     tokenizer: str | None = Field(None, description="Tokenizer's file or folder, where the model brings none.")
-    method: Literal["lora", "full", "dpo"] = Field(
-        "lora", description="Train an adapter beside frozen weights, all of it, or an adapter on preferences (dpo)."
+    method: Literal["lora", "full", "dpo", "align"] = Field(
+        "lora", description="Train an adapter beside frozen weights, all of it, an adapter on preferences (dpo), or "
+        "the bridge of an ear without the text model (align)."
     )
     dpo_beta: float = Field(0.1, description="dpo: the cost of going away from the model without adapter.", gt=0)
     adapter: Path | None = Field(None, description="Adapter folder to go on training, in place of a fresh one.")
@@ -185,6 +186,8 @@ class TrainConfig(BaseModel):
         named = [key for key in ("model", "compose", "shape") if getattr(self, key) not in (None, "")]
         if len(named) > 1:
             raise ValueError(f"`{named[0]}` and `{named[1]}` name two models; give one of them")
+        if self.method == "align" and self.trains not in (None, ["bridges"]):
+            raise ValueError("method: align trains bridges alone: leave `trains` out")
         if self.shape is not None and self.method != "full":
             raise ValueError("a new model (`shape`) is trained in full: method: full")
         if self.adapter and self.method == "dpo":

@@ -59,6 +59,9 @@ def load_model(cfg: TrainConfig, device: torch.device) -> tuple[Llama3Model, Rea
     if not isinstance(tokenizer, Tokenizer | None):  # Llama 3.2 Vision
         raise InputError(f"{cfg.model} is a {type(model).__name__}; `llamamm train` trains text models and those that "
                          f"`llamamm compose` makes")
+    if cfg.method == "align":
+        raise ConfigError(f"method: align is for models that hear, {cfg.model or DEFAULT_MODEL} reads text alone: "
+                          f"`llamamm compose` makes one")
     if cfg.trains is not None:
         raise ConfigError(f"trains is for models that see or hear, {cfg.model or DEFAULT_MODEL} reads text alone: use "
                           f"method")
@@ -97,8 +100,8 @@ def _give_lora(model: Llama3Model, cfg: TrainConfig) -> None:
 
 def trained_parts(cfg: TrainConfig) -> frozenset[str]:
     """What learns in a model that sees or hears."""
-    usual = {"lora": ("bridges", "lora"), "full": ("bridges", "text"), "dpo": ("lora",)}[cfg.method]
-    return frozenset(cfg.trains or usual)
+    usual = {"lora": ("bridges", "lora"), "full": ("bridges", "text"), "dpo": ("lora",), "align": ("bridges",)}
+    return frozenset(cfg.trains or usual[cfg.method])
 
 
 def _set_trainable(model: MultimodalLlama, cfg: TrainConfig) -> None:
@@ -139,7 +142,8 @@ def make_batches(
             rank=processes.rank, world_size=processes.world_size,
         )  # fmt: skip
     return Batches(
-        documents, encode, batch_size=cfg.batch_size, length=cfg.length, seed=cfg.seed, pack=cfg.pack,
+        documents, encode, batch_size=cfg.batch_size, length=cfg.length, seed=cfg.seed,
+        pack=cfg.pack and cfg.method != "align",
         split=is_text, pad_id=tokenizer.eos_id or 0,  # not pad_id: a [PAD] may have been added without a row for it
         shuffle=shuffle, looked_at=looked_at, skip_faulty=cfg.faulty == "skip", rank=processes.rank,
         world_size=processes.world_size,

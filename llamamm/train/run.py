@@ -21,6 +21,7 @@ from llamamm.pretrained.compose import compose
 from llamamm.pretrained.locate import DEFAULT_MODEL
 from llamamm.pretrained.save import save_pretrained
 from llamamm.text.tokenizer import Tokenizer
+from llamamm.train.alignment import AlignmentObjective, words_of
 from llamamm.train.batches import Batch
 from llamamm.train.check import Data, check_folders, check_length, check_prompts, require_length
 from llamamm.train.checkpoint import (
@@ -144,7 +145,7 @@ def make_trainer(
     if cfg.data is None:
         raise ConfigError(f"'data' is missing: {TrainConfig.model_fields['data'].description}")
     check_length(cfg, cfg.model or DEFAULT_MODEL)
-    checks = {"skip": cfg.faulty == "skip", "pairs": cfg.method == "dpo", "stream": cfg.stream}
+    checks = {"skip": cfg.faulty == "skip", "method": cfg.method, "stream": cfg.stream}
     data = {"data": Data(cfg.sources, **checks, buffer=cfg.stream_buffer, seed=cfg.seed)}
     if cfg.eval_data:
         data["eval_data"] = Data([Source(source=cfg.eval_data)], **checks)
@@ -172,6 +173,9 @@ def make_trainer(
     if cfg.method == "dpo":
         encode = partial(encode_pair, encode=encode)
         objective = PreferenceObjective(model, beta=cfg.dpo_beta)
+    if cfg.method == "align":
+        words = None if cfg.stream else words_of([part.records for part in data.values()], tokenizer)
+        objective = AlignmentObjective(model, words=words, stops=tokenizer.stop_ids)
     batches = make_batches(data["data"].records, encode, cfg, tokenizer, **share)
     eval_batches: list[Batch] = []
     if cfg.eval_data:

@@ -24,6 +24,7 @@ from llamamm.senses.image_processor import ImageProcessor
 from llamamm.senses.waves import save_wave
 from llamamm.text.config import TextConfig
 from llamamm.train import check, prepare
+from llamamm.train.alignment import nearest_words
 from llamamm.train.config import TrainConfig
 from llamamm.train.loop import Trainer
 from llamamm.train.run import make_trainer, run_training
@@ -437,3 +438,88 @@ def test_a_skill_of_another_base_is_refused(make, tmp_path, base):
     other = MultimodalLlama(cfg)
     with pytest.raises(CheckpointError, match="another base"):
         load_skill(other, tmp_path / "run" / "last")
+
+
+# ---- alignment: sounds and what is said in them ----
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    """Two tones, each a name: half a second, four tokens of this model's bridge."""
+    folder = tmp_path_factory.mktemp("spoken")
+    rows = []
+    for name, step in (("red", 0.05), ("blue", 0.6)):
+        save_wave(folder / f"{name}.wav", torch.sin(torch.arange(8000) * step) * 0.3)
+        rows.append({"file_name": f"{name}.wav", "text": name})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_a_bridge_is_aligned_without_the_text_model(make, base, spoken, words, monkeypatch):
+    def never(*_args, **_options):
+        raise AssertionError("the text model has run")
+
+    monkeypatch.setattr(MultimodalLlama, "run_blocks", never)
+    cfg = make(method="align", data=str(spoken), eval_data=str(spoken), steps=200, eval_every=200,
+               learning_rate=1e-2, schedule="constant")
+    trainer = run_training(cfg, quiet=True)
+    assert trainer.log.losses[-1] < 0.1 < 1 < trainer.log.losses[0]
+    assert trained_parts(trainer.model, base) == {"audio_bridge"}
+    features = next(trainer.batches).inputs("cpu")["features"]
+    tokens, mask = trainer.model.bridged(features)["audio"]
+    said = {words.decode(ids) for ids in nearest_words(trainer.model, tokens, mask, trainer.objective.words.tolist())}
+    assert said == {"red", "blue"}
+
+
+def test_an_aligned_bridge_is_a_skill_that_the_next_stage_takes_up(make, spoken, tmp_path, base):
+    stages = [{"name": "ear", "method": "align", "steps": 3}, {"name": "tune", "steps": 2, "trains": ["lora"]}]
+    run_training(make(data=str(spoken), stages=stages), quiet=True)
+    first, second = (from_pretrained(base, dtype=torch.float32)[0] for _ in range(2))
+    load_skill(first, tmp_path / "run" / "ear" / "last")
+    load_skill(second, tmp_path / "run" / "tune" / "last")
+    assert all(torch.equal(p, q) for p, q in zip(first.audio_bridge.parameters(), second.audio_bridge.parameters(),
+                                                 strict=True))  # fmt: skip
+    assert trained_parts(first, base) == {"audio_bridge"}
+
+
+def test_an_alignment_resumes_bit_for_bit(make, spoken, tmp_path, monkeypatch):
+    options = {"method": "align", "data": str(spoken), "steps": 6}
+    whole = run_training(make(output=tmp_path / "whole", **options), quiet=True)
+    step = Trainer.train_step
+
+    def stop(trainer):
+        if trainer.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stop)
+        assert run_training(make(**options), quiet=True).step == 3
+    again = run_training(make(**options), resume=True, quiet=True)
+    assert again.step == 6 and again.log.losses == whole.log.losses
+    assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), again.model.parameters(), strict=True))
+
+
+NOT_SPOKEN = {
+    "a text": ({"text": "red"}, "0 sounds, 0 pictures and 0 messages"),
+    "a picture": ({"image": "red.png", "text": "red"}, "0 sounds, 1 picture and 2 messages"),
+    "a question": ({"prompt": "Which?", "response": "red"}, "0 sounds, 0 pictures"),
+    "two sounds": ({"audio": ["red.wav", "blue.wav"], "text": "red blue"}, "2 sounds"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_SPOKEN)
+def test_what_cannot_be_aligned_is_named_with_its_line(make, spoken, kind):
+    record, message = NOT_SPOKEN[kind]
+    good = {"audio": "red.wav", "text": "red"}
+    path = spoken / f"{kind.replace(' ', '-')}.jsonl"
+    path.write_text(json.dumps(good) + "\n" + json.dumps(record) + "\n")
+    with pytest.raises(InputError, match=rf"{path.name}, line 2: method: align .*{message}"):
+        run_training(make(method="align", data=str(path)), quiet=True)
+
+
+def test_what_does_not_align_is_refused(make, spoken, text_model):
+    with pytest.raises(ConfigError, match="align trains bridges alone"):
+        make(method="align", trains=["lora"])
+    with pytest.raises(ConfigError, match="is for models that hear.*reads text alone"):
+        run_training(make(method="align", model=text_model, data=str(spoken)), quiet=True)
