@@ -148,7 +148,7 @@ def dtypes(error: BaseException, case: tuple) -> str | None:
     """What an error means in which tensors of two dtypes meet."""
     if re.search("same dtype|scalar type", str(error)):
         own = str(case[0].dtype).removeprefix("torch.")
-        return f"here, pair is {own} and your own tensor is not: make it with dtype=pair.dtype"
+        return f"Here pair is {own} and your own tensor is not: make it with dtype=pair.dtype"
     return None
 
 

@@ -770,7 +770,7 @@ def test_a_matrix_of_another_dtype_is_told_to_take_that_of_the_pair():
     def answer(pair, angle):
         return torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) @ pair
 
-    assert "Here, pair is float64 and your own tensor is not: make it with" in check("04.1", answer).message
+    assert "Here pair is float64 and your own tensor is not: make it with" in check("04.1", answer).message
 
 
 @pytest.mark.parametrize(("answer", "told"), [
