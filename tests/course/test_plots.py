@@ -93,3 +93,13 @@ def test_every_picture_of_an_exported_lesson_has_alternative_text(path):
     for picture in pictures:
         assert picture["src"].startswith("data:image/png;base64,")
         assert len(picture["alt"]) > 20 and "No description" not in picture["alt"]
+
+
+def test_the_band_of_each_line_has_its_lines_hue_in_lesson_04():
+    notebook = nbformat.read(ROOT / "notebooks" / "04_rope.ipynb", as_version=4)
+    (output,) = (o for cell in notebook.cells if "figures.reach" in cell.source and cell.cell_type == "code"
+                 for o in cell.outputs if o.output_type == "display_data")  # fmt: skip
+    pixels = np.asarray(image_in(output.data["text/html"]).convert("RGB"), dtype=int)
+    for color in (plots.PINK, plots.ORANGE, plots.BLUE):
+        band = np.array([255 - (255 - int(color[i : i + 2], 16)) / 4 for i in (1, 3, 5)])  # a quarter of it, on white
+        assert (np.abs(pixels - band).max(axis=-1) <= 12).sum() > 2000, color

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -11,9 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llamamm.course.checks.compare import difference
 from llamamm.course.checks.core import Exercise, Mistake, Property
 from llamamm.course.checks.faults import fault_exercise, input_stays
-from llamamm.course.checks.lesson04_readings import formulas, how_many, kept, mixture, widths, with_readings
+from llamamm.course.checks.lesson04_readings import (
+    dtypes,
+    formulas,
+    how_many,
+    ifs,
+    joints,
+    kept,
+    mixture,
+    powers,
+    widths,
+    with_readings,
+)  # fmt: skip
 from llamamm.text.config import RopeScaling
 from llamamm.text.rope import apply_rope, rope_frequencies
 
@@ -39,7 +51,7 @@ def _pair(pair: Tensor, angle: float, faults: Collection[str]) -> Tensor:
 
 def _pair_cases(generator: torch.Generator) -> list[tuple]:
     random = torch.randn(2, generator=generator)
-    return [(torch.tensor([2.0, 5.0]), 0.7), (torch.tensor([3.0, -1.0]), 1.2), (random, 2.0), (random.double(), 100.0)]
+    return [(torch.tensor([2.0, 5.0]), 0.7), (torch.tensor([-3.0, -1.0]), 1.2), (random, 2.0), (random.double(), 100.0)]
 
 
 def _pair_parts(case: tuple) -> tuple[float, float, float, float]:
@@ -65,7 +77,7 @@ PAIR = with_readings(fault_exercise(
         "how far it turns": (_pair_cases, ("degrees", "to degrees", "swapped")),
         "its length": (_pair_cases, ("overwritten", "no minus", "two minuses", "scaled")),
     },
-    _pair_cases, extra=(input_stays(_pair_cases),),
+    _pair_cases, extra=(input_stays(_pair_cases),), hint=dtypes,
     id="04.1", name="rotate_pair", minutes=3, level="warm-up", importance=2,
 ), {"all numbers": formulas(("x", "y"), ("first number", "second number"), _pair_parts)})  # fmt: skip
 
@@ -130,7 +142,7 @@ FREQUENCIES = with_readings(fault_exercise(
     relative=True, repair=_one_for_each_pair, form=TWICE,
     id="04.2", name="rope_frequencies", minutes=4, level="core", importance=3,
     reference=lambda head_dim, theta: rope_frequencies(head_dim, theta=theta),
-), {"shape and dtype": how_many})  # fmt: skip
+), {"shape and dtype": how_many, "all numbers": powers})  # fmt: skip
 
 # ---- 04.3 and 04.4: (B, H, T, D), forth and back ----
 
@@ -199,9 +211,26 @@ def _heads(generator: torch.Generator) -> list[tuple]:
         freqs = rope_frequencies(shape[-1], theta=100.0)
         return torch.randn(*shape, generator=generator), *_tables(positions, freqs)
 
-    low = case([300, 301], 1, 2, 2, 8)
-    return [case([1, 2], 1, 2, 2, 4), case([7, 8, 20], 2, 3, 3, 8), case([5], 1, 9, 1, 64),
-            tuple(t.bfloat16() for t in low)]  # fmt: skip
+    return [case([1, 2], 1, 2, 2, 4), case([7, 8, 20], 2, 3, 3, 8), case([5], 1, 9, 1, 64)]
+
+
+def _heads_and_bfloat16(generator: torch.Generator) -> list[tuple]:
+    x, angles = torch.randn(1, 2, 2, 8, generator=generator), _tables([300, 301], rope_frequencies(8, theta=100.0))
+    return [*_heads(generator), tuple(t.bfloat16() for t in (x, *angles))]
+
+
+def _any_width(right: Callable[..., Tensor]) -> Property:
+    """The answer is right for heads of 64 numbers alone; other wrong answers are told elsewhere."""
+
+    def compared(answer: Callable[..., Any], cases: tuple) -> list[bool]:
+        results = [(answer(*case), right(*case)) for case in cases]
+        return [difference(expected, got, 1e-4) is None for got, expected in results]
+
+    def fits(equal: list[bool], _: tuple) -> str | None:
+        return ("yours is right for 64 numbers a head, and not for 4: half of them is x.shape[-1] // 2, not always 32"
+                if equal == [False, True] else None)  # fmt: skip
+
+    return Property("any head size", lambda g: [tuple(_heads(g)[::2])], run=compared, accept=fits)
 
 
 PLACES = {
@@ -235,12 +264,14 @@ TURN = with_readings(fault_exercise(
         "one road": "You only multiplied by the cosine: each new number is a mixture of both numbers of its pair",
         "negated": "All numbers have the opposite sign: that is half a turn too many",
         **PLACES,
+        **{fault: f"{PLACES[fault]}. (Scores do not notice: queries and keys are reordered alike)"
+           for fault in ("neighbours out", "exchanged")},
     },
     TURNS,
-    _heads, extra=(input_stays(_heads),), hint=widths,
+    _heads_and_bfloat16, extra=(input_stays(_heads_and_bfloat16), _any_width(apply_rope)), hint=widths,
     id="04.3", name="apply_rope", minutes=7, level="core", importance=3, reference=apply_rope,
 ), {"which way a pair turns": formulas(("a", "b"), ("new a", "new b"), _one_pair_parts),
-    "which numbers are a pair": mixture})  # fmt: skip
+    "which numbers are a pair": mixture, "shape and dtype": joints})  # fmt: skip
 BACK = with_readings(fault_exercise(
     lambda grad, cos, sin, faults: _turned(grad, cos, sin, faults, forth=False),
     {
@@ -255,11 +286,12 @@ BACK = with_readings(fault_exercise(
         **PLACES,
     },
     {**TURNS, "which way a pair turns": (_one_pair, (*TURNS["which way a pair turns"][1], "by the angle"))},
-    _heads, extra=(input_stays(_heads),), hint=widths,
+    _heads_and_bfloat16, hint=widths,
+    extra=(input_stays(_heads_and_bfloat16), _any_width(lambda grad, cos, sin: apply_rope(grad, cos, -sin))),
     id="04.4", name="apply_rope_backward", minutes=5, level="hard", importance=2,
     reference=lambda grad, cos, sin: apply_rope(grad, cos, -sin), forbids=("grad", "backward", "vjp", "jacobian"),
 ), {"which way a pair turns": formulas(("first", "second"), ("gradient of a", "gradient of b"), _one_pair_parts),
-    "which numbers are a pair": mixture})  # fmt: skip
+    "which numbers are a pair": mixture, "shape and dtype": joints})  # fmt: skip
 
 # ---- 04.5: the rule "llama3" ----
 
@@ -324,7 +356,7 @@ LLAMA3 = with_readings(fault_exercise(
         "the base": (_llama3_cases, tuple(BASES)),
     },
     _llama3_real_cases,
-    relative=True, repair=_one_for_each_pair, form=TWICE,
+    relative=True, repair=_one_for_each_pair, form=TWICE, hint=ifs,
     id="04.5", name="llama3_frequencies", minutes=8, level="core", importance=2,
     reference=lambda head_dim, theta, factor, original: rope_frequencies(
         head_dim, theta=theta, scaling=RopeScaling(factor=factor, original_context_length=original)),

@@ -115,6 +115,13 @@ def widths(error: BaseException, case: tuple) -> str | None:
     D = case[0].shape[-1]
     sizes = re.search(r"size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)", str(error))
     sizes = {int(size) for size in sizes.groups()} if sizes else set()
+    if 0 in sizes:
+        return f"half of x's last axis is x.shape[-1] // 2, here {D // 2}, and not always 32"
+    if "slice indices must be integers" in str(error):
+        return "D / 2 is a float: D // 2 is the whole number that a slice needs"
+    if "BFloat16" in str(error):
+        return ("Complex numbers and numpy do not know bfloat16: take .float() of x, cos and sin, and give the result "
+                "back with .to(x.dtype)")  # fmt: skip
     if sizes == {D, 2 * D}:
         return f"cos and sin have {D} columns already, as many as x has numbers: each angle stands in two of them"
     if sizes == {D // 2, D}:
@@ -125,7 +132,49 @@ def widths(error: BaseException, case: tuple) -> str | None:
     return None
 
 
+def joints(got: Tensor, expected: Tensor, _case: tuple) -> str | None:
+    """How the two halves were put together, where the result has another shape than x."""
+    if got.shape == (*expected.shape[:-1], expected.shape[-1] // 2):
+        return "Only one half comes back: torch.cat((new_a, new_b), dim=-1) joins the two"
+    if got.numel() != expected.numel():
+        return None
+    if got.ndim == expected.ndim + 1:
+        return "Your halves stand along a new axis: torch.cat((new_a, new_b), dim=-1) joins them along the last"
+    longer = [i for i, (n, right) in enumerate(zip(got.shape, expected.shape, strict=False)) if n == 2 * right]
+    return f"Your halves are joined along axis {longer[0]}: torch.cat needs dim=-1 to join the last" if longer else None
+
+
+def dtypes(error: BaseException, case: tuple) -> str | None:
+    """What an error means in which tensors of two dtypes meet."""
+    if re.search("same dtype|scalar type", str(error)):
+        own = str(case[0].dtype).removeprefix("torch.")
+        return f"Here pair is {own} and your own tensor is not: make it with dtype=pair.dtype"
+    return None
+
+
 # ---- 04.2 and 04.5: how many frequencies, and what became of each ----
+
+
+def powers(got: Tensor, expected: Tensor, case: tuple) -> str | None:
+    """What Python made of an exponent that was written without brackets, or with a whole division."""
+    if got.shape != expected.shape:
+        return None
+    head_dim, theta = case
+    two_i = torch.arange(0, head_dim, 2).double()
+    unbracketed = theta**-two_i / head_dim, theta**-2 * two_i / (2 * head_dim), theta**-2 * two_i / head_dim
+    if any(torch.allclose(got.double(), mine, rtol=CLOSE, atol=1e-30) for mine in unbracketed):
+        return "Python takes ** before /: put brackets round the whole exponent"
+    whole = torch.zeros_like(two_i), (two_i > 0).double()
+    if any(torch.allclose(got.double(), theta**-exponent, rtol=CLOSE) for exponent in whole):
+        return "Your exponents are whole numbers: divide with /, as // drops what comes after the point"
+    return None
+
+
+def ifs(error: BaseException, _case: tuple) -> str | None:
+    """What to write for an `if` about many numbers."""
+    if "Boolean value of Tensor" in str(error):
+        return "An `if` decides once, and each pair needs its own decision: use torch.where, or clamp, or a loop"
+    return None
 
 
 def how_many(got: Tensor, _expected: Tensor, case: tuple) -> str | None:

@@ -64,7 +64,7 @@ def reach(gaps: Sequence[int], losses: Mapping[str, Sequence[Sequence[float]]], 
     for (name, rows), color in zip(losses.items(), (PINK, ORANGE, BLUE), strict=False):
         means = [sum(row) / len(row) for row in rows]
         ax.plot(places, means, color=color, linewidth=2, marker="o", markersize=4)
-        ax.fill_between(places, [min(row) for row in rows], [max(row) for row in rows], color=color, alpha=0.15,
+        ax.fill_between(places, [min(row) for row in rows], [max(row) for row in rows], color=color, alpha=0.25,
                         linewidth=0)  # fmt: skip
         ax.text(end + 0.1, means[-1], name, color=color, va="center")
     ax.set(xticks=list(places), xticklabels=[f"{gap:,}" for gap in gaps], xlim=(-0.1, end + 0.05), ylim=(0, None),

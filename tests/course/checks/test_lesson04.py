@@ -753,6 +753,100 @@ def test_every_fault_of_an_exercise_is_planted_here():
         assert all(isinstance(m.answer(*case), Tensor) for m in exercise.mistakes)
 
 
+def turned_by_arctangent(arctangent):
+    def answer(pair, angle):
+        angle = arctangent(pair[1], pair[0]) + angle
+        return pair.norm() * torch.stack((angle.cos(), angle.sin()))
+
+    return answer
+
+
+def test_an_arctangent_that_forgets_the_sign_of_x_does_not_pass():
+    assert check("04.1", turned_by_arctangent(torch.atan2))
+    assert not check("04.1", turned_by_arctangent(lambda y, x: torch.atan(y / x)))
+
+
+def test_a_matrix_of_another_dtype_is_told_to_take_that_of_the_pair():
+    def answer(pair, angle):
+        return torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) @ pair
+
+    assert "Here pair is float64 and your own tensor is not: make it with" in check("04.1", answer).message
+
+
+@pytest.mark.parametrize(("answer", "told"), [
+    (lambda d, theta: theta ** (-(torch.arange(0, d, 2) // d)).float(), "divide with /, as // drops"),
+    (lambda d, theta: theta ** (-torch.arange(0, d, 2) // d).float(), "divide with /, as // drops"),
+    (lambda d, theta: theta ** -torch.arange(0, d, 2).float() / d, "brackets round the whole exponent"),
+    (lambda d, theta: theta ** -2 * torch.arange(d // 2) / d, "brackets round the whole exponent"),
+    (lambda d, theta: theta ** -2 * torch.arange(0, d, 2) / d, "brackets round the whole exponent"),
+])  # fmt: skip
+def test_an_exponent_that_python_reads_otherwise_is_named(answer, told):
+    message = check("04.2", answer).message
+    assert "all numbers: " in message and told in message, message
+
+
+@pytest.mark.parametrize("exercise", ["04.3", "04.4"])
+@pytest.mark.parametrize(("join", "told"), [
+    (lambda a, b: torch.cat((a, b)), "joined along axis 0: torch.cat needs dim=-1"),
+    (lambda a, b: torch.cat((a, b), dim=2), "joined along axis 2"),
+    (lambda a, _: a, "Only one half comes back"),
+    (lambda a, b: torch.stack((a, b)), "stand along a new axis"),
+    (lambda a, b: torch.stack((a, b), dim=-1), "stand along a new axis"),
+    (lambda a, b: torch.cat((a, b, a), dim=-1), "shape should be (1, 2, 2, 4), got (1, 2, 2, 6), for"),
+])  # fmt: skip
+def test_halves_that_are_joined_otherwise_are_told_how(exercise, join, told):
+    sign = 1 if exercise == "04.3" else -1
+    message = check(exercise, lambda x, *angles: join(*halves(sign)(x, *angles, ()).chunk(2, -1))).message
+    assert "shape and dtype: " in message and told in message, message
+
+
+def by_complex_numbers_as_they_come(x, cos, sin):
+    n = x.shape[-1] // 2
+    turned = torch.complex(*x.split(n, -1)) * torch.complex(cos[:, :n], sin[:, :n])
+    return torch.cat((turned.real, turned.imag), -1)
+
+
+@pytest.mark.parametrize(("answer", "told"), [
+    (by_complex_numbers_as_they_come, "take .float() of x, cos and sin"),
+    (lambda x, cos, sin: halves(1)(*(torch.from_numpy(t.numpy()) for t in (x, cos, sin)), ()), "take .float() of x"),
+    (lambda x, *_: x[..., : x.shape[-1] / 2], "D / 2 is a float: D // 2"),
+    (lambda x, cos, sin: x[..., :32] * cos[:, :32] - x[..., 32:] * sin[:, :32], "x.shape[-1] // 2, here 1, and not"),
+])  # fmt: skip
+def test_an_error_of_dtypes_and_widths_gets_its_hint(answer, told):
+    message = check("04.3", answer).message
+    assert told in message, message
+
+
+def test_bfloat16_alone_breaks_no_property_but_those_of_dtypes():
+    message = check("04.3", by_complex_numbers_as_they_come).message
+    assert "- shape and dtype: it raised" in message and "each token's own angle" not in message
+
+
+@pytest.mark.parametrize(("exercise", "sign"), [("04.3", 1), ("04.4", -1)])
+def test_32_written_for_half_of_any_head_is_named(exercise, sign):
+    told = "any head size: yours is right for 64 numbers a head, and not for 4"
+
+    def with_32(x, cos, sin):
+        return x * cos + sign * joined(-x[..., 32:], x[..., :32]) * sin
+
+    assert told in check(exercise, with_32).message
+    assert told not in check(exercise, lambda x, cos, sin: x * cos + x * sin).message
+
+
+@pytest.mark.parametrize("fault", ["neighbours out", "exchanged"])
+def test_reordered_results_are_told_why_the_model_agrees(fault):
+    assert "Scores do not notice" in check("04.3", answer_of("04.3", (fault,), 0)).message
+    assert "Scores do not notice" not in check("04.4", answer_of("04.4", (fault,), 0)).message
+
+
+def test_an_if_about_all_pairs_is_told_what_to_write():
+    def answer(head_dim, theta, factor, original):
+        freqs = frequencies_of_tensors(head_dim, theta, ())
+        return freqs if original * freqs / (2 * PI) >= 4 else freqs / factor
+
+    assert "each pair needs its own decision: use torch.where" in check("04.5", answer).message
+
+
 def turned_in_place(pair, angle):
     x, y = pair.tolist()
     pair[0], pair[1] = x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)
