@@ -162,7 +162,7 @@ class _Raised(str):
     def told(cls, name: str, kind: str, where: str, message: str, given: str) -> _Raised:
         anywhere = f"it raised {kind}{where}: {message}{given}"
         text = cls(name + anywhere)
-        text.key, text.anywhere = f"{kind}{where}" if where else anywhere, anywhere
+        text.key, text.anywhere = f"{kind}{where or message}", anywhere
         return text
 
 

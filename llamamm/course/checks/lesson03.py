@@ -15,6 +15,7 @@ from torch import Tensor
 
 from llamamm.course.checks.compare import difference
 from llamamm.course.checks.core import Exercise, Mistake, Property
+from llamamm.course.checks.inputs import inputs_stay
 from llamamm.course.checks.lesson03_masks import MASK_PROPERTIES, PADDING_PROPERTIES
 from llamamm.course.checks.lesson03_softmax import BACKWARD, SOFTMAX, backward, compared, softmax, with_others
 from llamamm.text.attention import readable_attention
@@ -116,7 +117,7 @@ def _hidden(_: torch.Generator) -> list[tuple]:
     cases = []
     for mask, score in ((alone, 0.0), (alone, -700.0), (torch.stack([torch.eye(4).bool(), pairs])[:, None], 0.0)):
         B, S = (len(mask) if mask.dim() == 4 else 1), mask.shape[-1]
-        cases.append((torch.ones(B, 1, S, 2), torch.full((B, 1, S, 2), score), torch.eye(S).repeat(B, 1, 1, 1), mask))
+        cases.append((torch.ones(B, 1, S, S), torch.full((B, 1, S, S), score), torch.eye(S).repeat(B, 1, 1, 1), mask))
     return cases
 
 
@@ -209,6 +210,8 @@ def _sizes_hint(error: BaseException, case: tuple) -> str | None:
     (B, H, T, D), K, S = q.shape, k.shape[1], k.shape[2]
     if not isinstance(error, RuntimeError | ValueError | IndexError):
         return None
+    if "1-D" in str(error) or "range of [-1, 0]" in str(error):
+        return f"without dim=1, repeat_interleave flattens what it is given; k and v are {(B, K, S, D)} here"
     if H != K:
         return (f"q has {H} heads here, k and v have {K}: each of theirs has to be repeated {H // K} times "
                 f"(repeat_interleave along dim=1); the mask, {tuple(mask.shape)}, fits all heads as it is")  # fmt: skip
@@ -227,6 +230,7 @@ ATTENTION = (
     _part("the weights sum to 1 over the keys", _equal_scores, QUERIES | AXES),
     _part("the size of the scores", _fitting, SCALES | AXES, _divisor),
     _part("shared key heads", _groups, TURNS | AXES),
+    inputs_stay(("q", "k", "v", "mask"), lambda rng: _whole(rng)[:1]),
     Property("all of it, on random numbers", _whole, hint=_sizes_hint, otherwise=compared(_attention),
              accept=lambda got, case: difference(_attention(*case), got, INF)),
 )  # fmt: skip
@@ -317,7 +321,8 @@ EXERCISES: tuple[Exercise, ...] = (
     ),
     Exercise(
         id="03.5", name="softmax_backward", minutes=6, level="hard", importance=2, reference=backward,
-        properties=BACKWARD, forbids=("softmax", "special_softmax", "backward", "grad"),
+        properties=BACKWARD,
+        forbids=("softmax", "special_softmax", "_softmax_backward_data", "backward", "grad"),
     ),
     Exercise(
         id="03.6", name="give_away", minutes=5, level="break it", importance=2,

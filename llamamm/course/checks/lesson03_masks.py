@@ -14,6 +14,7 @@ from torch import Tensor
 
 from llamamm.course.checks.compare import describe
 from llamamm.course.checks.core import Diagnosis, Mistake, Property
+from llamamm.course.checks.inputs import inputs_stay
 from llamamm.text.masks import causal_mask
 
 INF = float("inf")
@@ -55,7 +56,8 @@ def _said(what: str, why: str) -> str:
 
 
 def _keys(row: Tensor) -> str:
-    return ", ".join(map(str, row.nonzero().flatten().tolist())) or "none"
+    seen = row.nonzero().flatten().tolist()
+    return f"key{'s' * (len(seen) > 1)} {', '.join(map(str, seen))} alone" if seen else "none"
 
 
 # ---- 03.2: (n_queries, start) -> (T, S) ----
@@ -196,8 +198,8 @@ def _tables_hint(error: BaseException, case: tuple) -> str | None:
     B, S = padding.shape
     if not isinstance(error, RuntimeError | IndexError):
         return None
-    return (f"here are {B} texts, T = {S - start} new tokens and S = {S} keys: padding[:, None, :] is {(B, 1, S)}, and "
-            f"a table of queries and keys is (T, S) = {(S - start, S)}")  # fmt: skip
+    return (f"here B = {B}, T = {S - start} and S = {S}: padding[:, None, :] is {(B, 1, S)}, and a table of queries "
+            f"and keys is (T, S) = {(S - start, S)}")  # fmt: skip
 
 
 def _parts(mask: Tensor, padding: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -322,4 +324,5 @@ PADDING_PROPERTIES = (
     _part("a real token sees the real past", _real_past),
     _part("nobody sees padding", _no_padding),
     _part("padding sees itself alone", _no_empty_row),
+    inputs_stay(("padding", "start"), lambda g: _padding_cases(g)[2:3]),
 )  # fmt: skip

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from llamamm.course.checks.compare import difference
 from llamamm.course.checks.core import Diagnosis, Mistake, Property
+from llamamm.course.checks.inputs import inputs_stay
 
 INF = math.inf
 
@@ -217,6 +218,7 @@ SOFTMAX = (
     Property("a row that sees nothing", lambda _: [(torch.full((1, 2), -INF),),
                                                    (torch.tensor([[0.0, -INF], [-INF, -INF]]),)],
              accept=compared(softmax, _of_empty_rows), hint=_axis_hint),
+    inputs_stay(("scores",), lambda _: [(torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]]),)]),
 )  # fmt: skip
 
 
@@ -233,6 +235,10 @@ def backward(weights: Tensor, grad: Tensor, faults: Sequence[str] = ()) -> Tenso
         inner = product.sum()
     elif "matrix product" in faults:
         inner = weights @ grad
+    elif "product with grad first" in faults:
+        inner = grad @ weights
+    elif "product with columns" in faults:
+        inner = grad @ weights.mT
     elif "no keepdim" in faults:
         inner = product.sum(-1)
     elif "columns" in faults:
@@ -287,6 +293,8 @@ TABLE = {
                     "the last axis (dim=-1)"),
     "matrix product": "weights @ grad is a matrix product, which mixes rows: multiply number by number, and sum "
                       "each row",
+    **dict.fromkeys(("product with grad first", "product with columns"),
+                    "@ is a matrix product, which mixes rows: multiply number by number, and sum each row"),
 }
 
 
@@ -311,4 +319,5 @@ BACKWARD = (
                                         _rows_of_weights(g, 2, 3, 4, 4)],
              with_others(backward, TABLE, ["no weights outside", "no weights inside", "mean", "sign"]),
              accept=_of_several_rows, otherwise=compared(backward), hint=_rows_hint),
+    inputs_stay(("weights", "grad"), lambda g: [_rows_of_weights(g, 2, 2)]),
 )  # fmt: skip

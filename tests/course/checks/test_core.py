@@ -496,3 +496,8 @@ def test_a_mistakes_sentence_stands_for_that_of_the_result():
     )  # fmt: skip
     assert "got 0. You returned x" in (told := try_answer(exercise, lambda x: x).message) and "ot one" not in told
     assert "got 2. Not one" in try_answer(exercise, lambda _: 2).message
+
+
+def test_a_wrong_number_of_arguments_is_told_once():
+    message = try_answer(NORM, lambda x, eps: x / eps).message
+    assert message.startswith("it raised TypeError: ") and "\n" not in message

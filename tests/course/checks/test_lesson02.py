@@ -334,7 +334,7 @@ def spelled_backward(spelling, *faults):
 BACKWARD_FAULTS = {
     "constant": "as a constant", "sign": "wrong sign", "second weight": "missing in the second term",
     "sum": "mean over the channels", "r": "r³, not r:", "r2": "r³, not r²", "first weight": "missing in dx",
-    "rows": "sum dw over all rows", "weight in dw": "does not belong in dw", "dw without r": "missing in dw",
+    "rows": "um dw over all rows", "weight in dw": "does not belong in dw", "dw without r": "missing in dw",
     "outside": "outside the root", "no eps": "epsilon is missing",
 }  # fmt: skip
 IMPOSSIBLE = [
@@ -385,7 +385,7 @@ def one_r_for_all(x, weight, eps, grad):
 
 OTHER_BACKWARDS = [
     (by_autograd, "calls PyTorch's own backward"), (by_autograd_grad, "calls PyTorch's own grad"),
-    (one_r_for_all, "when other vectors stand beside it"), (lambda *a: backward(*a)[0], "raised ValueError"),
+    (one_r_for_all, "when other vectors stand beside it"), (lambda *a: backward(*a)[0], "two tensors; got a tensor"),
     (lambda x, w, e, d: (backward(x, w, e, d)[0], backward(x, w, e, d)[1].sum()), "channels, too"),
     (lambda x, w, e, d: (backward(x, w, e, d)[0], torch.tensordot(d, x * _rsqrt(x, e), x.dim())), "channels, too"),
     (lambda x, w, e, d: (backward(x, w, e, d)[0], torch.einsum("...c,...c->", d, x * _rsqrt(x, e))), "channels, too"),
@@ -417,7 +417,7 @@ SWAPPED = [swapped, lambda *a: backward_by_einsum(*a)[::-1], lambda *a: [*revers
 @pytest.mark.parametrize("answer", SWAPPED)
 def test_dw_before_dx_is_named_and_nothing_else(answer):
     message = check("02.2", answer).message
-    assert message == "7 of 8 properties hold\n  - the order: you return (dw, dx): dx comes first, then dw"
+    assert message == "8 of 9 properties hold\n  - the order: you return (dw, dx): dx comes first, then dw"
 
 
 @pytest.mark.parametrize("spelling", ["formula", "factored", "loops"])
@@ -448,7 +448,7 @@ def rows_by_loop(x, weight, eps, grad):
 @pytest.mark.parametrize("answer", [rows_by_flatten, rows_by_view, rows_by_loop])
 def test_a_backward_pass_that_wants_rows_hears_of_the_single_vector_alone(answer):
     message = check("02.2", answer).message
-    assert message.startswith("7 of 8 properties hold\n  - a single vector: for x of shape (2,), a single vector, it")
+    assert message.startswith("8 of 9 properties hold\n  - a single vector: for x of shape (2,), a single vector, it")
     assert "raised IndexError" in message and message.endswith("reshape(-1, C) makes rows of all of them")
 
 
@@ -717,3 +717,85 @@ def test_sound_steps_in_another_order_pass_in_16_bits(dtype):
         return weight * (h / torch.sqrt((h * h).sum(-1, keepdim=True) / h.shape[-1] + eps)).to(x.dtype)
 
     assert check("02.1", sound) and sound(torch.ones(2, 4, dtype=dtype), torch.ones(4, dtype=dtype), 0.0).dtype == dtype
+
+
+# ---- what a second fresh reader's answers were told ----
+
+
+def bullets(exercise, answer):
+    result = check(exercise, answer)
+    assert not result
+    return result.message.splitlines()[1:]
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_gradients_may_come_as_a_tuple_or_a_list(kind):
+    assert check("02.2", lambda *case: kind(backward(*case)))
+
+
+@pytest.mark.parametrize("of", [lambda dx, _dw: dx, lambda dx, dw: {"dx": dx, "dw": dw}, lambda dx, dw: (dx, dw, None)])
+def test_what_is_no_pair_of_gradients_is_told_once(of):
+    (told,) = bullets("02.2", lambda *case: of(*backward(*case)))
+    assert "the order: return dx and dw, two tensors; got " in told
+
+
+@pytest.mark.parametrize(("exercise", "right"), [("02.1", norm), ("02.3", lambda *case: swiglu(*case))])
+@pytest.mark.parametrize("wrap", [lambda y: (y,), lambda y: y.tolist()])
+def test_what_is_no_tensor_is_told_once(exercise, right, wrap):
+    (told,) = bullets(exercise, lambda *case: wrap(right(*case)))
+    assert "the result should be a tensor, got " in told
+
+
+def test_a_feed_forward_in_the_wrong_dtype_hears_of_the_dtype():
+    (told,) = bullets("02.3", lambda *case: swiglu(*case).half())
+    assert "the dtype should be torch.float32, got torch.float16" in told
+
+
+@pytest.mark.parametrize(("name", "n"), [("x", 0), ("weight", 1), ("grad", 3)])
+def test_a_backward_pass_that_changes_an_input_is_told_which(name, n):
+    def answer(*case):
+        result = backward(*case)
+        case[n].mul_(2)
+        return result
+
+    (told,) = bullets("02.2", answer)
+    assert f"your function changes `{name}`" in told
+
+
+def test_quotients_of_differences_are_not_taken_for_rows_that_mix():
+    def answer(x, weight, eps, grad):
+        def loss(x, weight):
+            return (weight * x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * grad).sum()
+
+        def slopes(of, like):
+            steps = 1e-3 * torch.eye(like.numel()).view(-1, *like.shape)
+            return torch.stack([(of(like + h) - of(like - h)) / 2e-3 for h in steps]).view(like.shape)
+
+        return slopes(lambda x: loss(x, weight), x), slopes(lambda w: loss(x, w), weight)
+
+    assert "stand beside it" not in "".join(bullets("02.2", answer))
+
+
+def test_a_wrong_dw_is_told_with_its_inputs():
+    def answer(x, weight, eps, grad):
+        return backward(x, weight, eps, grad)[0], (x * _rsqrt(x, eps)).reshape(-1, x.shape[-1]).sum(0)
+
+    (told,) = bullets("02.2", answer)
+    assert "dw: for x = [[" in told and "Grad is missing in dw" in told
+
+
+@pytest.mark.parametrize("act", [lambda g: g * F.silu(g), lambda g: torch.sigmoid(g) * F.silu(g)])
+def test_silu_times_one_of_its_factors_is_named(act):
+    (told,) = bullets("02.3", lambda x, gate, up, down: (act(x @ gate.T) * (x @ up.T)) @ down.T)
+    assert "once more: silu(g) already is g · sigmoid(g)" in told
+
+
+def test_breaking_inputs_of_the_wrong_form_are_told_their_form():
+    large, small = bullets("02.4", lambda: (torch.full((1, 4), 300.0).half(), [1e-5] * 4))
+    assert "large should be a tensor of shape (4,), got a tensor of shape (1, 4)" in large
+    assert "small should be a tensor of shape (4,), got [" in small
+
+
+def test_small_entries_hear_how_small():
+    (told,) = bullets("02.4", pair(300.0, 0.001))
+    assert "below 0.00017" in told and check("02.4", pair(300.0, 0.00017)) and not check("02.4", pair(300.0, 0.00018))

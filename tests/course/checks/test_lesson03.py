@@ -57,6 +57,23 @@ def attention_without_copies(q, k, v, mask):
     return (scores.softmax(dim=-1) @ v.unsqueeze(2)).flatten(1, 2)
 
 
+def attention_in_groups(q, k, v, mask):
+    B, H, T, D = q.shape
+    K = k.shape[1]
+    scores = torch.einsum("bkgtd,bksd->bkgts", q.view(B, K, H // K, T, D), k) / math.sqrt(D)
+    scores = scores.masked_fill(~(mask if mask.dim() == 2 else mask[:, :, None]), -INF)
+    return torch.einsum("bkgts,bksd->bkgtd", scores.softmax(-1), v).reshape(B, H, T, D)
+
+
+def attention_into_a_result_like_q(q, k, v, mask):
+    out, group = torch.empty_like(q), q.shape[1] // k.shape[1]
+    for h in range(q.shape[1]):
+        scores = q[:, h] @ k[:, h // group].mT / math.sqrt(q.shape[-1])
+        scores = scores.masked_fill(~(mask if mask.dim() == 2 else mask[:, 0]), -INF)
+        out[:, h] = scores.softmax(-1) @ v[:, h // group]
+    return out
+
+
 def build_by_loops(padding, start):
     B, S = padding.shape
     mask = torch.zeros(B, 1, S - start, S, dtype=torch.bool)
@@ -92,7 +109,8 @@ def give_away(vocab_size):
 
 RIGHT = [
     ("03.1", softmax_by_rows), ("03.1", softmax_at_once), ("03.2", causal_by_loops), ("03.2", causal_by_tril),
-    ("03.3", attention_by_heads), ("03.3", attention_without_copies), ("03.4", build_by_loops),
+    ("03.3", attention_by_heads), ("03.3", attention_without_copies), ("03.3", attention_in_groups),
+    ("03.3", attention_into_a_result_like_q), ("03.4", build_by_loops),
     ("03.4", build_by_tables), ("03.5", backward_by_matrix), ("03.5", backward_in_place), ("03.6", give_away),
     ("03.6", lambda n: (torch.tensor([[3, 4]]), torch.tensor([[3, n - 1]]), 0)),
     ("03.6", lambda n: (torch.tensor([[3, 4]]), torch.tensor([[3, n - 1]]), torch.tensor(0))),
@@ -832,3 +850,57 @@ def test_a_mistake_that_looks_like_another_hears_its_own_sentence(exercise_id, a
         assert re.search(sentence, result.message, re.IGNORECASE), result.message
     for sentence in untrue:
         assert not re.search(sentence, result.message, re.IGNORECASE), result.message
+
+
+# ---- what a second fresh reader's answers were told ----
+
+
+def test_queries_keys_and_values_are_equally_long_in_all_cases():
+    for prop in next(e for e in exercises_of("03") if e.id == "03.3").properties:
+        for q, k, v, _mask in prop.inputs():
+            assert q.shape[-1] == k.shape[-1] == v.shape[-1], prop.name
+
+
+@pytest.mark.parametrize(("exercise_id", "right", "name", "n"), [
+    ("03.1", softmax_at_once, "scores", 0), ("03.3", attention_by_heads, "q", 0), ("03.3", attention_by_heads, "v", 2),
+    ("03.4", build_by_tables, "padding", 0), ("03.5", backward_by_matrix, "grad", 1),
+])  # fmt: skip
+def test_an_answer_that_changes_an_input_is_told_which(exercise_id, right, name, n):
+    def answer(*case):
+        result = right(*case).clone()
+        case[n].copy_(case[n] == 0)
+        return result
+
+    message = check(exercise_id, answer).message
+    assert f"your function changes `{name}`" in message and len(message.splitlines()) == 2
+
+
+def test_the_earlier_keys_that_are_seen_are_called_keys():
+    assert "of the earlier keys it sees key 0 alone" in check("03.2", m_no_offset).message
+    assert "of the earlier keys it sees none" in check("03.2", m_inverted).message
+
+
+@pytest.mark.parametrize("turned", [lambda t: t.mT, lambda t: t.transpose(2, 3), lambda t: t.transpose(-1, -2)])
+def test_repeat_interleave_without_an_axis_is_told(turned):
+    def answer(q, k, v, mask):
+        group = q.shape[1] // k.shape[1]
+        scores = q @ turned(k.repeat_interleave(group)) / math.sqrt(q.shape[-1])
+        return scores.masked_fill(~mask, -INF).softmax(-1) @ v.repeat_interleave(group)
+
+    assert "Without dim=1, repeat_interleave flattens what it is given" in check("03.3", answer).message
+
+
+@pytest.mark.parametrize("inner", [lambda g, w: g @ w, lambda g, w: torch.matmul(g, w), lambda g, w: g @ w.mT])
+def test_a_matrix_product_in_the_gradient_is_named(inner):
+    message = check("03.5", lambda w, g: w * (g - (inner(g, w) if w.dim() > 1 else (g * w).sum()))).message
+    assert "@ is a matrix product, which mixes rows" in message
+
+
+def test_pytorchs_own_gradient_of_softmax_is_noticed():
+    answer = lambda w, g: torch._softmax_backward_data(g, w, -1, w.dtype)  # noqa: E731
+    assert "calls PyTorch's own" in check("03.5", answer).message
+
+
+def test_the_sizes_of_one_text_are_told_without_a_plural():
+    message = check("03.4", lambda padding, _start: padding[:, None, None] | torch.eye(7).bool()).message
+    assert "Here B = 1, T = 1 and S = 1:" in message or "Here B = 1, T = 2 and S = 2:" in message, message
