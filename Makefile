@@ -68,7 +68,7 @@ test:
 	$(BIN)/python -c "import matplotlib.font_manager"
 	$(BIN)/ruff check .
 	$(BIN)/python -m llamamm.course.build.sync --check
-	PIP_NO_INDEX=1 $(BIN)/python -m pytest -n 2 --dist loadscope --durations 20 --nbval-lax --nbval-current-env \
+	PIP_NO_INDEX=1 $(BIN)/python -m pytest -n 2 --dist loadscope --durations 20 -p nbval --nbval-lax --nbval-current-env \
 	    --nbval-cell-timeout 1200 --nbval-sanitize-with tests/nbval_sanitize.cfg --ignore notebooks/workbooks $(TESTS)
 
 check:

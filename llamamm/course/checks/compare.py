@@ -117,7 +117,7 @@ def describe(value: Any) -> str:
     if type(value).__module__ == RETURN_TYPES:
         return f"what torch.{type(value).__name__} returns: {_SEVERAL}"
     try:
-        text = " ".join(repr(value).split())
+        text = " ".join(repr(value[:1000] if isinstance(value, str | bytes) else value).split())
     except Exception:
         text = "an object that cannot be printed"
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

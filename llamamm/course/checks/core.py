@@ -210,11 +210,9 @@ def _capital(sentence: str) -> str:
 def _mistake(
     this: Try, cases: Sequence[tuple], expected: Sequence[Any], wrong: Sequence[int], end: float
 ) -> str | None:
-    """The message of the mistake that gives the same as the learner's answer in most of the wrong cases, and where
-    two do so in as many, in most of the others, too. One that does
-    so in no wrong case explains nothing; in a property with a name, neither does one that would be wrong where the
-    answer is right; where many results are right (`accept`), and in a strict property, only one that gives the same
-    everywhere does."""
+    """The message of the mistake that gives the same as the learner's answer in all wrong cases; in a property that is
+    not strict, in most of them, and where two do so in as many, in most of the others, too. In a property with a name
+    one that would be wrong where the answer is right explains nothing."""
     prop, best = this.property, None
     most = (0, len(this.results))  # so many of the wrong cases alike, so many of the others
     if prop.accept or prop.strict:

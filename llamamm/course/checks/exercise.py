@@ -70,7 +70,8 @@ class Property:
     show: a case in words, for the learner; by default its arguments as they can be typed in, and nothing if `run` is
     given.
     otherwise: as accept, for the same results; asked where all properties hold, so that nothing wrong passes.
-    strict: a mistake must give the same in all wrong cases; by default one is enough where the property has a name.
+    strict: a mistake must give the same in all wrong cases; if not, one is enough where the property has a name, which
+    can call a mistake what is another one: only where one fault changes what another gives in some cases.
     hint: what an error that the answer raises for a case most likely means, None if that is open.
     known: filled while answers are checked, with what is the same for all of them.
     """
@@ -83,7 +84,7 @@ class Property:
     accept: Callable[[Any, tuple], str | None] | None = None
     show: Callable[[tuple], str] | None = None
     otherwise: Callable[[Any, tuple], str | None] | None = None
-    strict: bool = False
+    strict: bool = True
     hint: Callable[[BaseException, tuple], str | None] | None = None
     known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 

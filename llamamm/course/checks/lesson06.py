@@ -299,7 +299,7 @@ BLOCK = Exercise(
                 Mistake(_block_forward(parallel=True),
                         "the feed-forward layer reads the x from before the attention: it should read the sum"),
             ),
-            run=_run_block, tolerance=1e-4,
+            run=_run_block, tolerance=1e-4, strict=False,  # of one token angles change nothing
         ),
     ),
 )  # fmt: skip

@@ -367,10 +367,10 @@ def test_an_error_of_every_property_is_told_once_with_its_smallest_input():
         "attribute 'no_such_thing', called with ([3, 4])")
 
 
-@pytest.mark.parametrize(("strict", "told"), [(False, True), (True, False)])
-def test_in_a_strict_property_a_mistake_must_explain_all_wrong_cases(strict, told):
+@pytest.mark.parametrize(("strict", "told"), [({"strict": False}, True), ({}, False)])
+def test_a_mistake_must_explain_all_wrong_cases_unless_its_property_is_not_strict(strict, told):
     double = Property("double", lambda _: [(2,), (3,)], mistakes=(Mistake(lambda x: x * x + 1, "you squared"),),
-                      strict=strict)  # fmt: skip
+                      **strict)  # fmt: skip
     of = Exercise(id="99.8", name="double", minutes=1, level="core", reference=lambda x: 2 * x,
                   properties=(double, Property("again", lambda _: [(0,)])))  # fmt: skip
     assert ("You squared" in try_answer(of, lambda x: 5 * (x > 0)).message) == told
@@ -445,7 +445,8 @@ def test_a_fault_that_its_own_property_does_not_show_is_told_all_the_same():
 def _frozen(value):
     """What can be spoilt of a case, as text."""
     if isinstance(value, torch.Tensor):
-        return repr((value.dtype, value.tolist()))
+        numbers = value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        return repr((value.dtype, value.shape, hash(numbers)))
     if isinstance(value, dict):
         return repr({key: _frozen(part) for key, part in value.items()})
     return repr([_frozen(part) for part in value]) if isinstance(value, list | tuple) else type(value).__name__

@@ -1,13 +1,12 @@
 """course.checks.lesson00: right answers pass, and each usual mistake is called by its name."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
 
 from llamamm.course.checks import check
-from tests.course.checks.ways import alone, assert_told, pairs
+from tests.course.checks.ways import assert_right, assert_told
 
 # ---- right answers ----
 
@@ -266,16 +265,14 @@ APART = {
 }
 
 
-@pytest.mark.parametrize("way", range(3))
 @pytest.mark.parametrize("exercise", WAYS)
-def test_the_right_answer_passes_however_it_is_written(exercise, way):
-    result = check(exercise, WAYS[exercise][way])
-    assert result, result.message
+def test_the_right_answer_passes_however_it_is_written(exercise):
+    assert_right(exercise, WAYS[exercise])
 
 
-@pytest.mark.parametrize(("exercise", "faults", "way"), alone(TOLD, WAYS) + pairs(TOLD, WAYS, APART))
-def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
-    assert_told(TOLD, exercise, faults, partial(WAYS[exercise][way], has=faults))
+@pytest.mark.parametrize("exercise", WAYS)
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise):
+    assert_told(exercise, WAYS[exercise], TOLD[exercise], APART[exercise])
 
 
 def stop_kept(next_logits, ids, stop_ids, max_new):

@@ -5,13 +5,14 @@ Each exercise is written in three ways that have little in common, and each way 
 
 import math
 import re
-from itertools import combinations, product
+from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
 
 from llamamm.course.checks import check, exercises_of, find_exercise
+from tests.course.checks.ways import assert_right, assert_told
 
 PI = math.pi
 
@@ -430,22 +431,15 @@ SETS_APART["04.4"] = [
     *SETS_APART["04.3"],
     {"swapped", "negated", "by the angle"},  # two of them are the third
 ]
-ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
-PAIRS = [
-    (e, pair, i % 3) for e, faults in TOLD.items() for i, pair in enumerate(combinations(faults, 2))
-    if not any(set(pair) <= apart for apart in SETS_APART[e])
-]  # fmt: skip
 
 
 def answer_of(exercise, has, way):
     return lambda *case: WAYS[exercise][way](*case, has)
 
 
-@pytest.mark.parametrize("way", range(3))
 @pytest.mark.parametrize("exercise", WAYS)
-def test_the_right_answer_passes_however_it_is_written(exercise, way):
-    result = check(exercise, answer_of(exercise, (), way))
-    assert result, result.message
+def test_the_right_answer_passes_however_it_is_written(exercise):
+    assert_right(exercise, WAYS[exercise])
 
 
 def also_blind(head_dim, distance):
@@ -464,14 +458,9 @@ def test_other_right_roads_pass(exercise, answer):
     assert check(exercise, answer), check(exercise, answer).message
 
 
-@pytest.mark.parametrize(("exercise", "faults", "way"), ALONE + PAIRS)
-def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
-    result = check(exercise, answer_of(exercise, faults, way))
-    assert not result
-    for fault in faults:
-        assert TOLD[exercise][fault] in result.message, result.message
-    others = [f for f, told in TOLD[exercise].items() if told in result.message and f not in faults]
-    assert others == [], result.message
+@pytest.mark.parametrize("exercise", WAYS)
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise):
+    assert_told(exercise, WAYS[exercise], TOLD[exercise], SETS_APART[exercise])
 
 
 def test_a_message_names_the_property_the_smallest_input_and_both_numbers():

@@ -11,7 +11,7 @@ import torch
 from llamamm import KVCache
 from llamamm.course.checks import check, exercises_of
 from llamamm.errors import ContextOverflowError
-from tests.course.checks.ways import alone, assert_told, pairs
+from tests.course.checks.ways import assert_right, assert_told
 
 # ---- 05.1 in three ways: a product, a loop over layers and heads, the size of real tensors ----
 
@@ -389,18 +389,18 @@ APART = {
 }
 
 
-@pytest.mark.parametrize("way", range(3))
+def made(way, faults):
+    return way(faults)
+
+
 @pytest.mark.parametrize("exercise", WAYS)
-def test_the_right_answer_passes_however_it_is_written(exercise, way):
-    result = check(exercise, WAYS[exercise][way](()))
-    assert result, result.message
+def test_the_right_answer_passes_however_it_is_written(exercise):
+    assert_right(exercise, WAYS[exercise], made)
 
 
-@pytest.mark.parametrize(("exercise", "faults", "way"), alone(TOLD, WAYS) + pairs(TOLD, WAYS, APART))
-def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
-    told = dict(TOLD[exercise])
-    told.pop("in update" if "in both" in faults else "in both", None)  # one sentence for both
-    assert_told({exercise: told}, exercise, faults, WAYS[exercise][way](faults))
+@pytest.mark.parametrize("exercise", WAYS)
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise):
+    assert_told(exercise, WAYS[exercise], TOLD[exercise], APART[exercise], made)
 
 
 def test_every_fault_of_an_exercise_is_planted_here():

@@ -11,7 +11,7 @@ from llamamm import LLAMA32_3B_CONFIG, LLAMA32_CONFIG, SMOLLM2_CONFIG, Llama3Mod
 from llamamm.course.checks import check, exercises_of
 from llamamm.text.attention import fused_attention, readable_attention
 from llamamm.text.rope import apply_rope, compute_rope_params
-from tests.course.checks.ways import alone, assert_told, pairs
+from tests.course.checks.ways import assert_right, assert_told
 
 # ---- right answers, written anew ----
 
@@ -389,16 +389,14 @@ APART = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", range(3))
 @pytest.mark.parametrize("exercise", WAYS)
-def test_the_right_answer_passes_however_it_is_written(exercise, way):
-    result = check(exercise, WAYS[exercise][way])
-    assert result, result.message
+def test_the_right_answer_passes_however_it_is_written(exercise):
+    assert_right(exercise, WAYS[exercise])
 
 
-@pytest.mark.parametrize(("exercise", "faults", "way"), alone(TOLD, WAYS) + pairs(TOLD, WAYS, APART))
-def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
-    assert_told(TOLD, exercise, faults, partial(WAYS[exercise][way], has=faults))
+@pytest.mark.parametrize("exercise", WAYS)
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise):
+    assert_told(exercise, WAYS[exercise], TOLD[exercise], APART[exercise])
 
 
 @pytest.mark.parametrize("way", range(3))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from llamamm.course.checks import check, exercises_of
-from tests.course.checks.ways import alone, assert_told, pairs
+from tests.course.checks.ways import assert_right, assert_told
 
 # ---- 07.1 in three ways: struct, from_bytes, a sum of powers ----
 
@@ -182,16 +182,14 @@ APART = {
 }
 
 
-@pytest.mark.parametrize("way", range(3))
 @pytest.mark.parametrize("exercise", WAYS)
-def test_the_right_answer_passes_however_it_is_written(exercise, way):
-    result = check(exercise, WAYS[exercise][way])
-    assert result, result.message
+def test_the_right_answer_passes_however_it_is_written(exercise):
+    assert_right(exercise, WAYS[exercise])
 
 
-@pytest.mark.parametrize(("exercise", "faults", "way"), alone(TOLD, WAYS) + pairs(TOLD, WAYS, APART))
-def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
-    assert_told(TOLD, exercise, faults, partial(WAYS[exercise][way], has=faults))
+@pytest.mark.parametrize("exercise", WAYS)
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise):
+    assert_told(exercise, WAYS[exercise], TOLD[exercise], APART[exercise])
 
 
 def test_every_fault_of_an_exercise_is_planted_here():

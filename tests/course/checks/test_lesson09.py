@@ -5,7 +5,6 @@ Each exercise is written in three ways that have little in common, and each way 
 
 import math
 import re
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from llamamm.course.checks import check, exercises_of
+from tests.course.checks.ways import assert_right, assert_told, with_faults
 
 # ---- 09.1 in three ways: a table, branches, the shapes of matrices ----
 
@@ -151,13 +151,6 @@ def layer_by_einsum(has):
     return Layer
 
 
-def layer_in(way):
-    def answer(has):
-        return (functional_layer, layer_of_matrices, layer_by_einsum)[way](has)
-
-    return answer
-
-
 # ---- 09.3 in three ways: matmul, loops over the ranks, addmm ----
 
 
@@ -266,7 +259,7 @@ def rank_by_eigenvalues(update, share, has):
 
 WAYS = {
     "09.1": (count_by_table, count_by_branches, count_by_shapes),
-    "09.2": tuple(map(layer_in, range(3))),
+    "09.2": (functional_layer, layer_of_matrices, layer_by_einsum),
     "09.3": (merge_by_matmul, merge_by_loop, merge_by_addmm),
     "09.4": (rank_by_cumsum, rank_by_loop, rank_by_eigenvalues),
 }
@@ -288,7 +281,7 @@ TOLD = {
              "of the largest": "compared each", "residue": "the rest is down", "zeros": "needs no rank"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
-SETS_APART = {
+APART = {
     "09.1": [
         {"A alone", "B alone", "product"},  # each says which matrices count
         {"no rank", "rank twice"},  # each says how often the rank counts
@@ -312,34 +305,20 @@ SETS_APART = {
         {"of the largest", "more than"},  # none is exactly that share of the largest
     ],
 }
-ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
-PAIRS = [
-    (e, pair, i % 3) for e, faults in TOLD.items() for i, pair in enumerate(combinations(faults, 2))
-    if not any(set(pair) <= apart for apart in SETS_APART[e])
-]  # fmt: skip
 
 
-def answer_of(exercise, has, way):
-    if exercise == "09.2":
-        return WAYS[exercise][way](has)
-    return lambda *case: WAYS[exercise][way](*case, has)
+def written(way, faults):
+    return way(faults) if way in WAYS["09.2"] else with_faults(way, faults)
 
 
-@pytest.mark.parametrize("way", range(3))
 @pytest.mark.parametrize("exercise", WAYS)
-def test_the_right_answer_passes_however_it_is_written(exercise, way):
-    result = check(exercise, answer_of(exercise, (), way))
-    assert result, result.message
+def test_the_right_answer_passes_however_it_is_written(exercise):
+    assert_right(exercise, WAYS[exercise], written)
 
 
-@pytest.mark.parametrize(("exercise", "faults", "way"), ALONE + PAIRS)
-def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
-    result = check(exercise, answer_of(exercise, faults, way))
-    assert not result
-    for fault in faults:
-        assert TOLD[exercise][fault] in result.message, result.message
-    others = [f for f, told in TOLD[exercise].items() if told in result.message and f not in faults]
-    assert others == [], result.message
+@pytest.mark.parametrize("exercise", WAYS)
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise):
+    assert_told(exercise, WAYS[exercise], TOLD[exercise], APART[exercise], written)
 
 
 # ---- what no fault explains, other forms, other right answers ----
@@ -437,11 +416,11 @@ def test_what_no_fault_explains_is_told_with_its_numbers(exercise, answer, messa
 
 
 def test_a_message_names_the_property_the_input_and_both_numbers():
-    message = check("09.2", answer_of("09.2", ("alpha alone", "trains"), 0)).message
+    message = check("09.2", written(WAYS["09.2"][0], ("alpha alone", "trains"))).message
     assert "for weight [[2, 1]], bias [50], r 2, alpha 6, a [[1, 0], [0, 2]], b [[3, 1]], x [1, 4]: [0]" in message
     assert "should be 89, got 122. You multiplied by alpha: divide it by r" in message
     assert "the base still trains, its weight and its bias" in message
-    message = check("09.4", answer_of("09.4", ("more than",), 0)).message
+    message = check("09.4", written(WAYS["09.4"][0], ("more than",))).message
     assert "for an update (2, 2) of the strengths 2, 2: at ['share 0.5']: the result should be 1, got 2" in message
 
 

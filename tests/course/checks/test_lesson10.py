@@ -5,7 +5,6 @@ Each exercise is written in three ways that have little in common, and each way 
 
 import math
 import re
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from llamamm.course.checks import check, exercises_of
+from tests.course.checks.ways import assert_right, assert_told, with_faults
 
 # ---- 10.1 in three ways: a formula, a table of all steps, NumPy's interpolation and squared cosine ----
 
@@ -290,11 +290,12 @@ TOLD = {
              "no filling": "filling sees nothing", "inverted": "may NOT look"},
     "10.4": {"means": MEANS, "means of some": MEANS, "added means": "added up the pieces' means",
              "no division": "didn't divide", "places": "all places", "pieces": "number of pieces:",
-             "last alone": "Only the last", "first alone": "Only the first", "returns the sum": "return the sum",
-             "undivided gradient": "that of the sum", "returns the last": "last piece's share"},
+             "last alone": "last piece's gradient", "first alone": "first piece's gradient",
+             "returns the sum": "return the sum", "undivided gradient": "that of the sum",
+             "returns the last": "last piece's share"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
-SETS_APART = {
+APART = {
     "10.1": [
         {"from 0", "no warm-up"},  # without a warm-up it has no first step
         {"whole turn", "quarter", "plain", "double", "line"},  # each says which curve falls
@@ -321,35 +322,16 @@ SETS_APART = {
         {"undivided gradient", "returns the sum"},  # the same as no division at all
     ],
 }
-ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
-PAIRS = [
-    (e, pair, i % 3) for e, faults in TOLD.items() for i, pair in enumerate(combinations(faults, 2))
-    if not any(set(pair) <= apart for apart in SETS_APART[e])
-]  # fmt: skip
 
 
-def answer_of(exercise, has, way):
-    if exercise == "10.1":
-        return lambda step, *, steps, warmup, peak, floor: WAYS["10.1"][way](step, steps, warmup, peak, floor, has)
-    return lambda *case: WAYS[exercise][way](*case, has)
-
-
-@pytest.mark.parametrize("way", range(3))
 @pytest.mark.parametrize("exercise", WAYS)
-def test_the_right_answer_passes_however_it_is_written(exercise, way):
-    result = check(exercise, answer_of(exercise, (), way))
-    assert result, result.message
+def test_the_right_answer_passes_however_it_is_written(exercise):
+    assert_right(exercise, WAYS[exercise])
 
 
-@pytest.mark.parametrize(("exercise", "faults", "way"), ALONE + PAIRS)
-def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
-    result = check(exercise, answer_of(exercise, faults, way))
-    assert not result
-    for fault in faults:
-        assert TOLD[exercise][fault] in result.message, result.message
-    said = {TOLD[exercise][fault] for fault in faults}
-    others = [f for f, told in TOLD[exercise].items() if told in result.message and told not in said]
-    assert others == [], result.message
+@pytest.mark.parametrize("exercise", WAYS)
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise):
+    assert_told(exercise, WAYS[exercise], TOLD[exercise], APART[exercise])
 
 
 def targets(ids, learn):
@@ -439,11 +421,11 @@ def test_other_right_roads_of_accumulating_pass(answer):
 
 
 def test_a_message_names_the_property_the_input_and_both_numbers():
-    message = check("10.1", answer_of("10.1", ("from 0", "to 0"), 1)).message
+    message = check("10.1", with_faults(WAYS["10.1"][1], ("from 0", "to 0"))).message
     assert "for steps 9, warmup 4, peak 0.5, floor 0.1: at ['step 0']: the result should be 0.125, got 0." in message
-    message = check("10.2", answer_of("10.2", ("backwards",), 1)).message
+    message = check("10.2", with_faults(WAYS["10.2"][1], ("backwards",))).message
     assert "what a place predicts: for ([5, 6, 7, 8, 9], [True, False, True, True, False]) [" in message
-    message = check("10.4", answer_of("10.4", ("places",), 0)).message
+    message = check("10.4", with_faults(WAYS["10.4"][0], ("places",))).message
     assert "for pieces with targets in 1 of 4, 3 of 6 and 3 of 3 places: ['loss'] should be" in message
 
 

@@ -5,7 +5,6 @@ Each exercise is written in three ways that have little in common, and each way 
 
 import math
 import re
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from llamamm.course.checks import check, exercises_of
+from tests.course.checks.ways import assert_right, assert_told, with_faults
 
 # ---- 11.1 in three ways: formulas, ranges, shapes of tensors ----
 
@@ -281,7 +281,8 @@ WAYS = {
     "11.3": (positions_by_permute, positions_by_movedim, positions_by_channel),
     "11.4": (loss_by_logsigmoid, loss_by_entropy, loss_by_loop),
 }
-ONE_SIDE, IN_LINE = "one side of the grid", "like a line"
+ONE_SIDE = "one side of the grid"
+IN_LINE = "like a line: a place is a row and a column of a square, stretch it in both directions"
 # what a message must hold, for each fault
 TOLD = {
     "11.1": {"no CLS": "One token is missing", "always CLS": "CLS token always", "rounded up": "rounded up",
@@ -293,8 +294,8 @@ TOLD = {
              "tipped, channel last": "column, row, channel", "bottom right": "at the top and left",
              "centre": "at each side", "squeezed": "squeezed the picture"},
     "11.3": {"last": "came to the end", "zero": "row is zero", "viewed in": "Going in", "viewed out": "Coming out",
-             "swapped": "swapped rows", "tipped": "tipped over", "line": IN_LINE + ": a place is a row and a column of "
-             "a square, stretch it in both directions", "CLS in line": "row out of it", "bilinear": "That is bilinear",
+             "swapped": "swapped rows", "tipped": "tipped over", "line": IN_LINE,
+             "CLS in line": IN_LINE + "; and keep the CLS token's row out of it", "bilinear": "That is bilinear",
              "nearest": "nearest old place", "corners": "align_corners=True", "as they are": "as they are"},
     "11.4": {"long": "as long as they are", "no bias": "bias is missing", "minus bias": "subtract the bias",
              "bias inside": "scale the bias", "no scale": "scale is missing", "divided": "divide by the scale",
@@ -304,7 +305,7 @@ TOLD = {
              "half CLIP": "That is half"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
-SETS_APART = {
+APART = {
     "11.1": [
         {"no CLS", "always CLS"},  # each says when a CLS token counts
         {"area", "pixels", "overlap", "one column", "one row"},  # each says how patches are counted
@@ -337,34 +338,16 @@ SETS_APART = {
         # and does not feel a bias
     ],
 }  # fmt: skip
-ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
-PAIRS = [
-    (e, pair, i % 3) for e, faults in TOLD.items() for i, pair in enumerate(combinations(faults, 2))
-    if not any(set(pair) <= apart for apart in SETS_APART[e])
-]  # fmt: skip
 
 
-def answer_of(exercise, has, way):
-    return lambda *case: WAYS[exercise][way](*case, has)
-
-
-@pytest.mark.parametrize("way", range(3))
 @pytest.mark.parametrize("exercise", WAYS)
-def test_the_right_answer_passes_however_it_is_written(exercise, way):
-    result = check(exercise, answer_of(exercise, (), way))
-    assert result, result.message
+def test_the_right_answer_passes_however_it_is_written(exercise):
+    assert_right(exercise, WAYS[exercise])
 
 
-@pytest.mark.parametrize(("exercise", "faults", "way"), ALONE + PAIRS)
-def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
-    result = check(exercise, answer_of(exercise, faults, way))
-    assert not result
-    for fault in faults:
-        assert TOLD[exercise][fault] in result.message, result.message
-    said = {TOLD[exercise][fault] for fault in faults}
-    others = {f for f, told in TOLD[exercise].items() if told in result.message and told not in said}
-    others -= {"line"} if "CLS in line" in faults else set()
-    assert others == set(), result.message
+@pytest.mark.parametrize("exercise", WAYS)
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise):
+    assert_told(exercise, WAYS[exercise], TOLD[exercise], APART[exercise])
 
 
 def cut(pixels, patch):
@@ -461,10 +444,10 @@ def test_what_no_fault_explains_is_told_with_its_numbers(exercise, answer, messa
 
 
 def test_a_message_names_the_property_the_input_and_both_numbers():
-    message = check("11.2", answer_of("11.2", ("tipped", "down"), 0)).message
+    message = check("11.2", with_faults(WAYS["11.2"][0], ("tipped", "down"))).message
     assert "inside a patch: for pixels (1, 3, 4, 4), the numbers 0, 1, 2, ..., and patch 2: [" in message
     assert "one patch after another: for pixels (1, 3, 4, 6), " in message
-    message = check("11.1", answer_of("11.1", ("no bias",), 0)).message
+    message = check("11.1", with_faults(WAYS["11.1"][0], ("no bias",))).message
     assert "the parameters: for (107, 79, 10, 7, False) at [1]: the result should be 2107, got 2100. The" in message
 
 

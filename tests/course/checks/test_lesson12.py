@@ -5,7 +5,6 @@ Each exercise is written in three ways that have little in common, and each way 
 
 import math
 import re
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from llamamm.course.checks import check
 from llamamm.course.checks.core import exercises_of, find_exercise
 from llamamm.senses.mel import N_BINS, hz_to_mel, log_mel, mel_filterbank, mel_to_hz
 from llamamm.senses.waves import resample
+from tests.course.checks.ways import assert_right, assert_told, with_faults
 
 PI = math.pi
 
@@ -178,7 +178,7 @@ TOLD = {
              "side by side": "side by side"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
-SETS_APART = {
+APART = {
     "12.1": [
         {"own rate", "inverse"}, {"own rate", "samples"},  # at its own rate a recording has all its samples
         {"frames", "extra"},  # each says how many frames there are
@@ -195,22 +195,11 @@ SETS_APART = {
         {"half", "box"}, *({"flat box", height} for height in ("height 1", "half", "sum")),  # a box has its own height
     ],
 }
-ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
-PAIRS = [
-    (e, pair, i % 3) for e, faults in TOLD.items() for i, pair in enumerate(combinations(faults, 2))
-    if not any(set(pair) <= apart for apart in SETS_APART[e])
-]  # fmt: skip
 
 
-def answer_of(exercise, has, way):
-    return lambda *case: WAYS[exercise][way](*case, has)
-
-
-@pytest.mark.parametrize("way", range(3))
 @pytest.mark.parametrize("exercise", WAYS)
-def test_the_right_answer_passes_however_it_is_written(exercise, way):
-    result = check(exercise, answer_of(exercise, (), way))
-    assert result, result.message
+def test_the_right_answer_passes_however_it_is_written(exercise):
+    assert_right(exercise, WAYS[exercise])
 
 
 @pytest.mark.parametrize("number", range(1, 6))
@@ -218,18 +207,9 @@ def test_the_reference_passes(number):
     assert check(f"12.{number}", find_exercise(f"12.{number}").reference)
 
 
-def told_alone(exercise, answer, told, all_told):
-    """Each of the sentences told is in the message, and none of the others."""
-    result = check(exercise, answer)
-    assert not result
-    assert all(text in result.message for text in told), result.message
-    assert [text for text in set(all_told) - set(told) if text in result.message] == [], result.message
-
-
-@pytest.mark.parametrize(("exercise", "faults", "way"), ALONE + PAIRS)
-def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
-    told = TOLD[exercise]
-    told_alone(exercise, answer_of(exercise, faults, way), [told[f] for f in faults], told.values())
+@pytest.mark.parametrize("exercise", WAYS)
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise):
+    assert_told(exercise, WAYS[exercise], TOLD[exercise], APART[exercise])
 
 
 def test_every_fault_of_these_exercises_is_planted_here():
@@ -238,10 +218,10 @@ def test_every_fault_of_these_exercises_is_planted_here():
 
 
 def test_a_message_names_the_property_the_smallest_input_and_both_numbers():
-    message = check("12.1", answer_of("12.1", ("frames", "not halved"), 0)).message
+    message = check("12.1", with_faults(WAYS["12.1"][0], ("frames", "not halved"))).message
     assert "frames: for (161, 16000) at [1]: the result should be 2, got 1. A last frame" in message
     assert "places: for (480, 16000) at [2]: the result should be 2, got 3. As many places" in message
-    message = check("12.3", answer_of("12.3", ("half",), 1)).message
+    message = check("12.3", with_faults(WAYS["12.3"][1], ("half",))).message
     assert "its area: for ([0, 2, 6, 9], [1, 1.5, 3, 5, 8]) [" in message
 
 
@@ -393,23 +373,18 @@ TOLD_HALVED = {
 HALVED_APART = [{a, b} for a in ("none", "mean") for b in ("none", "mean", "late", "low", "first", "not silent")]
 
 
-def apart_from(apart, faults):
-    """Each fault and each two, but for the sets that cannot stand together."""
-    return [some for n in (1, 2) for some in combinations(faults, n) if {*some} not in apart]
-
-
-@pytest.mark.parametrize("way", range(3))
-def test_half_the_rate_passes_however_it_is_filtered(way):
-    result = check("12.4", lambda wave: HALVES[""][way](wave, ()))
-    assert result, result.message
-
-
-@pytest.mark.parametrize("way", range(3))
-@pytest.mark.parametrize("faults", apart_from(HALVED_APART, TOLD_HALVED))
-def test_half_the_rate_with_each_fault_and_with_two(faults, way):
+def halved(way, faults):
     kind = next((f for f in faults if f in HALVES), "")
-    told_alone("12.4", lambda wave: HALVES[kind][way](wave, faults), [TOLD_HALVED[f] for f in faults],
-               TOLD_HALVED.values())  # fmt: skip
+    return with_faults(HALVES[kind][way], faults)
+
+
+def test_half_the_rate_passes_however_it_is_filtered():
+    assert_right("12.4", range(3), halved)
+
+
+@pytest.mark.parametrize("way", range(3))
+def test_half_the_rate_with_each_fault_and_with_two(way):
+    assert_told("12.4", [way], TOLD_HALVED, HALVED_APART, halved)
 
 
 @pytest.mark.parametrize(
@@ -493,15 +468,18 @@ def test_twins_pass(answer):
     assert result, result.message
 
 
-@pytest.mark.parametrize("way", range(3))
-@pytest.mark.parametrize("faults", apart_from(TWIN_APART, CHANGES))
-def test_what_is_no_twin_and_why(faults, way):
+def changed(way, faults):
     def answer(wave):
         for fault in faults:
             wave = CHANGES[fault][way](wave)
         return wave
 
-    told_alone("12.5", answer, [TOLD_TWIN[f] for f in faults], TOLD_TWIN.values())
+    return answer
+
+
+@pytest.mark.parametrize("way", range(3))
+def test_what_is_no_twin_and_why(way):
+    assert_told("12.5", [way], TOLD_TWIN, TWIN_APART, changed)
 
 
 @pytest.mark.parametrize("way", range(3))

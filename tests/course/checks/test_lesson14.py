@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from llamamm.course.checks import check
 from llamamm.course.checks.core import exercises_of, find_exercise
-from tests.course.checks.ways import alone, assert_told, pairs
+from tests.course.checks.ways import assert_right, assert_told, with_faults
 
 # ---- 14.1 in three ways: sums, ranges that are counted, a list of what stands in the prompt ----
 
@@ -358,15 +358,9 @@ APART = {
 }  # fmt: skip
 
 
-def answer_of(exercise, has, way):
-    return lambda *case: WAYS[exercise][way](*case, has={*has})
-
-
-@pytest.mark.parametrize("way", range(3))
 @pytest.mark.parametrize("exercise", WAYS)
-def test_the_right_answer_passes_however_it_is_written(exercise, way):
-    result = check(exercise, answer_of(exercise, (), way))
-    assert result, result.message
+def test_the_right_answer_passes_however_it_is_written(exercise):
+    assert_right(exercise, WAYS[exercise])
 
 
 @pytest.mark.parametrize("number", range(1, 6))
@@ -374,9 +368,9 @@ def test_the_reference_passes(number):
     assert check(f"14.{number}", find_exercise(f"14.{number}").reference)
 
 
-@pytest.mark.parametrize(("exercise", "faults", "way"), alone(TOLD, WAYS) + pairs(TOLD, WAYS, APART))
-def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
-    assert_told(TOLD, exercise, faults, answer_of(exercise, faults, way))
+@pytest.mark.parametrize("exercise", WAYS)
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise):
+    assert_told(exercise, WAYS[exercise], TOLD[exercise], APART[exercise])
 
 
 def test_every_fault_of_these_exercises_is_planted_here():
@@ -386,7 +380,7 @@ def test_every_fault_of_these_exercises_is_planted_here():
 
 
 def right(exercise, way=0):
-    return answer_of(exercise, (), way)
+    return with_faults(WAYS[exercise][way], ())
 
 
 def no_fit(x, where, features):

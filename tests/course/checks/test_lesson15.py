@@ -5,7 +5,7 @@ Each exercise is written in three ways that have little in common, and each way 
 
 import math
 import re
-from itertools import combinations, product
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,11 +13,12 @@ import torch
 
 from llamamm.course.checks import check
 from llamamm.course.checks.core import exercises_of, find_exercise
+from tests.course.checks.ways import assert_right, assert_told, with_faults
 
 # ---- 15.1 in three ways: whole numbers, a loop over tiles, floats ----
 
 
-def tokens_of_integers(side, n_tiles, patch, has):
+def tokens_of_integers(side, n_tiles, patch=14, has=()):
     patch = 14 if "always 14" in has else patch
     n = side // patch if "one row" in has else (side // patch) * (side // patch)
     n = n if "no CLS" in has else n + 1
@@ -28,7 +29,7 @@ def tokens_of_integers(side, n_tiles, patch, has):
     return k * n, filled
 
 
-def tokens_in_a_loop(side, n_tiles, patch, has):
+def tokens_in_a_loop(side, n_tiles, patch=14, has=()):
     size = patch if "always 14" not in has else 14
     text = tower = 0
     for _ in range(1 if "one tile" in has else n_tiles):
@@ -43,7 +44,7 @@ def tokens_in_a_loop(side, n_tiles, patch, has):
     return text, tower
 
 
-def tokens_of_floats(side, n_tiles, patch, has):
+def tokens_of_floats(side, n_tiles, patch=14, has=()):
     n = (side / (14 if "always 14" in has else patch)) // 1
     n = n ** (2 - ("one row" in has)) + 1 - ("no CLS" in has)
     k = n_tiles ** ("one tile" not in has)
@@ -56,7 +57,7 @@ def tokens_of_floats(side, n_tiles, patch, has):
 # ---- 15.2 in three ways: loops with a key, numpy, sorting ----
 
 
-def canvas_by_key(height, width, side, max_tiles, has):
+def canvas_by_key(height, width, side, max_tiles=4, has=()):
     height, width = (width, height) if "transposed" in has else (height, width)
     max_tiles = 4 if "always 4" in has else max_tiles
     best = None
@@ -74,7 +75,7 @@ def canvas_by_key(height, width, side, max_tiles, has):
     return best[1]
 
 
-def canvas_by_numpy(height, width, side, max_tiles, has):
+def canvas_by_numpy(height, width, side, max_tiles=4, has=()):
     n = 4 if "always 4" in has else max_tiles
     rows, columns = np.meshgrid(np.arange(1, n + 1), np.arange(1, n + 1), indexing="ij")
     there = rows * columns == n if "all tiles" in has else rows * columns <= n
@@ -91,7 +92,7 @@ def canvas_by_numpy(height, width, side, max_tiles, has):
     return int(rows[chosen]), int(columns[chosen])
 
 
-def canvas_by_sorting(height, width, side, max_tiles, has):
+def canvas_by_sorting(height, width, side, max_tiles=4, has=()):
     if "always 4" in has:
         max_tiles = 4
     if "transposed" in has:
@@ -253,7 +254,7 @@ TOLD = {
              "reversed": "opposite order", "kept first": "final features come first"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
-SETS_APART = {
+APART = {
     "15.1": [
         {"sum filled", "never filled", "rounded down"},  # each says what is filled up
         {"one tile", "sum filled"},  # the sum of one tile is that tile
@@ -262,27 +263,11 @@ SETS_APART = {
     "15.3": [{"apart", "to the end"}],  # what stays in sight to the end is seen together
     "15.4": [{"norm last", "no norm"}, {"norm last", "no after"}],  # nothing stands before the norm
 }
-ALONE = [(e, (fault,), way) for e, faults in TOLD.items() for fault in faults for way in range(3)]
-PAIRS = [
-    (e, pair, i % 3) for e, faults in TOLD.items() for i, pair in enumerate(combinations(faults, 2))
-    if not any(set(pair) <= apart for apart in SETS_APART[e])
-]  # fmt: skip
 
 
-def answer_of(exercise, has, way):
-    write = WAYS[exercise][way]
-    if exercise == "15.1":
-        return lambda side, n_tiles, patch=14: write(side, n_tiles, patch, has)
-    if exercise == "15.2":
-        return lambda height, width, side, max_tiles=4: write(height, width, side, max_tiles, has)
-    return lambda *case: write(*case, has)
-
-
-@pytest.mark.parametrize("way", range(3))
 @pytest.mark.parametrize("exercise", WAYS)
-def test_the_right_answer_passes_however_it_is_written(exercise, way):
-    result = check(exercise, answer_of(exercise, (), way))
-    assert result, result.message
+def test_the_right_answer_passes_however_it_is_written(exercise):
+    assert_right(exercise, WAYS[exercise])
 
 
 @pytest.mark.parametrize("number", range(1, 6))
@@ -290,12 +275,9 @@ def test_the_reference_passes(number):
     assert check(f"15.{number}", find_exercise(f"15.{number}").reference)
 
 
-@pytest.mark.parametrize(("exercise", "faults", "way"), ALONE + PAIRS)
-def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise, faults, way):
-    result, told = check(exercise, answer_of(exercise, faults, way)), TOLD[exercise]
-    assert not result
-    assert all(told[fault] in result.message for fault in faults), result.message
-    assert [f for f in told if told[f] in result.message and f not in faults] == [], result.message
+@pytest.mark.parametrize("exercise", WAYS)
+def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise):
+    assert_told(exercise, WAYS[exercise], TOLD[exercise], APART[exercise])
 
 
 def test_every_fault_of_these_exercises_is_planted_here():
@@ -304,9 +286,9 @@ def test_every_fault_of_these_exercises_is_planted_here():
 
 
 def test_a_message_names_the_property_the_smallest_input_and_both_results():
-    message = check("15.2", answer_of("15.2", ("always largest",), 1)).message
+    message = check("15.2", with_faults(WAYS["15.2"][1], ("always largest",))).message
     assert "small images: for (100, 150, 224) the result should be (1, 1), got (2, 2). You always take" in message
-    message = check("15.3", answer_of("15.3", ("apart",), 1)).message
+    message = check("15.3", with_faults(WAYS["15.3"][1], ("apart",))).message
     assert "side by side: for ((9, 9, 4), 9) at [1]: the result should have 2 parts, got 1. Images side" in message
 
 

@@ -274,11 +274,11 @@ def test_what_ends_or_blocks_python_itself_takes_no_other_exercise_down(tmp_path
         "# exercise: 00.3\nimport re\nre.match('(a+)+b', 'a' * 60)",  # holds Python's lock for centuries
         "# exercise: 00.4\n1 / 0",
     ]
-    report = check_apart(notebook(tmp_path / "00_a.ipynb", *cells), seconds=20)
+    report = check_apart(notebook(tmp_path / "00_a.ipynb", *cells), seconds=6)
     said = [r.message for r in report]
     assert "the cell ended Python itself: it ended with exit code 5" in said[0]
     assert report.results[1]
-    assert "still running after 20 seconds, and could not be stopped" in said[2]
+    assert "still running after 6 seconds, and could not be stopped" in said[2]
     assert "ZeroDivisionError" in said[3] and "missing" in said[4]
     assert report.summary == "1 of 5 passed, 1 of 9 points; 00.5 is missing"
 
