@@ -215,7 +215,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "senses.waves": {
         **dict.fromkeys(("RATE", "MAX_SECONDS", "MIN_RATE", "MAX_RATE", "MAX_CHANNELS", "TOO_LOUD"), CONSTANT),
-        "require_not_too_loud": PIECE,
+        **dict.fromkeys(("require_not_too_loud", "wav_bytes"), PIECE),
         **dict.fromkeys(("to_wave", "resample", "load_wave", "save_wave"), "used in lesson 12; reading of files"),
     },
     "senses.mel": {
