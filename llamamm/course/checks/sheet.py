@@ -153,6 +153,21 @@ def _of_comprehensions(source: str) -> set[str]:
     return {n.id for n in targets if isinstance(n, ast.Name)} - others
 
 
+def _outside_comprehensions(source: str) -> set[str]:
+    """The names that are read where no comprehension has a variable of that name."""
+    read: set[str] = set()
+
+    def visit(node: ast.AST, hidden: frozenset[str]) -> None:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in hidden:
+            read.add(node.id)
+        own = [n for c in getattr(node, "generators", ()) for n in ast.walk(c.target) if isinstance(n, ast.Name)]
+        for child in ast.iter_child_nodes(node):
+            visit(child, hidden | {n.id for n in own})
+
+    visit(ast.parse(source), frozenset())
+    return read
+
+
 def names_in(source: str) -> tuple[set[str], set[str]]:
     """The names that a cell defines, and those that it uses and does not define. A cell that is no Python: none.
 
@@ -170,5 +185,6 @@ def names_in(source: str) -> tuple[set[str], set[str]]:
     inner = _of_comprehensions(plain_python(source))
     made = [(t, s) for t, s in symbols if (s.is_assigned() or s.is_imported()) and s.get_name() not in inner]
     bound = {s.get_name() for t, s in made if t is top or s.is_declared_global()}
-    used = {s.get_name() for t, s in symbols if s.is_referenced() and (t is top or s.is_global())}
+    ended = inner - _outside_comprehensions(plain_python(source))
+    used = {s.get_name() for t, s in symbols if s.is_referenced() and (t is top or s.is_global())} - ended
     return bound | stars, used - bound - set(dir(builtins))

@@ -235,6 +235,7 @@ def test_the_names_of_a_cell():
     source = "import a.b as c\nfrom d import e\nx: int = f(g)\n[h for h in x]\n"
     source += "def i(j=k):\n    global m\n    m = j + n\n"
     assert names_in(source) == ({"c", "e", "x", "i", "m"}, {"f", "g", "k", "n"})
+    assert names_in("[h for h in x]\nh + 1\n") == (set(), {"h", "x"})  # read after its comprehension, too
     assert names_in("def f(:") == (set(), set())
 
 
