@@ -156,15 +156,14 @@ def _of_comprehensions(source: str) -> set[str]:
 def _outside_comprehensions(source: str) -> set[str]:
     """The names that are read where no comprehension has a variable of that name."""
     read: set[str] = set()
-
-    def visit(node: ast.AST, hidden: frozenset[str]) -> None:
+    waiting: list[tuple[ast.AST, frozenset[str]]] = [(ast.parse(source), frozenset())]  # deep cells recurse too far
+    while waiting:
+        node, hidden = waiting.pop()
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in hidden:
             read.add(node.id)
-        own = [n for c in getattr(node, "generators", ()) for n in ast.walk(c.target) if isinstance(n, ast.Name)]
-        for child in ast.iter_child_nodes(node):
-            visit(child, hidden | {n.id for n in own})
-
-    visit(ast.parse(source), frozenset())
+        targets = [n for c in getattr(node, "generators", ()) for n in ast.walk(c.target)]
+        inside = hidden | {n.id for n in targets if isinstance(n, ast.Name)}
+        waiting += [(child, inside) for child in ast.iter_child_nodes(node)]
     return read
 
 
