@@ -139,10 +139,11 @@ SCALES = {
                    "products",
     "times": "you multiplied the scores by √D: divide by it",
 }
-TURNS = dict.fromkeys(
-    ("in turns", "keys in turns", "values in turns"),
-    "the key heads are in turns (0 1 2 0 1 2 ...), but neighbouring query heads share one (0 0 0 1 1 1 ...): "
-    "repeat_interleave does that, repeat does not")  # fmt: skip
+TURNS = {
+    fault: f"the {which} heads are in turns (0 1 2 0 1 2 ...), but neighbouring query heads share one (0 0 0 1 1 1 "
+           f"...): repeat_interleave does that, repeat does not"
+    for fault, which in (("in turns", "key and value"), ("keys in turns", "key"), ("values in turns", "value"))
+}
 TURNS["first head"] = "all query heads use the first key head: each group of neighbours has one of its own"
 TURNS["mean head"] = "you average the key heads: each group of neighbouring query heads has one of its own"
 HIDDEN = {

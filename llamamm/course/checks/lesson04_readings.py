@@ -205,6 +205,9 @@ def kept(got: Tensor, expected: Tensor, case: tuple) -> str | None:
         return "These are the factors alone: multiply them by the plain frequencies"
     if are(speed, share + 1 / factor):
         return "A (1 − share) is missing: what is kept and what is slowed down must add up to one speed"
+    between = (share > CLOSE) & (share < 1 - CLOSE)
+    if bool(between.any()) and are(speed, torch.where(between, share, right)):
+        return "Between 1 and 4 turns half of the blend is missing: add (1 − share) times the slowed speed"
     if are(speed * (share + (1 - share) * factor), 1.0):
         return "You blended the wavelengths: the rule blends the speeds"
     if not are(speed[0], 1.0):

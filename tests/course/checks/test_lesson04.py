@@ -634,6 +634,7 @@ SHARES = [
      "At 2.58 turns the share that you keep is 0.68: it should be (2.58 − 1) / 3 = 0.53"),
     (rule(keep=lambda t: ((t - 1) / 3).clamp(0, 4)), "fastest pair turns at 3.7 times its plain speed"),
     (rule(blend=lambda p, k, f: k * p + p / f), "A (1 − share) is missing"),
+    (rule(blend=lambda p, k, f: torch.where(k > 0, k * p, p / f)), "half of the blend is missing"),
     (rule(blend=lambda p, k, _: k * p), "slowest pair turns at 0 times its plain speed: it should be 1 / factor"),
     (rule(blend=lambda p, k, f: p / (k + (1 - k) * f)), "blended the wavelengths"),
     (rule(blend=lambda _, k, f: k + (1 - k) / f), "These are the factors alone"),
