@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -316,3 +317,15 @@ def test_a_quote_without_docstring_is_equal(tmp_path):
     )
     path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": quote}]}))
     assert not sync_notebook(path, check=True)
+
+
+def test_the_map_of_lesson_00_names_the_lessons_and_modules_that_there_are():
+    """Its picture says which modules a version has, so a wrong name says "not yet" of what is there."""
+    cells = json.loads(NOTEBOOKS[0].read_text(encoding="utf-8"))["cells"]
+    (source,) = ["".join(cell["source"]) for cell in cells if "find_spec" in "".join(cell["source"])]
+    modules = dict(re.findall(r'"(\d\d) [^"]+", "([\w.]+)"', source))
+    titles = dict(re.findall(r'"(\d\d) ([A-Za-z]+)', source))
+    written = {path.name[:2]: path.stem[3:] for path in NOTEBOOKS[1:]}
+    assert len(written) > 10
+    assert [n for n in written if n not in modules or find_spec(f"llamamm.{modules[n]}") is None] == []
+    assert all(titles[n].lower() in written[n] for n in ("03", "04"))
