@@ -4,8 +4,8 @@
     score of word k at token h: -|h - e_k|² / 2, and of "nothing here" the same with the mean of all embeddings
     -> CTC: the transcript's probability, over all ways to lay its words along the tokens
 
-The text model then finds tokens that lie near words it knows, and has to learn little. A step costs a hundredth of one
-through the text model, so that a bridge hears its thousands of sentences in minutes.
+The text model then finds tokens that lie near words it knows, and has less to learn. A step runs the bridge alone, no
+block of the text model.
 
 Source: connectionist temporal classification, Graves et al., ICML 2006,
 https://www.cs.toronto.edu/~graves/icml_2006.pdf. Built in notebook 16.
@@ -54,14 +54,10 @@ def words_of(sources: Iterable[Sequence[Record]], tokenizer: Tokenizer) -> list[
     words: set[int] = set()
     for records in sources:
         for index in range(len(records)):
-            answer = records[index].messages[-1]["content"]
-            example = encode_dialogue(_asked(answer), tokenizer)
+            asked = {"role": "user", "content": "?"}  # without the sound, which is not learned
+            example = encode_dialogue([asked, records[index].messages[-1]], tokenizer)
             words |= {token for token, learned in zip(example.ids, example.learn, strict=True) if learned}
     return sorted(words)
-
-
-def _asked(answer: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
 
 
 class AlignmentObjective(MediaObjective):

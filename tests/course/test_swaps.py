@@ -3,6 +3,7 @@
 import math
 import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,28 +11,29 @@ import torch.nn.functional as F
 from torch import nn
 
 from llamamm.course import swaps_text
-from llamamm.course.checks import exercises_of
+from llamamm.course.checks import exercises_of, find_exercise
 from llamamm.course.checks.lesson00 import _greedy
 from llamamm.course.checks.lesson01 import EXERCISES as LESSON_01
 from llamamm.course.checks.lesson05 import _Growing, _reader
 from llamamm.course.checks.lesson06 import _block_forward, _logits
+from llamamm.course.checks.sheet import read_sheet
 from llamamm.course.swap import real_model
 from llamamm.course.swaps import SWAPS, in_real_model, verdict
 from llamamm.course.swaps_verdict import of_answers
 from llamamm.errors import InputError
 from llamamm.llama32_vision.tiles import TileProcessor
 from llamamm.lora.lora import LoraLinear
-from llamamm.multimodal.bridge import pixel_shuffle, stack_frames
+from llamamm.multimodal.bridge import stack_frames
 from llamamm.multimodal.places import image_spans
 from llamamm.senses.vision import resize_positions
 from llamamm.text.attention import readable_attention
-from llamamm.text.cache import KVCache
 from llamamm.text.config import RopeScaling
 from llamamm.text.layers import FeedForward, RMSNorm
-from llamamm.text.masks import build_mask, causal_mask, packed_mask
+from llamamm.text.masks import causal_mask, packed_mask
 from llamamm.text.model import TransformerBlock
-from llamamm.text.rope import apply_rope, rope_frequencies
+from llamamm.text.rope import rope_frequencies
 
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 LESSONS = [f"{n:02}" for n in range(16)]
 
 
@@ -45,7 +47,7 @@ def message_01(words):
     return found
 
 
-# ---- right answers, written without the part that they stand for ----
+# ---- right answers, of which faults make wrong ones ----
 
 
 def norm(x, weight, eps):
@@ -56,19 +58,8 @@ def swiglu(x, gate, up, down):
     return (F.silu(x @ gate.T) * (x @ up.T)) @ down.T
 
 
-def softmax(scores):
-    largest = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
-    powers = (scores - largest).exp()
-    return powers / powers.sum(-1, keepdim=True).clamp(min=1e-30)
-
-
 def stretched(head_dim, theta, factor, original, high=4.0):
     return rope_frequencies(head_dim, theta=theta, scaling=RopeScaling(factor, 1.0, high, original))
-
-
-def block(block, x, cos, sin):
-    x = x + block.self_attn(block.input_layernorm(x), cos, sin)
-    return x + block.mlp(block.post_attention_layernorm(x))
 
 
 def canvas(height, width, side, max_tiles):
@@ -148,19 +139,6 @@ def diagonal_without_start(padding, start):
     return (visible | torch.eye(T, S).bool())[:, None]
 
 
-RIGHT = {
-    "00.3": _greedy, "01.2": reference("01.2"), "02.1": norm, "02.3": swiglu, "03.1": softmax,
-    "03.2": lambda n, start: causal_mask(n, start=start), "03.3": readable_attention,
-    "03.4": lambda padding, start: build_mask(padding.shape[1] - start, start=start, padding=padding),
-    "04.2": lambda head_dim, theta: rope_frequencies(head_dim, theta=theta), "04.3": apply_rope, "04.5": stretched,
-    "05.2": _Growing, "05.3": KVCache, "05.4": _reader(), "06.2": block, "06.3": reference("06.3"),
-    "07.2": reference("07.2"), "08.2": reference("08.2"), "08.3": reference("08.3"), "09.2": reference("09.2"),
-    "09.3": merged, "10.2": targets_of, "10.3": lambda segments: packed_mask(segments)[:, 0], "11.2": cut,
-    "11.3": positions_for, "12.2": energies, "12.3": triangles,
-    "13.2": lambda features, rows, columns, merge: pixel_shuffle(features, (rows, columns), merge=merge),
-    "13.3": lambda features, mask, merge: stack_frames(features, mask, merge=merge), "14.2": splice, "14.3": learned,
-    "15.2": canvas, "15.3": visible,
-}  # fmt: skip
 # What is wrong, and what the line says of it.
 WRONG = {
     "00.3": [(lambda f, ids, _, n: _greedy(f, ids, (), n), "not the same"),
@@ -249,14 +227,26 @@ def test_every_core_exercise_has_a_swap(lesson):
 
 
 def test_every_swap_is_tried_right_and_wrong():
-    assert {*SWAPS} == {*RIGHT} == {*WRONG}
+    assert {*SWAPS} == {*WRONG}  # right: below, by the lessons' solutions
 
 
-@pytest.mark.parametrize("exercise_id", RIGHT)
-def test_a_right_answer_does_as_the_package(exercise_id, capsys):
+def solution(exercise_id):
+    """What the lesson's own solution defines, with the cells before it that it needs."""
+    (path,) = NOTEBOOKS.glob(f"{exercise_id[:2]}_*.ipynb")
+    sheet, exercise = read_sheet(path), find_exercise(exercise_id)
+    namespace = {"__name__": "__main__", "display": print}
+    for place in sheet.program(exercise)[0]:
+        exec(compile(sheet.code[place], f"<cell {place + 1}>", "exec"), namespace)
+    return namespace[exercise.name]
+
+
+@pytest.mark.parametrize("exercise_id", SWAPS)
+def test_the_lessons_solution_does_as_the_package(exercise_id, capsys):
+    answer = solution(exercise_id)
+    capsys.readouterr()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert in_real_model(exercise_id, RIGHT[exercise_id]) is None
+        assert in_real_model(exercise_id, answer) is None
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and ": the same" in out and ", but " not in out
 
@@ -269,7 +259,7 @@ def test_a_wrong_answer_shows(exercise_id, answer, words):
 
 
 def test_a_right_stretch_says_how_far_the_rule_moves_the_model():
-    line = str(verdict("04.5", RIGHT["04.5"]))
+    line = str(verdict("04.5", stretched))
     assert re.search(r": the same( up to rounding)?\. The rule itself moves SmolLM2's logits by up to 0\.\d+; slowing e"
                      r"very pair down would move them by up to \d\d$", line), line  # fmt: skip
 

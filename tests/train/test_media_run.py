@@ -4,7 +4,7 @@ import json
 import math
 import os
 import signal
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -84,6 +84,21 @@ def make(tmp_path, base, data):
         return TrainConfig.make({**values, **changes})
 
     return make
+
+
+@contextmanager
+def stopped_in_step(n):
+    """Ctrl-C comes in that step of a run."""
+    step = Trainer.train_step
+
+    def stop(trainer):
+        if trainer.step == n - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stop)
+        yield
 
 
 def trained_parts(model, base):
@@ -306,15 +321,7 @@ def test_a_streamed_run_goes_on_bit_for_bit(make, table, data, tmp_path, monkeyp
     options = {"data": mixed, "stream": True, "stream_buffer": 4, "eval_data": f"datasets:{table}/good.parquet",
                "eval_every": 3, "save_every": 5, "features": tmp_path / "features"}  # fmt: skip
     whole = run_training(make(output=tmp_path / "whole", steps=6, **options), quiet=True)
-    step = Trainer.train_step
-
-    def stop(trainer):
-        if trainer.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(trainer)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop)
+    with stopped_in_step(3):
         assert run_training(make(output=tmp_path / "part", steps=6, **options), quiet=True).step == 3
     again = run_training(make(output=tmp_path / "part", steps=6, **options), resume=True, quiet=True)
     assert again.step == 6 and again.log.losses == whole.log.losses
@@ -482,18 +489,10 @@ def test_an_aligned_bridge_is_a_skill_that_the_next_stage_takes_up(make, spoken,
     assert trained_parts(first, base) == {"audio_bridge"}
 
 
-def test_an_alignment_resumes_bit_for_bit(make, spoken, tmp_path, monkeypatch):
+def test_an_alignment_resumes_bit_for_bit(make, spoken, tmp_path):
     options = {"method": "align", "data": str(spoken), "steps": 6}
     whole = run_training(make(output=tmp_path / "whole", **options), quiet=True)
-    step = Trainer.train_step
-
-    def stop(trainer):
-        if trainer.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(trainer)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop)
+    with stopped_in_step(3):
         assert run_training(make(**options), quiet=True).step == 3
     again = run_training(make(**options), resume=True, quiet=True)
     assert again.step == 6 and again.log.losses == whole.log.losses
