@@ -14,7 +14,7 @@ NOT_YET = {  # lesson -> rules
     "08_generation": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson lines,"
     " paragraphs, words, pictures, captions",
     "09_lora": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson lines,"
-    " paragraphs, words, pictures, captions, plumbing",
+    " paragraphs, pictures, captions, plumbing",
     "10_training": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson lines,"
     " paragraphs, words, pictures, captions, plumbing",
     "11_vision": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson lines,"
