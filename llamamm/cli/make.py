@@ -91,16 +91,14 @@ def compose(
     seed: Annotated[int, typer.Option(help="Decides the fresh bridges.", min=0)] = 0,
 ) -> None:
     """Give a text model an eye and an ear, with fresh bridges: what `llamamm train` then trains to see and hear."""
-    from llamamm.pretrained.compose import compose as make
-    from llamamm.pretrained.save import save_pretrained
+    from llamamm.pretrained.compose import save_composed
     from llamamm.text.config import parse_dtype
     from llamamm.weights.saving import refuse_foreign_files
 
     refuse_foreign_files(output)  # before the minutes, not after
     eye, ear = (None if name == "none" else name for name in (vision, audio))
-    model, processor = make(text, vision=eye, audio=ear, fusion=fusion, image_size=image_size, seed=seed,
-                            dtype=parse_dtype(dtype) if dtype else None)  # fmt: skip
-    save_pretrained(model, output, processor=processor)
+    model = save_composed(output, text=text, vision=eye, audio=ear, fusion=fusion, image_size=image_size, seed=seed,
+                          dtype=parse_dtype(dtype) if dtype else None)  # fmt: skip
     counts = {"text": 0, "towers": 0, "bridges": 0}
     for name, p in model.named_parameters():
         part = name.split(".")[0]

@@ -122,6 +122,8 @@ def generate(
 
 
 def chat(
+    image: ImageOption = None,
+    audio: AudioOption = None,
     model: ModelOption = None,
     size: SizeOption = None,
     adapter: AdapterOption = None,
@@ -138,7 +140,10 @@ def chat(
     system: SystemOption = None,
     compile: CompileOption = False,
 ) -> None:
-    """Talk with the model. Ctrl-C stops an answer, Ctrl-D leaves; /help lists the commands."""
+    """Talk with the model, from the first message on about a picture or a sound where one is given.
+
+    Ctrl-C stops an answer, Ctrl-D leaves; /help lists the commands.
+    """
     from llamamm.generation.sampling import SamplingConfig
     from llamamm.generation.session import ChatSession
 
@@ -154,6 +159,9 @@ def chat(
     if typed:
         err().print("Type a message; /help lists the commands, Ctrl-D leaves.")
     media: list[Image | Sound] = []  # go with the next message
+    for kind, file in [("/image", f) for f in image or ()] + [("/audio", f) for f in audio or ()]:
+        media.append(_opened(kind, file))
+        err().print(f"({file.name} goes with your first message)", markup=False, soft_wrap=True)
     while True:
         try:
             line = _ask().strip()
@@ -197,16 +205,21 @@ def _answer(session: ChatSession, line: str, media: list[Image | Sound]) -> None
         err().print(f"error: {error} (/reset)", markup=False, soft_wrap=True)
 
 
-def _chat_command(session: ChatSession, line: str, media: list[Image | Sound]) -> None:
+def _opened(command: str, file: Path) -> Image | Sound:
+    """A picture or a sound, read at once, so that a wrong file is told before a question about it."""
     from llamamm.generation.prompts import Image, Sound
     from llamamm.senses.images import load_image
     from llamamm.senses.waves import load_wave
 
+    return Image(load_image(file)) if command == "/image" else Sound(load_wave(file))
+
+
+def _chat_command(session: ChatSession, line: str, media: list[Image | Sound]) -> None:
     command, _, rest = line.partition(" ")
     if command in ("/image", "/audio") and rest.strip():
         file = _file_named(rest.strip())
         try:
-            media.append(Image(load_image(file)) if command == "/image" else Sound(load_wave(file)))
+            media.append(_opened(command, file))
             err().print(f"({file.name} goes with your next message)", markup=False, soft_wrap=True)
         except InputError as error:
             err().print(f"error: {error}", markup=False, soft_wrap=True)

@@ -4,19 +4,24 @@ multimodal training begins from. Built in notebook 16.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
 from llamamm.errors import ConfigError, InputError
-from llamamm.files import read_json
+from llamamm.files import read_json, write_file
+from llamamm.lora.lora import lora_modules, merge_lora
 from llamamm.multimodal.config import BridgeConfig, MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.pretrained.load import from_pretrained, read_config
 from llamamm.pretrained.locate import locate_config
+from llamamm.pretrained.save import save_pretrained
+from llamamm.pretrained.skill import PARTS_FILE, load_skill, parts_of
 from llamamm.pretrained.towers import load_audio_encoder, load_image_processor, load_vision_tower
 from llamamm.senses.config import AudioConfig, VisionConfig
 from llamamm.text.config import TextConfig
@@ -34,6 +39,8 @@ def compose(
     audio: str | Path | None = "whisper-tiny",
     fusion: Fusion = "projector",
     image_size: int = 224,
+    image_bridge: Mapping[str, Any] | None = None,
+    audio_bridge: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
@@ -44,7 +51,9 @@ def compose(
     text, vision, audio: assets, folders or Hub repositories; None: no eye, no ear.
     fusion: "projector", tokens among the words (LLaVA); "gated", blocks that look at features, closed at first
     (Flamingo); "perceiver", a few learned tokens among the words (BLIP-2).
-    image_size: pixels of a side, a multiple of the tower's patch times 4. dtype: None keeps the text model's.
+    image_size: pixels of a side, a multiple of the tower's patch times 4.
+    image_bridge, audio_bridge: what differs from the fusion's own bridge, such as {"width": 256}: see BridgeConfig.
+    dtype: None keeps the text model's.
     Raises ConfigError, InputError, and what loading raises.
     """
     if fusion not in get_args(Fusion):
@@ -62,45 +71,75 @@ def compose(
     if eye is not None:
         _require_size(image_size, eye.cfg.patch_size)
         images = replace(load_image_processor(vision), resize=(image_size, image_size), crop=None)
-    cfg = composed_config(llama.full_config, eye and eye.cfg, ear and ear.cfg, fusion=fusion, image_size=image_size)
+    cfg = composed_config(llama.full_config, eye and eye.cfg, ear and ear.cfg, fusion=fusion, image_size=image_size,
+                          image_bridge=image_bridge, audio_bridge=audio_bridge)  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MultimodalLlama(cfg, text=llama, vision=eye, audio=ear)
     return model.to(own["dtype"]).eval(), MultimodalProcessor(cfg, tokenizer, images)
 
 
+def save_composed(folder: str | Path, **parts: Any) -> MultimodalLlama:
+    """`compose` a model and write it to a folder, with a note of what it was composed of. parts: as `compose` takes
+    them. Raises as `compose` and `save_pretrained`."""
+    model, processor = compose(**parts)
+    save_pretrained(model, folder, processor=processor)
+    note = {key: str(value) if isinstance(value, Path) else value for key, value in parts.items()
+            if key not in ("dtype", "device", "seed")}  # fmt: skip
+    write_file(Path(folder) / PARTS_FILE, json.dumps(note, indent=2) + "\n")
+    return model
+
+
+def open_composed(
+    folder: Path, *, dtype: torch.dtype | None, device: torch.device | str
+) -> tuple[MultimodalLlama, MultimodalProcessor]:
+    """A skill and the base that its skill.json describes, put together; an adapter is merged. Raises as `compose` and
+    `load_skill`."""
+    model, processor = compose(**parts_of(folder), dtype=dtype, device=device)
+    load_skill(model, folder)
+    if lora_modules(model):
+        merge_lora(model, keep_base=False)
+    return model, processor
+
+
 def read_composed_config(
     text: str | Path = "smollm2", *, vision: str | Path | None = "vit-s", audio: str | Path | None = "whisper-tiny",
-    fusion: Fusion = "projector", image_size: int = 224,
+    fusion: Fusion = "projector", image_size: int = 224, image_bridge: Mapping[str, Any] | None = None,
+    audio_bridge: Mapping[str, Any] | None = None,
 ) -> MultimodalConfig:  # fmt: skip
     """The configuration of what `compose` would make, from the parts' config.json alone. Raises as `compose`."""
     eye = None if vision is None else read_json(locate_config(vision, kind="vision") / "config.json")
     ear = None if audio is None else read_json(locate_config(audio, kind="audio") / "config.json")
     return composed_config(
         read_config(locate_config(text)), eye and VisionConfig.from_hf(eye), ear and AudioConfig.from_hf(ear),
-        fusion=fusion, image_size=image_size,
+        fusion=fusion, image_size=image_size, image_bridge=image_bridge, audio_bridge=audio_bridge,
     )  # fmt: skip
 
 
 def composed_config(
     text: TextConfig, vision: VisionConfig | None, audio: AudioConfig | None, *, fusion: Fusion = "projector",
-    image_size: int = 224,
+    image_size: int = 224, image_bridge: Mapping[str, Any] | None = None,
+    audio_bridge: Mapping[str, Any] | None = None,
 ) -> MultimodalConfig:  # fmt: skip
     """That of the model that `compose` makes of such parts. Raises ConfigError."""
     return MultimodalConfig(
         text, vision, audio, image_size=None if vision is None else (image_size, image_size),
-        image_bridge=_bridge(BridgeConfig("mlp", merge=MERGE), fusion),
-        audio_bridge=_bridge(BridgeConfig("swiglu", merge=HEARD_AT_ONCE), fusion),
+        image_bridge=_bridge(BridgeConfig("mlp", merge=MERGE), fusion, image_bridge),
+        audio_bridge=_bridge(BridgeConfig("swiglu", merge=HEARD_AT_ONCE), fusion, audio_bridge),
         image_layer=None if vision is None else -min(4, vision.encoder.n_layers),
         cross_layers=tuple(range(LAYERS_APART - 1, text.n_layers, LAYERS_APART)) if fusion == "gated" else (),
     )  # fmt: skip
 
 
-def _bridge(cfg: BridgeConfig, fusion: str) -> BridgeConfig:
+def _bridge(cfg: BridgeConfig, fusion: str, changes: Mapping[str, Any] | None) -> BridgeConfig:
     """Gated blocks look at every feature, a Perceiver sums them up in 16; a projector makes a token of several."""
-    if fusion == "projector":
-        return cfg
-    return replace(cfg, merge=1 if cfg.projector == "mlp" else cfg.merge, latents=16 if fusion == "perceiver" else 0)
+    if fusion != "projector":
+        merge = 1 if cfg.projector == "mlp" else cfg.merge
+        cfg = replace(cfg, merge=merge, latents=16 if fusion == "perceiver" else 0)
+    known = [field.name for field in fields(BridgeConfig)]
+    if unknown := sorted(set(changes or {}) - set(known)):
+        raise ConfigError(f"a bridge has {', '.join(known)}; got {', '.join(map(repr, unknown))}")
+    return replace(cfg, **changes or {})
 
 
 def _require_size(size: int, patch: int) -> None:

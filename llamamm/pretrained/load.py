@@ -27,6 +27,7 @@ from llamamm.multimodal.config import MODEL_TYPE, MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.pretrained.locate import HubOptions, locate
+from llamamm.pretrained.skill import parts_of
 from llamamm.text.config import TextConfig
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
@@ -51,7 +52,8 @@ def from_pretrained(
 
     A model that reads images comes with a processor, which holds the tokenizer as `processor.tokenizer`.
 
-    repo_or_dir: "meta-llama/Llama-3.2-1B-Instruct", a folder, a .gguf file, or an asset's name such as "smollm2".
+    repo_or_dir: "meta-llama/Llama-3.2-1B-Instruct", a folder, a .gguf file, or an asset's name such as "smollm2";
+    "senses", or the folder of any skill whose base was composed, is SmolLM2 with an eye and an ear.
     dtype: what to cast to; None keeps the file's own, and where its tensors have several takes the one in config.json.
     progress: show bars on stderr; None means where it is a terminal, and elsewhere one line if an asset is fetched.
     like_transformers: for Llama 3.2 Vision alone, as in `MllamaModel`: transformers' reading of images, not Meta's,
@@ -60,6 +62,10 @@ def from_pretrained(
     """
     bars = sys.stderr.isatty() if progress is None else progress
     path = locate(repo_or_dir, progress=progress, **hub)
+    if path.is_dir() and parts_of(path):
+        from llamamm.pretrained.compose import open_composed  # which opens its parts by this function
+
+        return open_composed(path, dtype=dtype, device=device)
     family = _family(path)
     if like_transformers and family != "mllama":
         raise InputError(f"like_transformers is for Llama 3.2 Vision ('mllama'), {path} is {family!r}: leave it out")

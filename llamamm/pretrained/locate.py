@@ -14,6 +14,7 @@ from llamamm.files import recover_folder
 from llamamm.weights.hub import download_file, snapshot
 
 DEFAULT_MODEL = "smollm2"  # where none is named
+BUILT_IN = {"senses": Path(__file__).parent / "senses"}  # skills that come with the package, by the model's name
 
 
 def locate_config(name: str | Path, *, kind: str = "llama") -> Path:
@@ -55,6 +56,10 @@ def locate(
         return path
     name = str(repo_or_dir)
     models = [asset.name for asset in ASSETS.values() if asset.kind == kind]
+    if kind == "llama":
+        if name in BUILT_IN:
+            return BUILT_IN[name]
+        models += BUILT_IN
     if name in ASSETS and name not in models:
         what, title, wanted = KINDS[ASSETS[name].kind], ASSETS[name].title, KINDS[kind]
         raise FetchError(f"{name!r} is {what}, {title}, and not {wanted}; {wanted.split(' ', 1)[1]}s are "

@@ -2,7 +2,8 @@
 
     adapter_config.json, adapter_model.safetensors      LoRA on its linears, in PEFT's format, where there is one
     bridges.safetensors                                 bridges and gated blocks, under the model's own names
-    skill.json                                          the base it belongs to, and which parts are there
+    skill.json                                          the base it belongs to, which parts are there, and, where its
+                                                        base was composed, of what: then `from_pretrained` opens it
 
 A skill fits the one base it was trained on, as an adapter does; some of the base's weights are noted in both files and
 compared. An adapter alone is a skill, too, without bridges. Built in notebook 16.
@@ -28,6 +29,7 @@ from llamamm.weights.checkpoint import open_checkpoint
 from llamamm.weights.saving import refuse_foreign_files
 
 SKILL_FILE, BRIDGES_FILE = "skill.json", "bridges.safetensors"
+PARTS_FILE = "compose.json"  # in the folder of a composed model: what it was composed of
 
 
 def save_skill(model: nn.Module, folder: str | Path, *, base: str = "") -> None:
@@ -53,6 +55,8 @@ def write_skill(model: nn.Module, folder: Path, *, base: str = "") -> None:
         tensors = {name: tensor.detach().contiguous() for name, tensor in bridges.items()}
         save_file(tensors, folder / BRIDGES_FILE, metadata={"format": "pt", **note_base(model)})
         about = {"base": base or None, "adapter": adapted, "bridges": sorted({name.split(".")[0] for name in bridges})}
+        if base and (Path(base) / PARTS_FILE).is_file():
+            about["compose"] = read_json(Path(base) / PARTS_FILE)
         (folder / SKILL_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
@@ -88,6 +92,12 @@ def base_of(folder: str | Path) -> str | None:
     if (folder / SKILL_FILE).is_file():
         return read_json(folder / SKILL_FILE).get("base")
     return read_adapter_config(folder).get("base_model_name_or_path")
+
+
+def parts_of(folder: str | Path) -> dict[str, Any] | None:
+    """What a skill's base was composed of, as `compose` takes it; None for a skill that does not say, or no skill."""
+    file = Path(folder) / SKILL_FILE
+    return read_json(file).get("compose") if file.is_file() else None
 
 
 def added_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -1,8 +1,11 @@
-"""A bridge's first lesson, without the text model: the tokens of a sound are drawn to the embeddings of what is said.
+"""A bridge's first lesson, without the text model: its tokens are drawn to the embeddings of what a sound or a picture
+says.
 
-    tokens of the bridge (M, C), embeddings of the transcript's words (L, C)
+    tokens of the bridge (M, C), embeddings of the answer's words (L, C)
     score of word k at token h: -|h - e_k|² / 2, and of "nothing here" the same with the mean of all embeddings
-    -> CTC: the transcript's probability, over all ways to lay its words along the tokens
+    -> of a sound, CTC: the answer's probability, over all ways to lay its words along the tokens
+    -> of a picture, whose words stand in no order: the probability that some token says each word, and that each token
+       says one of them, or nothing
 
 The text model then finds tokens that lie near words it knows, and has less to learn. A step runs the bridge alone, no
 block of the text model.
@@ -40,13 +43,25 @@ def word_scores(tokens: Tensor, embeddings: Tensor, mean: Tensor) -> Tensor:
     return SHARPNESS * (tokens @ places.T - places.square().sum(dim=1) / 2)
 
 
-def check_spoken(record: Record) -> None:
-    """Raises InputError for a record that is not one sound, and what is said in it as the answer."""
+def check_aligned(record: Record) -> None:
+    """Raises InputError for a record that is not one sound or picture, and as the answer what it says."""
     n_sounds = sum(isinstance(medium, Sound) for medium in record.media)
-    if n_sounds != 1 or len(record.media) != 1 or len(record.messages) != 2:
-        raise InputError(f"method: align learns from records of one sound and what is said in it; this one has "
-                         f"{counted(n_sounds, 'sound')}, {counted(len(record.media) - n_sounds, 'picture')} and "
+    if len(record.media) != 1 or len(record.messages) != 2:
+        raise InputError(f"method: align learns from records of one sound or one picture, with what it says; this one "
+                         f"has {counted(n_sounds, 'sound')}, {counted(len(record.media) - n_sounds, 'picture')} and "
                          f"{counted(len(record.messages), 'message')}")
+
+
+def picture_loss(shares: Tensor, said: Collection[int]) -> Tensor:
+    """What a picture's tokens have yet to learn: log-probabilities (M, 1 + V), "nothing here" in column 0 -> scalar.
+
+    said: columns of its words. -log of the probability that some token says a word, for each word, and -log of that a token says one of them, or
+    nothing, the tokens' mean.
+    """
+    words = sorted(set(said))
+    silent = torch.log1p(-shares[:, words].exp().clamp(max=1 - 1e-6)).sum(dim=0)  # no token says it
+    told = -torch.log1p(-silent.exp().clamp(max=1 - 1e-6)).sum()
+    return told - shares[:, [0, *words]].logsumexp(dim=1).mean()
 
 
 def words_of(sources: Iterable[Sequence[Record]], tokenizer: Tokenizer) -> list[int]:
@@ -61,7 +76,7 @@ def words_of(sources: Iterable[Sequence[Record]], tokenizer: Tokenizer) -> list[
 
 
 class AlignmentObjective(MediaObjective):
-    """The summed CTC loss of a batch whose rows hold one sound each, and what is said in it as the answer.
+    """The summed loss of a batch whose rows hold one sound or one picture each, and what it says as the answer.
 
     words: ids among which the tokens are to find theirs, such as all that the data hold; None: the whole vocabulary,
     which takes longer. stops: ids that end an answer and are not said. A transcript with more words than its sound has
@@ -75,7 +90,7 @@ class AlignmentObjective(MediaObjective):
         self.stops = frozenset(stops)
         known = sorted({*(range(model.cfg.vocab_size) if words is None else words)} - self.stops)
         if not known:
-            raise InputError("there are no words to align sounds with")
+            raise InputError("there are no words to align with")
         self._class_of = {word: n for n, word in enumerate(known, start=1)}  # 0: nothing here
         device = model.embed_tokens.weight.device
         self.register_buffer("words", torch.tensor(known, device=device), persistent=False)
@@ -84,24 +99,36 @@ class AlignmentObjective(MediaObjective):
         self, ids: Tensor, targets: Tensor, segments: Tensor | None = None, *, media: Media | None = None,
         features: Features | None = None,
     ) -> Tensor:  # fmt: skip
-        """ids, targets (B, T), one row a sound -> scalar, fp32. Raises InputError for rows of any other kind."""
+        """ids, targets (B, T), a sound or a picture in each row -> scalar, fp32. Raises InputError for any others."""
         if features is None:
             features = self.model.perceive(media or Media())
-        n_sounds = 0 if features.sounds is None else len(features.sounds)
-        if segments is not None or features.images is not None or n_sounds != len(ids):
-            raise InputError(f"alignment reads one sound a row and no picture; {counted(len(ids), 'row')} came with "
-                             f"{counted(n_sounds, 'sound')}")
-        tokens, mask = self.model.bridged(features)["audio"]  # (B, M, C), (B, M)
-        table = self.model.embed_tokens.weight.float()
-        scores = word_scores(tokens.float(), table[self.words], table.mean(dim=0))
+        cfg = self.model.multimodal_cfg
+        seen, heard = ((ids == token).any(dim=1) for token in (cfg.image_token, cfg.audio_token))
+        n_images, n_sounds = (0 if some is None else len(some) for some in (features.images, features.sounds))
+        is_matched = (int(seen.sum()), int(heard.sum())) == (n_images, n_sounds)
+        if segments is not None or not is_matched or not (seen ^ heard).all():
+            raise InputError(f"alignment reads one sound or one picture a row; {counted(len(ids), 'row')} came with "
+                             f"{counted(n_sounds, 'sound')} and {counted(n_images, 'picture')}")
         said = [self._classes(row) for row in targets.tolist()]
-        lengths = torch.tensor([len(row) for row in said], device=ids.device)
-        loss = F.ctc_loss(
-            scores.log_softmax(dim=-1).transpose(0, 1), torch.tensor(sum(said, []), device=ids.device),
-            mask.sum(dim=1), lengths, reduction="sum", zero_infinity=True,
-        )  # fmt: skip
-        self.used.add("audio_bridge")
+        loss = torch.zeros((), device=ids.device)
+        for kind, (tokens, mask) in self.model.bridged(features).items():
+            rows = (seen if kind == "image" else heard).nonzero().flatten().tolist()
+            loss = loss + self._loss(kind, tokens, mask, [said[row] for row in rows])
+            self.used.add(f"{kind}_bridge")
         return loss + 0.0 * sum(p.sum() for p in self.model.added_parameters() if p.requires_grad)
+
+    def _loss(self, kind: str, tokens: Tensor, mask: Tensor, said: Sequence[list[int]]) -> Tensor:
+        """Of the tokens (n, M, C) of some sounds, or of some pictures, and what they say."""
+        table = self.model.embed_tokens.weight.float()
+        with torch.autocast(tokens.device.type, enabled=False):
+            shares = word_scores(tokens.float(), table[self.words], table.mean(dim=0)).log_softmax(dim=-1)
+            if kind == "image":
+                return torch.stack([picture_loss(one, words) for one, words in zip(shares, said, strict=True)]).sum()
+            lengths = torch.tensor([len(row) for row in said], device=tokens.device)
+            return F.ctc_loss(
+                shares.transpose(0, 1), torch.tensor(sum(said, []), device=tokens.device), mask.sum(dim=1), lengths,
+                reduction="sum", zero_infinity=True,
+            )  # fmt: skip
 
     def _classes(self, targets: Sequence[int]) -> list[int]:
         """The words of a row's answer, as the columns of the scores."""

@@ -20,7 +20,7 @@ from llamamm.pretrained.load import load_tokenizer, read_config
 from llamamm.pretrained.locate import locate
 from llamamm.pretrained.skill import SKILL_FILE
 from llamamm.text.tokenizer import Tokenizer
-from llamamm.train.alignment import check_spoken
+from llamamm.train.alignment import check_aligned
 from llamamm.train.config import Source, TrainConfig
 from llamamm.train.documents import JsonLines, JsonList, place_of
 from llamamm.train.media_rows import encode_media_record
@@ -174,7 +174,7 @@ def check_records(
             record = check_pair(document) if method == "dpo" else check_record(
                 document, empty=not isinstance(documents, JsonLines | JsonList))
             if method == "align":
-                check_spoken(record)
+                check_aligned(record)
             n_rejected += method != "dpo" and document.get("rejected") is not None
             if not record.media:
                 firsts.setdefault(record.text is not None, index)

@@ -57,7 +57,9 @@ class TrainConfig(BaseModel):
 
     # ---- the model ----
     model: str | None = Field(None, description="Model to start from: Hub id, folder or asset name. Default: smollm2.")
-    compose: dict[Literal["text", "vision", "audio", "fusion", "image_size"], Any] | None = Field(
+    compose: dict[
+        Literal["text", "vision", "audio", "fusion", "image_size", "image_bridge", "audio_bridge"], Any
+    ] | None = Field(
         None, description="Instead of `model`: parts of one that sees or hears, as `llamamm compose` takes them; it is "
         "put together once, in base/ of the output."
     )
@@ -67,7 +69,7 @@ class TrainConfig(BaseModel):
     tokenizer: str | None = Field(None, description="Tokenizer's file or folder, where the model brings none.")
     method: Literal["lora", "full", "dpo", "align"] = Field(
         "lora", description="Train an adapter beside frozen weights, all of it, an adapter on preferences (dpo), or "
-        "the bridge of an ear without the text model (align)."
+        "bridges without running the text model (align)."
     )
     dpo_beta: float = Field(0.1, description="dpo: the cost of going away from the model without adapter.", gt=0)
     adapter: Path | None = Field(None, description="Adapter folder to go on training, in place of a fresh one.")

@@ -73,8 +73,10 @@ def load_model(cfg: TrainConfig, device: torch.device) -> tuple[Llama3Model, Rea
 
 
 def weights_dtype(cfg: TrainConfig, device: torch.device, low_precision: torch.dtype | None) -> torch.dtype:
-    """Frozen weights may be short; what AdamW moves must not be, since its steps are smaller than bf16's last digit."""
-    frozen = cfg.method != "full" and device.type == "cuda"
+    """Frozen weights may be short; what AdamW moves must not be, since its steps are smaller than bf16's last digit.
+
+    Elsewhere than on a GPU where short ones are asked for: a CPU without units for them takes longer."""
+    frozen = cfg.method != "full" and (device.type == "cuda" or cfg.precision == "bf16")
     return low_precision if frozen and low_precision else torch.float32
 
 

@@ -17,9 +17,8 @@ from torch import nn
 from llamamm.devices import pick_device
 from llamamm.errors import ConfigError, counted
 from llamamm.files import recover_folder, write_file
-from llamamm.pretrained.compose import compose
+from llamamm.pretrained.compose import save_composed
 from llamamm.pretrained.locate import DEFAULT_MODEL
-from llamamm.pretrained.save import save_pretrained
 from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.alignment import AlignmentObjective, words_of
 from llamamm.train.batches import Batch
@@ -73,8 +72,7 @@ def _with_base(cfg: TrainConfig, *, resume: bool, processes: Processes) -> Train
     with processes.together():
         if processes.is_main and not (begun and base.exists()):
             check_folders(cfg)
-            model, processor = compose(**cfg.compose, seed=cfg.seed)
-            save_pretrained(model, base, processor=processor)
+            save_composed(base, **cfg.compose, seed=cfg.seed)
     return cfg.model_copy(update={"compose": None, "model": str(base)})
 
 
