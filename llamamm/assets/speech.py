@@ -10,7 +10,7 @@ in `sentences`, whose 11 voices are held out here, too; texts by the person who 
     "text"    other sentences, read by voices of training
     "both"    the same other sentences, read by the 11 voices
 
-Larger (about 500 MB) and easier than `sentences`, whose texts are of an encyclopedia. No random numbers.
+Larger (663 MB) and easier than `sentences`, whose texts are of an encyclopedia. No random numbers.
 
 Fetched by `llamamm.assets.fetch` as "speech". For training an ear on speech: `llamamm experiment release`.
 """
@@ -75,7 +75,7 @@ def _sentences(text: str, frequent: set[str]) -> Iterator[str]:
 
 
 def _is_odd(word: str) -> bool:
-    """Whether a word is not said as it is written: "lol", "u", "hmm", a lone apostrophe."""
+    """Whether a word is not said as it is written: "hmm", "u", "r", and what quotes enclose."""
     return not re.search("[aeiouy]", word) or (len(word) == 1 and word not in "ai") or word.strip("'") != word
 
 

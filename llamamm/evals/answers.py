@@ -112,9 +112,9 @@ def interval(
 @torch.no_grad()
 def bits_per_byte(model: Llama3Model, tokenizer: Tokenizer, texts: Sequence[str], *, length: int = 256) -> list[float]:
     """Of the first `length` tokens of each text, without its first token: bits by the bytes that they are."""
-    found = []
+    device, found = model.embed_tokens.weight.device, []
     for text in texts:
-        ids = torch.tensor([tokenizer.encode(text, bos=tokenizer.adds_bos)[:length]]).to(model.embed_tokens.weight.device)
+        ids = torch.tensor([tokenizer.encode(text, bos=tokenizer.adds_bos)[:length]], device=device)
         if ids.shape[1] < 2:
             raise InputError(f"{text!r} is a text of one token: nothing is predicted")
         loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1).float(), ids[0, 1:], reduction="sum").item()

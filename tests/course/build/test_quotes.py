@@ -93,7 +93,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "convert_gguf": IN_WORDS,
     },
     "pretrained.locate": {
-        "DEFAULT_MODEL": CONSTANT,
+        **dict.fromkeys(("DEFAULT_MODEL", "BUILT_IN"), CONSTANT),
         "locate": IN_WORDS,
         "locate_config": "the small half of locate",
         "HubOptions": TYPE_NAME,
