@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamamm.errors import InputError
+from llamamm.generation.prompts import Image, Sound
 from llamamm.multimodal.config import BridgeConfig, MultimodalConfig
 from llamamm.multimodal.model import Features, MultimodalLlama
-from llamamm.generation.prompts import Image, Sound
 from llamamm.senses.config import AudioConfig, VisionConfig
 from llamamm.text.config import TextConfig
 from llamamm.train.alignment import (
@@ -128,10 +128,10 @@ def test_more_words_than_tokens_teach_nothing(model):
 def test_rows_of_another_kind_are_refused(model):
     objective = AlignmentObjective(model, words=WORDS, stops=(STOP,))
     ids, targets = rows([3], [5])
-    for given in ({}, {"features": Features(sounds=sounds(model, 1))}):
+    for what in ({}, {"features": Features(sounds=sounds(model, 1))}):
         with pytest.raises(InputError, match=f"one sound or one picture a row; 2 rows came with "
-                                             f"{'1 sound' if given else '0 sounds'} and 0 pictures"):  # fmt: skip
-            objective(ids, targets, **given)
+                                             f"{'1 sound' if what else '0 sounds'} and 0 pictures"):  # fmt: skip
+            objective(ids, targets, **what)
     with pytest.raises(InputError, match="2 rows came with 0 sounds and 2 pictures"):  # places of sounds
         objective(ids, targets, features=Features(images=pictures(model, 2)))
     with pytest.raises(InputError, match="one sound or one picture a row"):  # a row without any
