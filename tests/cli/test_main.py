@@ -369,7 +369,7 @@ def test_a_text_model_says_in_chat_that_it_cannot_see(main, tiny_dir, files):
 
 
 def test_chat_begins_with_images_and_sounds(main, seeing_dir, files):
-    """They go with the first message alone, whatever command comes before it; /image adds to them, /reset drops them."""
+    """They go with the first message alone, after whatever command; /image adds to them, /reset drops them."""
     options = ["--model", seeing_dir, "--temperature", 0, "--max-new-tokens", 8, "--dtype", "float32"]
     red, low = ("--image", files / "red.png"), ("--audio", files / "low.wav")
     alone = said(seeing_dir, "what is this").strip()

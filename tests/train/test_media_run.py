@@ -499,7 +499,7 @@ def test_an_alignment_resumes_bit_for_bit(make, spoken, tmp_path):
     assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), again.model.parameters(), strict=True))
 
 
-def test_bridges_of_an_eye_and_an_ear_are_aligned_in_one_run(make, base, spoken, data, words):
+def test_bridges_of_an_eye_and_an_ear_are_aligned_in_one_run(make, base, spoken, data):
     """Sounds and pictures in one batch, each drawn to its own words."""
     both = [{"source": str(spoken), "share": 1}, {"source": str(data / "pictures"), "share": 1}]
     cfg = make(method="align", data=both, steps=150, batch_size=6, learning_rate=1e-2, schedule="constant")

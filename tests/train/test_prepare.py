@@ -29,8 +29,10 @@ def test_frozen_weights_may_be_short_and_others_not(method, precision, device, l
     assert weights_dtype(cfg, torch.device(device), low) == dtype
 
 
-@pytest.mark.parametrize(("method", "precision", "frozen"), [("lora", "bf16", {BF16}), ("lora", "fp32", {FP32}),
-                                                             ("dpo", "bf16", {BF16}), ("full", "bf16", set())])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "precision", "frozen"),
+    [("lora", "bf16", {BF16}), ("lora", "fp32", {FP32}), ("dpo", "bf16", {BF16}), ("full", "bf16", set())],
+)
 def test_what_trains_of_a_text_model_is_fp32(tmp_path, method, precision, frozen):
     words = train_tokenizer(["user assistant"] * 9, tmp_path, vocab_size=280)
     save_pretrained(Llama3Model(TextConfig.tiny(vocab_size=words.vocab_size)), tmp_path / "text", tokenizer=words)
