@@ -114,7 +114,8 @@ def bits_per_byte(model: Llama3Model, tokenizer: Tokenizer, texts: Sequence[str]
     """Of the first `length` tokens of each text, without its first token: bits by the bytes that they are."""
     found = []
     for text in texts:
-        ids = torch.tensor([tokenizer.encode(text, bos=tokenizer.adds_bos)[:length]]).to(model.embed_tokens.weight.device)
+        tokens = tokenizer.encode(text, bos=tokenizer.adds_bos)[:length]
+        ids = torch.tensor([tokens], device=model.embed_tokens.weight.device)
         if ids.shape[1] < 2:
             raise InputError(f"{text!r} is a text of one token: nothing is predicted")
         loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1).float(), ids[0, 1:], reduction="sum").item()
