@@ -57,7 +57,7 @@ and the voices of a synthesiser; of photographs and people's voices it knows lit
 
 ## Figures
 
-Held out, 95 % intervals in brackets, by `llamamm eval senses --output OUT`, which also writes every answer to card.json.
+Held out, 95 % intervals in brackets, by `llamamm eval senses --output OUT`; card.json there has every answer.
 
 {figures}
 """
@@ -115,7 +115,7 @@ def measure(
     precision = parse_dtype(dtype or torch.float32)
     seeing, processor = from_pretrained(model, dtype=precision, device=device)
     if not isinstance(processor, MultimodalProcessor) or None in (processor.cfg.vision, processor.cfg.audio):
-        raise InputError(f"{model} does not both see and hear; `llamamm eval senses` measures senses, or a skill like it")
+        raise InputError(f"{model} does not both see and hear, as senses does, which `llamamm eval senses` is for")
     base, _ = from_pretrained(PARTS["text"], dtype=precision, device=device)
     return measure_release(seeing, processor, base, size=size, say=say, transcribe=cascade() if with_cascade else None)
 
