@@ -75,7 +75,7 @@ def settings(output: Path, *, seed: int = 0, quick: bool = False) -> TrainConfig
         "warmup_steps": 50, "data": sources(speech=10, shapes=2, drawings=3, words=1),
     }  # fmt: skip
     tune = {
-        "name": "tune", "trains": ["bridges", "lora"], "steps": 2 if quick else 700, "batch_size": 4,
+        "name": "tune", "trains": ["bridges", "lora"], "steps": 2 if quick else 450, "batch_size": 4,
         "learning_rate": 1e-3, "warmup_steps": 30,
         "data": sources(questions=4, drawings=2.5, paintings=0.3, speech=4, words=0.8, sounds=0.2, plain=0.7),
     }  # fmt: skip
