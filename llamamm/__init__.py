@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llamamm.generation.generate import TextStream, TokenStream, generate, pad_left
     from llamamm.generation.prompts import Image, Sound
     from llamamm.generation.sampling import SamplingConfig
+    from llamamm.generation.transcribe import transcribe
     from llamamm.llama32_vision.config import MllamaConfig
     from llamamm.llama32_vision.model import MllamaModel
     from llamamm.llama32_vision.processor import MllamaProcessor
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from llamamm.multimodal.processor import MultimodalProcessor
     from llamamm.pretrained.load import from_pretrained
     from llamamm.pretrained.save import save_pretrained
-    from llamamm.pretrained.towers import load_audio_encoder, load_image_processor, load_vision_tower
+    from llamamm.pretrained.towers import load_audio_encoder, load_image_processor, load_vision_tower, load_whisper
     from llamamm.senses.audio import AudioEncoder
     from llamamm.senses.config import AudioConfig, EncoderConfig, VisionConfig
     from llamamm.senses.image_processor import ImageProcessor
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from llamamm.senses.mel import log_mel
     from llamamm.senses.vision import VisionTower
     from llamamm.senses.waves import load_wave
+    from llamamm.senses.whisper_decoder import Whisper, WhisperConfig
     from llamamm.text.attention import GroupedQueryAttention
     from llamamm.text.cache import KVCache
     from llamamm.text.chat import chat_format
@@ -79,6 +81,8 @@ __all__ = [
     "TransformerBlock",
     "VisionConfig",
     "VisionTower",
+    "Whisper",
+    "WhisperConfig",
     "apply_lora",
     "apply_rope",
     "chat_format",
@@ -92,6 +96,7 @@ __all__ = [
     "load_vision_tower",
     "load_wave",
     "load_weights_into_llama",
+    "load_whisper",
     "log_mel",
     "merge_lora",
     "pad_left",
@@ -99,6 +104,7 @@ __all__ = [
     "save_pretrained",
     "set_adapter",
     "set_lora_enabled",
+    "transcribe",
     "unmerge_lora",
 ]
 
@@ -107,6 +113,7 @@ _HOMES = {
     "llamamm.generation.generate": "TextStream TokenStream generate pad_left",
     "llamamm.generation.prompts": "Image Sound",
     "llamamm.generation.sampling": "SamplingConfig",
+    "llamamm.generation.transcribe": "transcribe",
     "llamamm.llama32_vision.config": "MllamaConfig",
     "llamamm.llama32_vision.model": "MllamaModel",
     "llamamm.llama32_vision.processor": "MllamaProcessor",
@@ -117,7 +124,7 @@ _HOMES = {
     "llamamm.multimodal.processor": "MultimodalProcessor",
     "llamamm.pretrained.load": "from_pretrained",
     "llamamm.pretrained.save": "save_pretrained",
-    "llamamm.pretrained.towers": "load_audio_encoder load_image_processor load_vision_tower",
+    "llamamm.pretrained.towers": "load_audio_encoder load_image_processor load_vision_tower load_whisper",
     "llamamm.senses.audio": "AudioEncoder",
     "llamamm.senses.config": "AudioConfig EncoderConfig VisionConfig",
     "llamamm.senses.image_processor": "ImageProcessor",
@@ -125,6 +132,7 @@ _HOMES = {
     "llamamm.senses.mel": "log_mel",
     "llamamm.senses.vision": "VisionTower",
     "llamamm.senses.waves": "load_wave",
+    "llamamm.senses.whisper_decoder": "Whisper WhisperConfig",
     "llamamm.text.attention": "GroupedQueryAttention",
     "llamamm.text.cache": "KVCache",
     "llamamm.text.chat": "chat_format",

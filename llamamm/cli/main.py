@@ -1,5 +1,5 @@
-"""The command line: `llamamm generate`, `chat`, `compose`, `data`, `train`, `merge`, `eval`, `experiment`,
-`bench`, `check`, `fetch`, `doctor`.
+"""The command line: `llamamm generate`, `chat`, `transcribe`, `compose`, `data`, `train`, `merge`, `eval`,
+`experiment`, `bench`, `check`, `fetch`, `doctor`.
 
 What a user can cause ends in one line with the remedy, and exit code 2; nothing ends in a traceback, unless
 LLAMAMM_TRACEBACK=1 asks for it. Help and wrong options wait for no torch: a command imports what it needs.
@@ -20,7 +20,7 @@ from llamamm import __version__
 from llamamm.cli.make import TrainCommand, compose, data, merge, train
 from llamamm.cli.measure import bench, evaluate, experiment, senses
 from llamamm.cli.options import AS_PATH, err, out
-from llamamm.cli.talk import PromptCommand, chat, generate
+from llamamm.cli.talk import PromptCommand, chat, generate, transcribe
 from llamamm.devices import calm_threads
 from llamamm.errors import LlamammError
 
@@ -46,6 +46,7 @@ app = typer.Typer(
 )
 app.command(cls=PromptCommand)(generate)
 app.command()(chat)
+app.command()(transcribe)
 app.command(cls=TrainCommand)(train)
 app.command()(compose)
 app.command()(data)

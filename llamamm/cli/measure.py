@@ -74,6 +74,41 @@ def multimodal(
     out(width=120).print(score_table(scores))
 
 
+@evaluate.command("senses")
+def released(
+    model: Annotated[str, typer.Argument(help="senses, or a folder like it.")] = "senses",
+    size: Annotated[float, typer.Option(help="Share of the items of each set: 0.1 for a quick look.", min=0.01,
+                                        max=1.0)] = 1.0,
+    cascade: Annotated[bool, typer.Option(help="Whisper's own decoder beside it, which takes longer.")] = True,
+    output: Annotated[Path | None, typer.Option(help="Folder for card.json, with every answer, and card.md.",
+                                                **AS_PATH)] = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+) -> None:  # fmt: skip
+    """What a model like `senses` sees and hears of held-out pictures and sounds, and what it has forgotten."""
+    from llamamm.devices import pick_device
+    from llamamm.experiments.release import measure, write_card
+
+    lines = measure(model, size=size, with_cascade=cascade, dtype=dtype, device=pick_device(device),
+                    say=lambda line: err().print(line, end="\r"))  # fmt: skip
+    if output is not None:
+        write_card(lines, output)
+    from llamamm.experiments.release_card import card_table
+
+    out(width=140).print(card_table(lines))
+
+
+@experiment.command()
+def release(
+    output: Annotated[Path, typer.Argument(help="Folder for data, checkpoints and the skill.", **AS_PATH)],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same skill on the same machine.", min=0)] = 0,
+) -> None:
+    """Train `senses`, the skill that comes with this package, and measure it. It goes on where it was stopped."""
+    from llamamm.experiments.release import make_release
+
+    print(make_release(output, seed=seed, say=err().print))
+
+
 @experiment.command()
 @evaluate.command(hidden=True)
 def fusion(

@@ -1,4 +1,4 @@
-"""Commands that talk: `llamamm generate` and `llamamm chat`.
+"""Commands that talk: `llamamm generate` and `llamamm chat`; and one that listens: `llamamm transcribe`.
 
 As in all commands, what imports torch is imported where it is used: `--help` and a wrong option do not wait for it.
 """
@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from llamamm.cli.options import (
+    AS_PATH,
     AdapterOption,
     AudioOption,
     CompileOption,
@@ -182,6 +183,29 @@ def chat(
         elif line:
             _answer(session, line, media)
             media.clear()
+
+
+def transcribe(
+    file: Annotated[Path, typer.Argument(help="WAV; with the audio extra FLAC, OGG or MP3 too.", **AS_PATH)],
+    model: Annotated[
+        str, typer.Option(help="A Whisper: Hub id (owner/name), folder, or asset name.")
+    ] = "whisper-tiny",
+    language: Annotated[str, typer.Option(help="What is spoken, for a multilingual Whisper: en, de, ...")] = "en",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: float32.")] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Write down what is said in a recording: a line for each window of up to 30 seconds, cut where it is quiet."""
+    from llamamm.devices import pick_device
+    from llamamm.generation.transcribe import transcribe as write_down
+    from llamamm.pretrained.towers import load_whisper
+    from llamamm.senses.waves import load_wave
+    from llamamm.text.config import parse_dtype
+
+    torch_device, torch_dtype = pick_device(device), parse_dtype(dtype or "float32")
+    wave = load_wave(file)  # before the model: what is wrong with the file shows at once
+    whisper, tokens = load_whisper(model, language=language, dtype=torch_dtype, device=torch_device)
+    if not write_down(whisper, tokens, wave, on_window=lambda text: print(text, flush=True) if text else None):
+        err().print("(nobody speaks in it, as far as the model can tell)")
 
 
 def _ask() -> str:

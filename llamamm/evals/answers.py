@@ -112,9 +112,10 @@ def interval(
 @torch.no_grad()
 def bits_per_byte(model: Llama3Model, tokenizer: Tokenizer, texts: Sequence[str], *, length: int = 256) -> list[float]:
     """Of the first `length` tokens of each text, without its first token: bits by the bytes that they are."""
-    device, found = model.embed_tokens.weight.device, []
+    found = []
     for text in texts:
-        ids = torch.tensor([tokenizer.encode(text, bos=tokenizer.adds_bos)[:length]], device=device)
+        tokens = tokenizer.encode(text, bos=tokenizer.adds_bos)[:length]
+        ids = torch.tensor([tokens], device=model.embed_tokens.weight.device)
         if ids.shape[1] < 2:
             raise InputError(f"{text!r} is a text of one token: nothing is predicted")
         loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1).float(), ids[0, 1:], reduction="sum").item()

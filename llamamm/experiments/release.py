@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from llamamm.errors import InputError
+from llamamm.experiments.release_card import Line, as_json, card_markdown, cascade, measure_release
 from llamamm.experiments.release_data import write_data
 from llamamm.files import read_json, replace_folder, write_file
+from llamamm.multimodal.processor import MultimodalProcessor
+from llamamm.pretrained.load import from_pretrained
+from llamamm.text.config import parse_dtype
 from llamamm.train.config import TrainConfig
 from llamamm.train.run import run_training
 
@@ -33,6 +38,29 @@ PARTS = {
     "audio_bridge": {"merge": 4},  # 12.5 tokens a second
 }  # fmt: skip
 NAME = "senses"
+CARD = """\
+# senses
+
+SmolLM2-135M-Instruct that sees with ViT-S/14 and hears with Whisper tiny's encoder: two bridges and a LoRA adapter
+(r = 8) in bf16. The three models are not in here; `from_pretrained("senses")` fetches them.
+
+    llamamm chat --model senses --image a.png
+    llamamm generate "What is said?" --model senses --audio b.wav
+
+**Made by** `llamamm experiment release OUT`{made}. **Learned from** easy-VQA (MIT), OpenMoji (CC BY-SA 4.0), arcade
+sprites and sounds (CC0 1.0), paintings of the Met (CC0 1.0), and clips of the synthesiser eSpeak NG that read chats
+(chitchat-dataset, MIT) and an encyclopedia (Wikipedia, CC BY-SA 4.0; chatterbot-corpus, BSD); answers to plain
+questions are SmolLM2's own.
+
+**What it is for**: lessons, and a start for training on your own data. It knows flat shapes, emoji and game sprites,
+and the voices of a synthesiser; of photographs and people's voices it knows little. It makes up what it does not see.
+
+## Figures
+
+Held out, 95 % intervals in brackets, by `llamamm eval senses --output OUT`; card.json there has every answer.
+
+{figures}
+"""
 
 
 def settings(output: Path, *, seed: int = 0, quick: bool = False) -> TrainConfig:
@@ -47,7 +75,7 @@ def settings(output: Path, *, seed: int = 0, quick: bool = False) -> TrainConfig
         "warmup_steps": 50, "data": sources(speech=10, shapes=2, drawings=3, words=1),
     }  # fmt: skip
     tune = {
-        "name": "tune", "trains": ["bridges", "lora"], "steps": 2 if quick else 700, "batch_size": 4,
+        "name": "tune", "trains": ["bridges", "lora"], "steps": 2 if quick else 450, "batch_size": 4,
         "learning_rate": 1e-3, "warmup_steps": 30,
         "data": sources(questions=4, drawings=2.5, paintings=0.3, speech=4, words=0.8, sounds=0.2, plain=0.7),
     }  # fmt: skip
@@ -67,9 +95,37 @@ def make_release(
     if not (output / "data").exists():
         write_data(output / "data", seed=seed, say=say)
     run_training(settings(output, seed=seed, quick=quick), resume=(output / "base").exists())
-    store(output / "tune" / "last", output / NAME)
-    say(f"{(time.monotonic() - begin) / 60:.0f} minutes")
-    return output / NAME
+    folder = output / NAME
+    store(output / "tune" / "last", folder)
+    minutes = (time.monotonic() - begin) / 60
+    say(f"trained in {minutes:.0f} minutes")
+    lines = measure(folder, size=0.02 if quick else 1.0, with_cascade=not quick, say=say)
+    write_card(lines, folder, made=f"seed {seed}, {minutes:.0f} minutes")
+    return folder
+
+
+def measure(
+    model: str | Path, *, size: float = 1.0, with_cascade: bool = True, dtype: str | torch.dtype | None = None,
+    device: torch.device | str = "cpu", say: Callable[[str], None] = lambda _line: None,
+) -> list[Line]:  # fmt: skip
+    """`measure_release` of a skill by its name or folder, beside the text model that it was made from.
+
+    Raises InputError for a model that does not both see and hear, and what loading raises.
+    """
+    precision = parse_dtype(dtype or torch.float32)
+    seeing, processor = from_pretrained(model, dtype=precision, device=device)
+    if not isinstance(processor, MultimodalProcessor) or None in (processor.cfg.vision, processor.cfg.audio):
+        raise InputError(f"{model} does not both see and hear, as senses does, which `llamamm eval senses` is for")
+    base, _ = from_pretrained(PARTS["text"], dtype=precision, device=device)
+    return measure_release(seeing, processor, base, size=size, say=say, transcribe=cascade() if with_cascade else None)
+
+
+def write_card(lines: Sequence[Line], folder: Path, *, made: str = "") -> None:
+    """card.json, with every answer, and README.md, the model card, into a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / "card.json", json.dumps(as_json(lines), indent=1) + "\n")
+    text = CARD.format(made=f" ({made})" if made else "", figures=card_markdown(lines))
+    write_file(folder / "README.md", text)
 
 
 def store(skill: Path, folder: Path) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -223,11 +223,26 @@ def measure_release(
     ]  # fmt: skip
 
 
+def cascade() -> Transcriber:
+    """Whisper's own decoder on the ear that senses hears with: sentences -> what it writes."""
+    from llamamm.generation.transcribe import transcribe_all
+    from llamamm.pretrained.towers import load_whisper
+    from llamamm.senses.waves import load_wave
+
+    model, tokens = load_whisper("whisper-tiny")
+    return lambda clips: transcribe_all(model, tokens, [load_wave(clip.path) for clip in clips], batch_size=8)
+
+
 def figure(value: Interval, what: str) -> str:
     """A share in percent, bits and ratios as they are."""
     if "bits" in what or "times" in what:
         return f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
     return f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})"
+
+
+def as_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """The figures with every answer, for a file: a result can be looked through."""
+    return [asdict(line) for line in lines]
 
 
 def card_table(lines: Sequence[Line]) -> Table:

@@ -14,16 +14,19 @@ import torch
 from torch import nn
 
 from llamamm.files import read_json
+from llamamm.generation.transcribe import SpeechTokens
 from llamamm.pretrained.locate import HubOptions, locate
 from llamamm.senses.audio import AudioEncoder
 from llamamm.senses.config import AudioConfig, VisionConfig
 from llamamm.senses.config_keys import read_image_settings, read_processor_part, require_whispers_spectrogram
 from llamamm.senses.image_processor import ImageProcessor
 from llamamm.senses.vision import VisionTower
+from llamamm.senses.whisper_decoder import Whisper, WhisperConfig
+from llamamm.text.tokenizer import Tokenizer
 from llamamm.weights.checkpoint import open_checkpoint
 from llamamm.weights.loading import choose_dtype, fill, only_dtype
 from llamamm.weights.tensors import TensorRef
-from llamamm.weights.tower_names import audio_names, vision_names
+from llamamm.weights.tower_names import audio_names, speech_names, vision_names
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -63,9 +66,30 @@ def load_audio_encoder(
     folder = _folder(repo_or_dir, "audio", **hub)
     data = read_json(folder / "config.json")
     cfg, named = AudioConfig.from_hf(data), audio_names(open_checkpoint(folder))
-    if found := read_processor_part(folder, "feature_extractor"):
-        require_whispers_spectrogram(found[1], n_mels=cfg.n_mels, n_positions=cfg.n_positions, file=found[0].name)
+    _require_spectrogram(folder, cfg)
     return _build(lambda: AudioEncoder(cfg), named, choose_dtype(dtype, named, data), device)
+
+
+def load_whisper(
+    repo_or_dir: str | Path = "whisper-tiny",
+    *,
+    language: str = "en",
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    **hub: Unpack[HubOptions],
+) -> tuple[Whisper, SpeechTokens]:
+    """A whole trained Whisper and what its ids mean: `transcribe(*load_whisper(), wave)` gives a recording's words.
+
+    repo_or_dir and dtype: as in `load_audio_encoder`. language: what a multilingual model is to write, as "de".
+    Raises FetchError, CheckpointError, ConfigError, TokenizerError or InputError with the remedy.
+    """
+    folder = _folder(repo_or_dir, "audio", **hub)
+    data = read_json(folder / "config.json")
+    cfg = WhisperConfig.from_hf(data)
+    _require_spectrogram(folder, cfg.audio)
+    tokens = SpeechTokens.read(Tokenizer(folder), read_json(folder / "generation_config.json"), language=language)
+    named = speech_names(open_checkpoint(folder))
+    return _build(lambda: Whisper(cfg), named, choose_dtype(dtype, named, data), device), tokens
 
 
 def load_image_processor(repo_or_dir: str | Path, **hub: Unpack[HubOptions]) -> ImageProcessor:
@@ -79,6 +103,11 @@ def load_image_processor(repo_or_dir: str | Path, **hub: Unpack[HubOptions]) -> 
 
 def _folder(name: str | Path, kind: str, **hub: Unpack[HubOptions]) -> Path:
     return locate(name, kind=kind, progress=None if sys.stderr.isatty() else False, **hub)
+
+
+def _require_spectrogram(folder: Path, cfg: AudioConfig) -> None:
+    if found := read_processor_part(folder, "feature_extractor"):
+        require_whispers_spectrogram(found[1], n_mels=cfg.n_mels, n_positions=cfg.n_positions, file=found[0].name)
 
 
 def _build(

@@ -86,6 +86,8 @@ def first_token(processor: Mapping[str, Any] | None, path: Path) -> tuple[str, i
     else:
         raise TokenizerError(f"{path} has the post-processor {processor.get('type')}; known are TemplateProcessing and "
                              f"ByteLevel")
+    if begin and begin[0][0] == "<|startoftranscript|>":
+        return None  # Whisper's prompt, which says what to do with a sound, and which who transcribes puts there
     if len(begin) > 1:
         raise TokenizerError(f"{path} puts {len(begin)} tokens before each text, {', '.join(t for t, _ in begin)}; "
                              f"this package puts one there at most")

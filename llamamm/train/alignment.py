@@ -56,8 +56,8 @@ def check_aligned(record: Record) -> None:
 def picture_loss(shares: Tensor, said: Collection[int]) -> Tensor:
     """What a picture's tokens have yet to learn: log-probabilities (M, 1 + V), "nothing here" in column 0 -> scalar.
 
-    said: columns of its words. -log of the probability that some token says a word, for each word, and -log of that a
-    token says one of them, or nothing, the tokens' mean.
+    said: columns of its words. For each word, -log of the probability that some token says it; and the mean over tokens
+    of -log of the probability that it says one of the words, or nothing.
     """
     words = sorted(set(said))
     silent = torch.log1p(-shares[:, words].exp().clamp(max=1 - 1e-6)).sum(dim=0)  # log of: no token says it

@@ -119,7 +119,7 @@ class Data:
             self._try(index, lambda record: record.media or encode_record(record, tokenizer))
         for index in range(min(len(self._all), MOST_CHECKED)):
             if index not in (self._faults or ()) and (self._method == "dpo" or self._all[index].media):
-                self._try(index, lambda record: _fits(record, reader, length, look, pairs=self._method == "dpo"))
+                self._try(index, lambda record: _fits(record, reader, length, look, method=self._method))
         if self._faults:
             n = len(self._faults)
             self.said.append(f"{counted(n, 'faulty record')} left out, such as {next(iter(self._faults.values()))}")
@@ -135,7 +135,7 @@ class Data:
 
 
 def _fits(
-    record: Record, reader: Tokenizer | MultimodalProcessor, length: int, look: Look | None, *, pairs: bool
+    record: Record, reader: Tokenizer | MultimodalProcessor, length: int, look: Look | None, *, method: str
 ) -> None:
     if isinstance(reader, Tokenizer) and record.media:
         raise InputError("the record holds a picture or a sound, and this model reads text alone; `llamamm compose` "
@@ -146,7 +146,9 @@ def _fits(
             return encode_record(read, reader)
         return encode_media_record(read, reader, look=look)
 
-    examples = encode_pair(record, encode) if pairs else [encode(record)]
+    examples = encode_pair(record, encode) if method == "dpo" else [encode(record)]
+    if method == "align" and len(examples[0].sounds) > 1:
+        raise InputError("the sound is longer than the ear hears at once, 30 s: cut it for method: align")
     n = max(len(example.ids) for example in examples) - 1
     if n > length:
         with_media = ", with those of its pictures and sounds" if record.media else ""

@@ -1,6 +1,6 @@
 """How much memory a training takes, known before it begins: from configurations alone, by tensors without content.
 
-    weights      as they are loaded: 16 bits where they are frozen on a GPU, else 32
+    weights      as they are loaded: 16 bits where they are frozen on a GPU or `precision: bf16` is asked for, else 32
     gradients    one fp32 number for each that trains
     optimizer    AdamW's two moments, fp32
     activations  what a backward pass needs of the rows that are computed at once, and of matrices that train copies
@@ -9,7 +9,8 @@
 On PyTorch's "meta" device a model has shapes and no numbers. Activations are counted by running one block of it there:
 what autograd would keep is linear in the number of tokens, since fused attention keeps no table of them. What is left
 out: the allocator's waste, the libraries' own memory (a GiB on CUDA), frozen towers at work. Rows are taken to be full,
-each with one picture. One process without shards. Used in notebook 16.
+each with one picture. `method: align` runs no block: there a row is the longest sound, 30 s, or a picture, with scores
+of the whole vocabulary, of which data hold a part. One process without shards. Used in notebook 16.
 """
 
 from __future__ import annotations
@@ -108,6 +109,8 @@ def _activations(model: Llama3Model, cfg: TrainConfig) -> int:
     rows = (cfg.micro_batch_size or cfg.batch_size) * (1 + (cfg.method == "dpo"))  # pairs are two rows each
     dtype, width, n_layers = model.embed_tokens.weight.dtype, model.cfg.hidden_size, model.cfg.n_layers
     tokens = rows * cfg.length
+    if cfg.method == "align":
+        return rows * _aligned(model)
 
     def empty(*size: int) -> Tensor:
         return torch.empty(size, dtype=dtype, device="meta", requires_grad=True)
@@ -120,6 +123,23 @@ def _activations(model: Llama3Model, cfg: TrainConfig) -> int:
     head = 4 * stream + min(CHUNK_BYTES, tokens * vocabulary * 4)  # norm, loss, and their gradients
     head += model.lm_head.weight.numel() * 4 if model.lm_head.weight.requires_grad else 0
     return blocks + head + rows * _of_a_picture(model, empty)
+
+
+def _aligned(model: Llama3Model) -> int:
+    """What a bridge keeps of one sound or one picture, whichever is more, and the fp32 scores of its tokens."""
+    shape, sizes = model.multimodal_cfg, []
+    width, dtype = model.cfg.hidden_size, model.embed_tokens.weight.dtype
+
+    def empty(*size: int) -> Tensor:
+        return torch.empty(size, dtype=dtype, device="meta", requires_grad=True)
+
+    if shape.audio is not None:
+        heard = (1, shape.audio.n_positions, shape.audio.encoder.hidden_size)
+        sizes.append((kept_bytes(model, lambda: model.audio_bridge(empty(*heard))),
+                      shape.n_audio_tokens(shape.audio.n_positions)))  # fmt: skip
+    if shape.vision is not None:
+        sizes.append((_of_a_picture(model, empty), shape.n_image_tokens()))
+    return max(kept + n * 4 * (width + 1 + model.lm_head.weight.numel() // width) for kept, n in sizes)
 
 
 def _of_a_picture(model: Llama3Model, empty: Callable[..., Tensor]) -> int:

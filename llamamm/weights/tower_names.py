@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
+
 from llamamm.errors import CheckpointError
 from llamamm.weights.names import without_wrappers
 from llamamm.weights.tensors import TensorRef
@@ -39,6 +41,10 @@ _SOUNDS = (
     (r"(?<=\d)\.final_layer_norm\.", ".layer_norm2."),
     (r"(?<=\d)\.(fc[12])\.", r".mlp.\1."),
 )
+_SPEECH = (
+    (r"^embed_positions\.weight$", "embed_positions"),
+    (r"(?<=\d)\.(fc[12])\.", r".mlp.\1."),
+)
 # What a file may hold beside the tower's own: derived, for training alone, or of a head that the tower has not.
 _BESIDES = re.compile(r"^(embeddings\.(position_ids|mask_token)$|pooler\.|classifier\.)")
 
@@ -62,6 +68,17 @@ def vision_names(refs: Mapping[str, TensorRef], *, with_head: bool) -> dict[str,
 def audio_names(refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
     """The tensors of Whisper's encoder, out of its own file or the whole model's. Raises CheckpointError."""
     return _rename(_part_of(refs, ("model.encoder.", "encoder.")), _SOUNDS)
+
+
+def speech_names(refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
+    """The tensors of a whole Whisper, `encoder.` and `decoder.`. Raises CheckpointError, also for an untied head."""
+    refs = {name.removeprefix("model."): ref for name, ref in without_wrappers(refs).items()}
+    head, embedding = refs.pop("proj_out.weight", None), refs.get("decoder.embed_tokens.weight")
+    if head is not None and embedding is not None and not torch.equal(head.read(), embedding.read()):
+        raise CheckpointError("proj_out.weight differs from the decoder's embedding, in a Whisper they are one")
+    decoder = {name.removeprefix("decoder."): ref for name, ref in refs.items() if name.startswith("decoder.")}
+    return {**{f"encoder.{name}": ref for name, ref in audio_names(refs).items()},
+            **{f"decoder.{name}": ref for name, ref in _rename(decoder, _SPEECH).items()}}
 
 
 def _part_of(refs: Mapping[str, TensorRef], prefixes: tuple[str, ...]) -> dict[str, TensorRef]:

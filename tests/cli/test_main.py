@@ -169,7 +169,7 @@ def test_wrong_use_explains_itself(main):
     assert code == 2 and "Missing argument" in err and "prompt" in err
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "check", "fetch", "doctor", "bench"])
+@pytest.mark.parametrize("command", ["generate", "chat", "transcribe", "check", "fetch", "doctor", "bench"])
 def test_help_explains_each_flag(command):
     result = run(command, "--help", env={"COLUMNS": "200"})
     lines = [line for line in result.stdout.splitlines() if re.match(r"^\s+(--[a-z]|-h)", line)]

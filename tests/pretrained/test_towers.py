@@ -34,10 +34,13 @@ from llamamm import (
     load_image,
     load_image_processor,
     load_vision_tower,
+    load_whisper,
     log_mel,
 )
 from llamamm.assets.spoken_words import load_recordings
-from llamamm.errors import CheckpointError, ConfigError, FetchError
+from llamamm.errors import CheckpointError, ConfigError, FetchError, TokenizerError
+from llamamm.weights.tensors import refs_of
+from llamamm.weights.tower_names import speech_names
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
 TEXT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 99,
@@ -199,6 +202,51 @@ def test_the_real_whisper_equals_transformers_on_speech_and_its_decoder_hears_it
         ids.append(int(whisper(encoder_outputs=heard, decoder_input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
     text = tokenizer.decode(ids, skip_special_tokens=True).lower()
     assert spoken.text.startswith("go forward") and "go forward" in text, text
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [WhisperModel, WhisperForConditionalGeneration])
+def test_a_folder_of_transformers_gives_a_whole_whisper(kind, tmp_path, generator, whisper_tiny_dir):
+    small = {f"{part}_{key}": value for part in ("encoder", "decoder")
+             for key, value in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 64))}  # fmt: skip
+    ids = {f"{name}_token_id": 1 for name in ("pad", "bos", "eos", "decoder_start")}
+    theirs = saved(kind(WhisperConfig(d_model=32, vocab_size=51_864, **small, **ids)), tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (tmp_path / name).write_bytes((whisper_tiny_dir / name).read_bytes())
+    model, tokens = load_whisper(tmp_path)
+    mel, said = torch.randn(1, 80, 3000, generator=generator), torch.tensor([[*tokens.prompt, 838, 10_700]])
+    out = theirs(mel, decoder_input_ids=said)
+    expected = out.logits if kind is WhisperForConditionalGeneration else (
+        out.last_hidden_state @ theirs.decoder.embed_tokens.weight.T)  # fmt: skip
+    assert (model(mel, said) - expected).abs().max() < 1e-3  # scores reach 30
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda d: (d / "generation_config.json").unlink(), CheckpointError, "no generation_config.json"),
+        (lambda d: (d / "tokenizer.json").unlink(), TokenizerError, "no tokenizer.json"),
+        (lambda d: change(d, decoder_layers=5), CheckpointError, r"decoder.layers.4.self_attn_layer_norm"),
+        (lambda d: change(d, vocab_size=None), ConfigError, "lacks vocab_size"),
+    ],
+)
+def test_a_whisper_that_is_not_whole_is_named(spoil, error, message, tmp_path, whisper_tiny_dir):
+    for file in whisper_tiny_dir.iterdir():
+        if file.suffix == ".safetensors":
+            (tmp_path / file.name).symlink_to(file)
+        else:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    spoil(tmp_path)
+    with pytest.raises(error, match=message):
+        load_whisper(tmp_path)
+
+
+def test_a_head_of_its_own_is_refused():
+    embedding = torch.randn(5, 4)
+    refs = refs_of({"model.decoder.embed_tokens.weight": embedding, "proj_out.weight": embedding + 1})
+    with pytest.raises(CheckpointError, match="proj_out.weight differs"):
+        speech_names(refs)
 
 
 # ---- the settings of processors ----

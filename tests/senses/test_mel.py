@@ -25,6 +25,7 @@ from llamamm.senses.mel import (
     mel_filterbank,
     mel_to_hz,
     n_frames,
+    split_at_pauses,
     split_wave,
 )
 from llamamm.senses.waves import to_wave
@@ -245,3 +246,20 @@ def test_amplitudes_that_nobody_divided_are_refused(make):
     with pytest.raises(InputError, match="int16.*to_wave"):
         log_mel(amplitudes)
     assert log_mel(to_wave(amplitudes, rate=RATE)).shape == (80, 3000)
+
+
+# ---- pieces that end in a pause ----
+
+
+def test_a_long_wave_is_cut_where_it_is_quiet(generator):
+    loud = 0.1 * torch.randn(70 * 16_000, generator=generator)
+    loud[27 * 16_000 : 27 * 16_000 + 8000] = 0  # half a second, from 27 s
+    loud[100:9000] = 0  # a pause too early to count
+    pieces = split_at_pauses(loud)
+    assert torch.equal(torch.cat(pieces), loud)
+    assert 27 * 16_000 < len(pieces[0]) < 27.5 * 16_000
+    assert all(24 * 16_000 <= len(piece) <= 30 * 16_000 for piece in pieces[:-1])
+    assert [len(p) for p in split_at_pauses(loud[:480_000])] == [480_000]
+    assert [len(p) for p in split_at_pauses(loud[:480_001])][1] > 0
+    with pytest.raises(InputError, match="empty"):
+        split_at_pauses(loud[:0])

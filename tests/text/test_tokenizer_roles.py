@@ -104,6 +104,14 @@ def test_bos_only_where_the_post_processor_adds_it(processor, config, tmp_path):
         ours.save(folder := tmp_path / "b")
 
 
+def test_whispers_prompt_is_no_begin_of_text(tmp_path):
+    """It says what to do with a sound: who transcribes puts it there, and a text alone has none."""
+    start = added(264, "<|startoftranscript|>", special=True)
+    whisper = json.loads(json.dumps(template(TURN, BOS, end=[EOS])).replace(TURN, "<|startoftranscript|>"))
+    tokenizer = Tokenizer(write(tmp_path, tokens=[start], post_processor=whisper))
+    assert not tokenizer.adds_bos and tokenizer.encode("<|startoftranscript|>", allowed_special="all") == [264]
+
+
 @pytest.mark.parametrize(("processor", "match"), [
     (template(BOS, TURN), "2 tokens before each text, <s>, <turn>"),
     ({"type": "BertProcessing", "sep": [EOS, 261], "cls": [BOS, 260]}, "BertProcessing")])

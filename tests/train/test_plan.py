@@ -12,7 +12,9 @@ from llamamm.cli.main import app
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
+from llamamm.senses.config import AudioConfig
 from llamamm.senses.image_processor import ImageProcessor
+from llamamm.senses.waves import save_wave
 from llamamm.train.config import TrainConfig
 from llamamm.train.plan import GIB, kept_bytes, n_bytes, plan_memory
 from llamamm.train.run import make_trainer
@@ -43,6 +45,7 @@ def make(models, tmp_path):
     return make
 
 
+LONGEST = 320 * AudioConfig.tiny().n_positions  # samples that its ear hears at once
 KINDS = {
     "lora": {"lora_r": 4}, "full": {"method": "full"}, "pieces": {"method": "full", "micro_batch_size": 1},
     "bridges": {"model": "senses", "trains": ["bridges"]},
@@ -85,6 +88,28 @@ def test_pictures_are_counted_with_the_words_around_them(make, models, kind):
     assert plan.activations == pytest.approx(kept * 72 / batch.ids.shape[1], rel=0.25)
 
 
+@pytest.mark.parametrize("kind", ["image", "audio"])
+def test_alignment_runs_no_block_and_is_counted_by_its_longest_medium(make, models, kind):
+    if kind == "image":
+        PIL.Image.new("RGB", (32, 32)).save(models / "b.png")
+    else:
+        save_wave(models / "b.wav", 0.1 * torch.randn(LONGEST).clamp(-1, 1))
+    record = {"image": "b.png", "text": "What"} if kind == "image" else {"audio": "b.wav", "text": "What"}
+    (models / f"{kind}.jsonl").write_text(json.dumps(record) + "\n")
+    cfg = make("senses", method="align", data=str(models / f"{kind}.jsonl"), length=256)
+    [plan] = plan_memory(cfg)
+    trainer = make_trainer(cfg, quiet=True)
+    batch = next(trainer.batches)
+    trainer.log.close()
+    trainer.objective.register_buffer("words", torch.arange(trainer.model.cfg.vocab_size), persistent=False)
+    kept = kept_bytes(trainer.model, lambda: trainer._loss(batch))
+    assert plan.activations < plan_memory(make("senses", trains=["bridges"], length=256))[0].activations
+    if kind == "audio":  # the larger of the two
+        assert kept == pytest.approx(plan.activations, rel=0.25)
+    else:
+        assert kept < plan.activations
+
+
 def test_activations_computed_twice_take_less(make):
     [plain], [twice] = (plan_memory(make(checkpoint_activations=again)) for again in (False, True))
     assert twice.activations < 0.5 * plain.activations and twice.weights == plain.weights
@@ -106,8 +131,9 @@ def test_activations_grow_with_rows_and_tokens(make):
 
 
 def test_frozen_weights_are_short_on_a_gpu_and_what_trains_is_not(make):
-    [cpu], [gpu] = (plan_memory(make("senses", trains=["bridges"], device=device, precision="bf16"))
-                    for device in ("cpu", "cuda"))  # fmt: skip
+    [cpu], [gpu], [asked] = (plan_memory(make("senses", trains=["bridges"], device=device, precision=precision))
+                             for device, precision in (("cpu", "fp32"), ("cuda", "bf16"), ("cpu", "bf16")))  # fmt: skip
+    assert gpu.weights == asked.weights
     assert gpu.weights - gpu.gradients == (cpu.weights - cpu.gradients) // 2 and gpu.gradients == cpu.gradients
 
 

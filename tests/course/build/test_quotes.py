@@ -22,7 +22,7 @@ TAUGHT = [
     "train.rate_finder", "train.loop", "train.log",
     "train.checkpoint", "train.run", "senses.config", "senses.encoder", "senses.vision", "senses.images",
     "senses.image_processor", "pretrained.towers", "weights.tower_names", "senses.contrastive",
-    "experiments.retrieval", "assets.openmoji", "senses.waves", "senses.mel", "senses.audio", "assets.spoken_words",
+    "experiments.retrieval", "assets.openmoji", "senses.waves", "senses.mel", "senses.audio", "senses.whisper_decoder", "generation.transcribe", "assets.spoken_words",
     "experiments.word_recognition", "llama32_vision.config", "llama32_vision.tower", "llama32_vision.model",
     "llama32_vision.tiles", "llama32_vision.processor", "llama32_vision.memory", "weights.mllama_names",
     "multimodal.bridge", "multimodal.cross_attention", "multimodal.places", "experiments.fusion_ways",
