@@ -128,13 +128,13 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text_model(tokenizer):
     torch.manual_seed(0)
-    return Llama3Model(TextConfig.tiny(vocab_size=tokenizer.vocab_size)).eval()
+    return Llama3Model(TextConfig.tiny(vocab_size=tokenizer.vocab_size, tie_embeddings=False)).eval()
 
 
 @pytest.fixture(scope="module")
 def seeing(tokenizer):
     torch.manual_seed(0)
-    cfg = MultimodalConfig.tiny(text=TextConfig.tiny(vocab_size=tokenizer.vocab_size))
+    cfg = MultimodalConfig.tiny(text=TextConfig.tiny(vocab_size=tokenizer.vocab_size, tie_embeddings=False))
     return MultimodalLlama(cfg).eval(), MultimodalProcessor(cfg, tokenizer, ImageProcessor.vit(32))
 
 
