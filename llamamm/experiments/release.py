@@ -35,7 +35,7 @@ PARTS = {
     "text": "smollm2", "vision": "vit-s", "audio": "whisper-tiny",
     "image_size": 168,  # 12 x 12 patches, 9 tokens a picture
     "image_bridge": {"width": 256},  # narrow ones: 15 MB for all
-    "audio_bridge": {"merge": 4},  # 12.5 tokens a second
+    "audio_bridge": {"merge": 4, "compact": True},  # 12.5 tokens a second, words first
 }  # fmt: skip
 NAME = "senses"
 CARD = """\
@@ -75,7 +75,7 @@ def settings(output: Path, *, seed: int = 0, quick: bool = False) -> TrainConfig
         "warmup_steps": 50, "data": sources(speech=10, shapes=2, drawings=3, words=1),
     }  # fmt: skip
     tune = {
-        "name": "tune", "trains": ["bridges", "lora"], "steps": 2 if quick else 450, "batch_size": 4,
+        "name": "tune", "trains": ["lora"], "steps": 2 if quick else 300, "batch_size": 4,
         "learning_rate": 1e-3, "warmup_steps": 30,
         "data": sources(questions=4, drawings=2.5, paintings=0.3, speech=4, words=0.8, sounds=0.2, plain=0.7),
     }  # fmt: skip
