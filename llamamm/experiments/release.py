@@ -26,6 +26,7 @@ from llamamm.experiments.release_card import Line, as_json, card_markdown, casca
 from llamamm.experiments.release_data import write_data
 from llamamm.files import read_json, replace_folder, write_file
 from llamamm.multimodal.processor import MultimodalProcessor
+from llamamm.pretrained.compose import read_composed_config
 from llamamm.pretrained.load import from_pretrained
 from llamamm.text.config import parse_dtype
 from llamamm.train.config import TrainConfig
@@ -138,4 +139,6 @@ def store(skill: Path, folder: Path) -> None:
                 save_file({name: t.to(torch.bfloat16) for name, t in load_file(path).items()}, new / path.name, about)
         about = {**read_json(skill / "skill.json"), "base": NAME}
         write_file(new / "skill.json", json.dumps(about, indent=2) + "\n")
+        config = read_composed_config(**about["compose"]).to_hf()
+        write_file(new / "config.json", json.dumps(config, indent=2) + "\n")
         shutil.copy(skill / "adapter_config.json", new / "adapter_config.json")
