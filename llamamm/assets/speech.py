@@ -10,7 +10,7 @@ in `sentences`, whose 11 voices are held out here, too; texts by the person who 
     "text"    other sentences, read by voices of training
     "both"    the same other sentences, read by the 11 voices
 
-Larger (about 500 MB) and easier than `sentences`, whose texts are of an encyclopedia. No random numbers.
+Larger (663 MB) and easier than `sentences`, whose texts are of an encyclopedia. No random numbers.
 
 Fetched by `llamamm.assets.fetch` as "speech". For training an ear on speech: `llamamm experiment release`.
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 from llamamm.assets.chitchat import Record, read_chitchat
-from llamamm.assets.corpora import CREDITS
+from llamamm.assets.corpora import licence_text
 from llamamm.assets.media_folders import FILES as FOLDER_FILES
 from llamamm.assets.media_folders import write_side
 from llamamm.assets.sentences import (
@@ -75,7 +75,7 @@ def _sentences(text: str, frequent: set[str]) -> Iterator[str]:
 
 
 def _is_odd(word: str) -> bool:
-    """Whether a word is not said as it is written: "lol", "u", "hmm", a lone apostrophe."""
+    """Whether a word is not said as it is written: "hmm", "u", "r", and what quotes enclose."""
     return not re.search("[aeiouy]", word) or (len(word) == 1 and word not in "ai") or word.strip("'") != word
 
 
@@ -92,12 +92,12 @@ def write_speech(chitchat: Path, folder: Path) -> None:
     Raises MissingDependencyError and FetchError as `speak`.
     """
     with ZipFile(chitchat) as archive:
-        train, test = read_texts(archive)
+        (train, test), licence = read_texts(archive), licence_text("chitchat", archive)
     parts = {"voice": requests(train[: len(test)], TEST_VOICES), "text": requests(test, TRAIN_VOICES),
              "both": requests(test, TEST_VOICES, first=1)}  # fmt: skip
     write_side(folder / "train", spoken_clips([{**r, "new": ""} for r in requests(train, TRAIN_VOICES)]))
     write_side(folder / "test", spoken_clips([{**r, "new": new} for new, some in parts.items() for r in some]))
-    write_file(folder / "LICENSE.txt", f"{CREDIT}\n{CREDITS['chitchat']}")
+    write_file(folder / "LICENSE.txt", f"{CREDIT}\n{licence}")
 
 
 CREDIT = """\

@@ -149,7 +149,10 @@ def chat(
     from llamamm.generation.session import ChatSession
 
     sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
+    media = [_opened("/image", file) for file in image or ()] + [_opened("/audio", file) for file in audio or ()]
     llama, processor = _load(model, size, dtype, device, compile, adapter)
+    if media:
+        processor.prompt(media)  # a model that cannot take them says so now, not after the first message
     session = ChatSession(
         llama, processor, system=system, sampling=sampling, max_new_tokens=max_new_tokens, context_size=context_size,
         seed=seed,
@@ -159,9 +162,7 @@ def chat(
     typed = sys.stdin.isatty()
     if typed:
         err().print("Type a message; /help lists the commands, Ctrl-D leaves.")
-    media: list[Image | Sound] = []  # go with the next message
-    for kind, file in [("/image", f) for f in image or ()] + [("/audio", f) for f in audio or ()]:
-        media.append(_opened(kind, file))
+    for file in (*(image or ()), *(audio or ())):
         err().print(f"({file.name} goes with your first message)", markup=False, soft_wrap=True)
     while True:
         try:

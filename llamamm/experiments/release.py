@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -139,6 +138,7 @@ def store(skill: Path, folder: Path) -> None:
                 save_file({name: t.to(torch.bfloat16) for name, t in load_file(path).items()}, new / path.name, about)
         about = {**read_json(skill / "skill.json"), "base": NAME}
         write_file(new / "skill.json", json.dumps(about, indent=2) + "\n")
-        config = read_composed_config(**about["compose"]).to_hf()
-        write_file(new / "config.json", json.dumps(config, indent=2) + "\n")
-        shutil.copy(skill / "adapter_config.json", new / "adapter_config.json")
+        shape = read_composed_config(**about["compose"]).to_hf()
+        write_file(new / "config.json", json.dumps(shape, indent=2) + "\n")
+        config = {**read_json(skill / "adapter_config.json"), "base_model_name_or_path": NAME}
+        write_file(new / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -30,7 +30,7 @@ def word_scores(tokens: Tensor, embeddings: Tensor, mean: Tensor) -> Tensor:
 
 @torch.no_grad()
 def says_something(tokens: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
-    """Which tokens (B, M, C) are nearest to a word, and to a different one than the token before. mask (B, M) -> bool."""
+    """Which tokens (B, M, C) are nearest to a word, and not to that of the token before. mask (B, M) -> (B, M) bool."""
     embeddings = embeddings.float()
     best = word_scores(tokens.float(), embeddings, embeddings.mean(dim=0)).argmax(dim=-1)  # (B, M)
     best = torch.where(mask, best, 0)

@@ -124,22 +124,27 @@ def composed_config(
     """That of the model that `compose` makes of such parts. Raises ConfigError."""
     return MultimodalConfig(
         text, vision, audio, image_size=None if vision is None else (image_size, image_size),
-        image_bridge=_bridge(BridgeConfig("mlp", merge=MERGE), fusion, image_bridge),
-        audio_bridge=_bridge(BridgeConfig("swiglu", merge=HEARD_AT_ONCE), fusion, audio_bridge),
+        image_bridge=_bridge("image_bridge", BridgeConfig("mlp", merge=MERGE), fusion, image_bridge),
+        audio_bridge=_bridge("audio_bridge", BridgeConfig("swiglu", merge=HEARD_AT_ONCE), fusion, audio_bridge),
         image_layer=None if vision is None else -min(4, vision.encoder.n_layers),
         cross_layers=tuple(range(LAYERS_APART - 1, text.n_layers, LAYERS_APART)) if fusion == "gated" else (),
     )  # fmt: skip
 
 
-def _bridge(cfg: BridgeConfig, fusion: str, changes: Mapping[str, Any] | None) -> BridgeConfig:
+def _bridge(name: str, cfg: BridgeConfig, fusion: str, changes: Mapping[str, Any] | None) -> BridgeConfig:
     """Gated blocks look at every feature, a Perceiver sums them up in 16; a projector makes a token of several."""
+    if not isinstance(changes, Mapping | None):
+        raise ConfigError(f"{name} must be keys and their values, such as width: 256, got {changes!r}")
     if fusion != "projector":
         merge = 1 if cfg.projector == "mlp" else cfg.merge
         cfg = replace(cfg, merge=merge, latents=16 if fusion == "perceiver" else 0)
     known = [field.name for field in fields(BridgeConfig)]
     if unknown := sorted(set(changes or {}) - set(known)):
-        raise ConfigError(f"a bridge has {', '.join(known)}; got {', '.join(map(repr, unknown))}")
-    return replace(cfg, **changes or {})
+        raise ConfigError(f"{name} takes {', '.join(known)}; got {', '.join(map(repr, unknown))}")
+    try:
+        return replace(cfg, **changes or {})
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
 
 
 def _require_size(size: int, patch: int) -> None:

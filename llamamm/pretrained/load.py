@@ -23,11 +23,12 @@ from llamamm.generation.prompts import Processor
 from llamamm.llama32_vision.config import EXTRA_EMBEDDINGS, MllamaConfig
 from llamamm.llama32_vision.model import MllamaModel
 from llamamm.llama32_vision.processor import MllamaProcessor
+from llamamm.lora.adapter_config import CONFIG_FILE as ADAPTER_FILE
 from llamamm.multimodal.config import MODEL_TYPE, MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.pretrained.locate import HubOptions, locate
-from llamamm.pretrained.skill import parts_of
+from llamamm.pretrained.skill import SKILL_FILE, base_of, parts_of
 from llamamm.text.config import TextConfig
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
@@ -62,10 +63,6 @@ def from_pretrained(
     """
     bars = sys.stderr.isatty() if progress is None else progress
     path = locate(repo_or_dir, progress=progress, **hub)
-    if path.is_dir() and parts_of(path):
-        from llamamm.pretrained.compose import open_composed  # which opens its parts by this function
-
-        return open_composed(path, dtype=dtype, device=device)
     family = _family(path)
     if like_transformers and family != "mllama":
         raise InputError(f"like_transformers is for Llama 3.2 Vision ('mllama'), {path} is {family!r}: leave it out")
@@ -83,8 +80,13 @@ class _Wish:
 
 
 def _family(path: Path) -> str:
-    """The model_type in config.json."""
-    return "llama" if path.suffix == ".gguf" else str(read_json(_folder(path) / "config.json").get("model_type"))
+    """The model_type in config.json; "skill" where there is none, but what a training has added to a model."""
+    if path.suffix == ".gguf":
+        return "llama"
+    folder = _folder(path)
+    if not (folder / "config.json").exists() and any((folder / name).is_file() for name in (SKILL_FILE, ADAPTER_FILE)):
+        return "skill"
+    return str(read_json(folder / "config.json").get("model_type"))
 
 
 def _folder(path: Path) -> Path:
@@ -188,9 +190,26 @@ def _open_multimodal(path: Path, wish: _Wish) -> tuple[MultimodalLlama, Multimod
     return model.to(wish.device).eval(), processor
 
 
+# ---- a skill: what a training has added ----
+
+
+def _open_skill(path: Path, wish: _Wish) -> tuple[MultimodalLlama, MultimodalProcessor]:
+    """With its base, where it says what that was composed of."""
+    from llamamm.pretrained.compose import open_composed  # which opens its parts by `from_pretrained`
+
+    folder = _folder(path)
+    if parts_of(folder):
+        return open_composed(folder, dtype=wish.dtype, device=wish.device)
+    what, base = "a skill" if (folder / SKILL_FILE).is_file() else "an adapter", base_of(folder)
+    raise CheckpointError(
+        f"{folder} is {what} and no whole model: load its base, {base or 'which it does not name'}, and then "
+        f"load_skill(model, folder); for a command, --adapter {folder}{'' if base else ' beside --model BASE'}"
+    )
+
+
 # The families besides Llama, by their model_type.
 _OPENERS: dict[str, Callable[[Path, _Wish], tuple[Llama3Model, Tokenizer | Processor | None]]] = {
-    "mllama": _open_mllama, MODEL_TYPE: _open_multimodal,
+    "mllama": _open_mllama, MODEL_TYPE: _open_multimodal, "skill": _open_skill,
 }
 
 

@@ -33,6 +33,7 @@ from llamamm.train.media_rows import MediaObjective
 from llamamm.train.records import Record
 from llamamm.train.rows import encode_dialogue
 
+RARE = 1e-4  # probability below which 1 - (1 - p)(1 - q)... is p + q + ..., also where fp32 has no more digits for it
 
 PULL = 0.1  # of the distance to what a token says, beside what it should say
 
@@ -53,9 +54,10 @@ def picture_loss(shares: Tensor, said: Collection[int]) -> Tensor:
     of -log of the probability that it says one of the words, or nothing.
     """
     words = sorted(set(said))
-    silent = torch.log1p(-shares[:, words].exp().clamp(max=1 - 1e-6)).sum(dim=0)  # no token says it
-    told = -torch.log1p(-silent.exp().clamp(max=1 - 1e-6)).sum()
-    return told - shares[:, [0, *words]].logsumexp(dim=1).mean()
+    silent = torch.log1p(-shares[:, words].exp().clamp(max=1 - 1e-6)).sum(dim=0)  # log of: no token says it
+    told = torch.log(-torch.expm1(silent.clamp(max=-RARE)))
+    told = torch.where(silent < -RARE, told, shares[:, words].logsumexp(dim=0))  # so rare ones just add up
+    return -told.sum() - shares[:, [0, *words]].logsumexp(dim=1).mean()
 
 
 def words_of(sources: Iterable[Sequence[Record]], tokenizer: Tokenizer) -> list[int]:
@@ -118,7 +120,7 @@ class AlignmentObjective(MediaObjective):
         for kind, (tokens, mask) in self.model.bridged(features).items():
             rows = (seen if kind == "image" else heard).nonzero().flatten().tolist()
             loss = loss + self._loss(kind, tokens, mask, [said[row] for row in rows])
-            self.used.add(f"{kind}_bridge")
+            self.used |= {f"{kind}_bridge"} if self.training else set()  # as in `MediaObjective`
         return loss + 0.0 * sum(p.sum() for p in self.model.added_parameters() if p.requires_grad)
 
     def _loss(self, kind: str, tokens: Tensor, mask: Tensor, said: Sequence[list[int]]) -> Tensor:

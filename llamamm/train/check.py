@@ -18,7 +18,7 @@ from llamamm.lora.adapter_config import read_adapter_config
 from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.pretrained.load import load_tokenizer, read_config
 from llamamm.pretrained.locate import locate
-from llamamm.pretrained.skill import SKILL_FILE
+from llamamm.pretrained.skill import SKILL_FILE, parts_of
 from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.alignment import check_aligned
 from llamamm.train.config import Source, TrainConfig
@@ -217,10 +217,12 @@ def own_tokenizer(path: str | None) -> Tokenizer:
 
 
 def _context_of(path: Path) -> int | None:
-    """The context in a text model's config.json or GGUF header; None for other models, which are refused later."""
+    """The context in a text model's config.json or GGUF header; None for other models, whose length is known later."""
     if path.suffix == ".gguf":
         return GGUFFile(path).config.context_length
     folder = path if path.is_dir() else path.parent
+    if parts_of(folder):
+        return None
     kind = read_json(folder / "config.json").get("model_type")
     return read_config(folder).context_length if kind in (None, "llama") else None
 

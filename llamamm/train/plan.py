@@ -31,6 +31,7 @@ from llamamm.multimodal.model import MultimodalLlama
 from llamamm.pretrained.compose import read_composed_config
 from llamamm.pretrained.load import read_config
 from llamamm.pretrained.locate import DEFAULT_MODEL, locate, locate_config
+from llamamm.pretrained.skill import parts_of
 from llamamm.text.config import TextConfig
 from llamamm.text.model import Llama3Model
 from llamamm.train.config import TrainConfig
@@ -81,6 +82,8 @@ def model_shape(cfg: TrainConfig) -> TextConfig | MultimodalConfig:
     if str(cfg.model).endswith(".gguf"):
         return GGUFFile(locate(cfg.model)).config
     folder = locate_config(cfg.model or DEFAULT_MODEL)
+    if parts := parts_of(folder):
+        return read_composed_config(**parts)
     data = read_json(folder / "config.json")
     return MultimodalConfig.from_hf(data) if data.get("model_type") == MODEL_TYPE else read_config(folder)
 

@@ -368,6 +368,44 @@ def test_a_text_model_says_in_chat_that_it_cannot_see(main, tiny_dir, files):
     assert "stopped after 2 tokens" in err.split("reads text alone")[-1]  # the second "hi" is answered
 
 
+def test_chat_begins_with_images_and_sounds(main, seeing_dir, files):
+    """They go with the first message alone, after whatever command; /image adds to them, /reset drops them."""
+    options = ["--model", seeing_dir, "--temperature", 0, "--max-new-tokens", 8, "--dtype", "float32"]
+    red, low = ("--image", files / "red.png"), ("--audio", files / "low.wav")
+    alone = said(seeing_dir, "what is this").strip()
+    shown = said(seeing_dir, "what is this", *red, *low).strip()
+    two = said(seeing_dir, "what is this", *red, "--image", files / "blue.png").strip()
+    assert len({alone, shown, two}) == 3
+    code, out, err = main("chat", *low, *red, *options, input_text="/help\nwhat is this\n/reset\nwhat is this\n")
+    assert code == 0 and out.strip().startswith(shown) and out.strip().endswith(alone) and out.count(shown) == 1
+    assert err.index("(red.png goes with your first message)") < err.index("(low.wav goes with your first message)")
+    _, out, _ = main("chat", *red, *options, input_text=f"/image {files}/blue.png\nwhat is this\n")
+    assert out.strip() == two
+    _, out, _ = main("chat", *red, *options, input_text="/reset\nwhat is this\n")
+    assert out.strip() == alone
+
+
+@pytest.mark.parametrize(("option", "file"), [("--image", "none.png"), ("--image", "bad.png"), ("--audio", "none.wav"),
+                                              ("--audio", "bad.wav")])  # fmt: skip
+def test_a_wrong_file_ends_chat_before_weights_are_read(main, files, monkeypatch, option, file):
+    def never(*_args, **_options):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("llamamm.pretrained.load.from_pretrained", never)
+    code, out, err = main("chat", option, files / file, input_text="what is this\n")
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"error: .*{file}.*\n", err), err
+
+
+@pytest.mark.parametrize(
+    ("option", "file", "kind"), [("--image", "red.png", "an image"), ("--audio", "low.wav", "a sound")]
+)
+def test_chat_with_a_text_model_refuses_media(main, tiny_dir, files, option, file, kind):
+    code, out, err = main("chat", option, files / file, "--model", tiny_dir, input_text="hi\n")
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"error: this model reads text alone, .*{kind}.* take a model that sees and hears\n", err)
+
+
 # ---- doctor, fetch, bench ----
 
 

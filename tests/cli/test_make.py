@@ -101,6 +101,7 @@ def test_own_pictures_become_a_skill_by_three_commands(tmp_path, tiny_dir):  # n
     made = run("compose", senses, "--text", tiny_dir, "--audio", "none", "--image-size", "56", "--dtype", "float32")
     assert made.exit_code == 0 and made.stdout.strip() == str(senses), made.output
     assert "towers 22.1 M parameters" in made.stderr
+    assert json.loads((senses / "compose.json").read_text())["text"] == str(tiny_dir)
     seen = run("data", tmp_path, "--model", senses)
     assert seen.exit_code == 0 and "[picture: 3 places]" in seen.stdout and "pictures" in seen.stdout
     (tmp_path / "own.yaml").write_text(
@@ -112,6 +113,8 @@ def test_own_pictures_become_a_skill_by_three_commands(tmp_path, tiny_dir):  # n
     answers = [run("generate", "Describe", *which, *options) for which in (
         ["--adapter", skill], ["--model", senses])]  # fmt: skip
     assert all(answer.exit_code == 0 for answer in answers) and answers[0].stdout != answers[1].stdout
+    whole = run("generate", "Describe", "--model", skill, *options)  # which says what its base was composed of
+    assert whole.exit_code == 0 and whole.stdout == answers[0].stdout
     merged = run("merge", skill, tmp_path / "merged")
     assert merged.exit_code == 0, merged.output
     assert run("generate", "Describe", "--model", tmp_path / "merged", *options).stdout == answers[0].stdout

@@ -2,12 +2,14 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+import llamamm.pretrained
 from llamamm import Llama3Model, TextConfig, from_pretrained, save_pretrained
 from llamamm.errors import CheckpointError, FetchError, InputError
 from llamamm.multimodal.config import MultimodalConfig
@@ -40,15 +42,24 @@ def test_what_is_nothing_is_named_with_the_assets(name):
 
 @pytest.mark.parametrize("name", ["shakespeare", "dialogues", "wiki"])
 def test_a_corpus_is_no_model(name):
-    with pytest.raises(FetchError, match=f"'{name}' is a corpus.*models are smollm2$"):
+    with pytest.raises(FetchError, match=f"'{name}' is a corpus.*models are smollm2, senses$"):
         from_pretrained(name)
 
 
 @pytest.mark.parametrize(("name", "what"), [
     ("vit-s", "a vision tower"), ("whisper-tiny", "an audio model"), ("llama3-tokenizer", "a file")])  # fmt: skip
 def test_other_assets_are_no_text_model(name, what):
-    with pytest.raises(FetchError, match=f"'{name}' is {what}, .* not a text model; text models are smollm2$"):
+    with pytest.raises(FetchError, match=f"'{name}' is {what}, .* not a text model; text models are smollm2, senses$"):
         from_pretrained(name)
+
+
+def test_the_skill_of_the_package_goes_by_its_name_and_a_folder_here_comes_before_it(tmp_path, monkeypatch):
+    assert locate("senses") == Path(llamamm.pretrained.__file__).parent / "senses"
+    with pytest.raises(FetchError, match="'senses' is no file or folder here.* none of the assets vit-s$"):
+        locate("senses", kind="vision")
+    (tmp_path / "senses").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert locate("senses").resolve() == tmp_path / "senses"
 
 
 def test_a_tower_is_found_where_one_is_asked_for(vit_s_dir, whisper_tiny_dir):
@@ -58,7 +69,7 @@ def test_a_tower_is_found_where_one_is_asked_for(vit_s_dir, whisper_tiny_dir):
 
 
 def test_only_models_are_offered():
-    with pytest.raises(FetchError, match="none of the assets smollm2$"):
+    with pytest.raises(FetchError, match="none of the assets smollm2, senses$"):
         locate("no-such")
 
 

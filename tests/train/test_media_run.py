@@ -499,9 +499,29 @@ def test_an_alignment_resumes_bit_for_bit(make, spoken, tmp_path):
     assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), again.model.parameters(), strict=True))
 
 
+def test_bridges_of_an_eye_and_an_ear_are_aligned_in_one_run(make, base, spoken, data):
+    """Sounds and pictures in one batch, each drawn to its own words."""
+    both = [{"source": str(spoken), "share": 1}, {"source": str(data / "pictures"), "share": 1}]
+    cfg = make(method="align", data=both, steps=150, batch_size=6, learning_rate=1e-2, schedule="constant")
+    trainer = run_training(cfg, quiet=True)
+    assert sum(trainer.log.losses[-9:]) / 9 < 0.25 < 1 < trainer.log.losses[0]
+    assert trained_parts(trainer.model, base) == {"image_bridge", "audio_bridge"}
+
+
+def test_on_a_cpu_too_frozen_weights_are_short_where_that_is_asked_for(make):
+    """What trains is not: its steps are smaller than bf16's last digit."""
+    short, whole = (run_training(make(precision=p, output=make().output / p, steps=4), quiet=True)
+                    for p in ("bf16", "fp32"))  # fmt: skip
+    for trainer, frozen in ((short, torch.bfloat16), (whole, torch.float32)):
+        assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}
+        assert {p.dtype for p in trainer.model.parameters() if not p.requires_grad} == {frozen}
+    assert short.log.losses == pytest.approx(whole.log.losses, rel=0.1)
+    assert short.log.losses[-1] < short.log.losses[0]
+
+
 NOT_SPOKEN = {
     "a text": ({"text": "red"}, "0 sounds, 0 pictures and 0 messages"),
-    "a picture": ({"image": "red.png", "text": "red"}, "0 sounds, 1 picture and 2 messages"),
+    "both": ({"audio": "red.wav", "image": "red.png", "text": "red"}, "1 sound, 1 picture and 2 messages"),
     "a question": ({"prompt": "Which?", "response": "red"}, "0 sounds, 0 pictures"),
     "two sounds": ({"audio": ["red.wav", "blue.wav"], "text": "red blue"}, "2 sounds"),
 }

@@ -9,7 +9,9 @@ import yaml
 
 from llamamm import Llama3Model, TextConfig, from_pretrained, save_pretrained
 from llamamm.errors import ConfigError
-from llamamm.pretrained.skill import load_skill
+from llamamm.files import read_json
+from llamamm.lora.lora import merge_lora
+from llamamm.pretrained.skill import load_skill, parts_of
 from llamamm.senses.waves import save_wave
 from llamamm.train import check, run
 from llamamm.train.config import TrainConfig
@@ -101,12 +103,20 @@ def test_a_recipe_trains_as_it_stands(small, tmp_path, name, monkeypatch):
                for stage in ("align", "tune", "task")}  # fmt: skip
     base, processor = from_pretrained(tmp_path / "run" / "base", dtype=torch.float32)
     assert processor is not None and "bridges.safetensors" in folders["align"]
+    noted = read_json(tmp_path / "run" / "base" / "compose.json")
+    assert noted == parts_of(tmp_path / "run" / "align" / "last") == small(name).compose
     assert "adapter_model.safetensors" not in folders["align"] and "adapter_model.safetensors" in folders["task"]
     whole = name == "llava-1b"
     assert ("model.safetensors" in folders["tune"]) == whole and ("skill.json" in folders["tune"]) == (not whole)
     begin = tmp_path / "run" / ("tune/last" if whole else "base")
     model, _ = from_pretrained(begin, dtype=torch.float32)
     load_skill(model, tmp_path / "run" / "task" / "last")  # compares the base, too
+    assert (parts_of(tmp_path / "run" / "task" / "last") is None) == whole  # tuned weights are in no part
+    if not whole:  # the skill alone is enough to open the model
+        opened, _ = from_pretrained(tmp_path / "run" / "task" / "last", dtype=torch.float32)
+        merge_lora(model, keep_base=False)
+        assert all(torch.equal(p, q) for p, q in zip(opened.parameters(), model.parameters(), strict=True))
+        load_skill(model := from_pretrained(begin, dtype=torch.float32)[0], tmp_path / "run" / "task" / "last")
     fresh = dict(base.named_parameters())
     moved = {n.split(".")[0] for n, p in model.named_parameters() if n in fresh and not torch.equal(p, fresh[n])}
     assert moved >= {"image_bridge", "audio_bridge"} and ("layers" in moved) == whole
@@ -121,7 +131,7 @@ def test_the_base_is_put_together_once(small, monkeypatch, tmp_path):
     made = (tmp_path / "run" / "base" / "model.safetensors").stat().st_mtime_ns
     with pytest.raises(ConfigError, match="holds a run already"):
         run_training(short, quiet=True)
-    monkeypatch.setattr(run, "compose", None)
+    monkeypatch.setattr(run, "save_composed", None)
     again = run_training(short, resume=True, quiet=True)
     assert again.step == one.step and (tmp_path / "run" / "base" / "model.safetensors").stat().st_mtime_ns == made
 

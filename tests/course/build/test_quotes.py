@@ -22,7 +22,8 @@ TAUGHT = [
     "train.rate_finder", "train.loop", "train.log",
     "train.checkpoint", "train.run", "senses.config", "senses.encoder", "senses.vision", "senses.images",
     "senses.image_processor", "pretrained.towers", "weights.tower_names", "senses.contrastive",
-    "experiments.retrieval", "assets.openmoji", "senses.waves", "senses.mel", "senses.audio", "senses.whisper_decoder", "generation.transcribe", "assets.spoken_words",
+    "experiments.retrieval", "assets.openmoji", "senses.waves", "senses.mel", "senses.audio", "senses.whisper_decoder",
+    "generation.transcribe", "assets.spoken_words",
     "experiments.word_recognition", "llama32_vision.config", "llama32_vision.tower", "llama32_vision.model",
     "llama32_vision.tiles", "llama32_vision.processor", "llama32_vision.memory", "weights.mllama_names",
     "multimodal.bridge", "multimodal.cross_attention", "multimodal.places", "experiments.fusion_ways",
@@ -93,7 +94,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "convert_gguf": IN_WORDS,
     },
     "pretrained.locate": {
-        "DEFAULT_MODEL": CONSTANT,
+        **dict.fromkeys(("DEFAULT_MODEL", "BUILT_IN"), CONSTANT),
         "locate": IN_WORDS,
         "locate_config": "the small half of locate",
         "HubOptions": TYPE_NAME,

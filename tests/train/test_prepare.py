@@ -1,0 +1,43 @@
+"""train.prepare: which weights may be short."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from llamamm import Llama3Model, TextConfig, save_pretrained
+from llamamm.train.config import TrainConfig
+from llamamm.train.prepare import load_model, weights_dtype
+from llamamm.train.tokenizer import train_tokenizer
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+
+
+@pytest.mark.parametrize(("method", "precision", "device", "low", "dtype"), [
+    ("lora", "bf16", "cpu", BF16, BF16),  # asked for
+    ("align", "bf16", "cpu", BF16, BF16),
+    ("lora", "auto", "cpu", BF16, FP32),  # not asked for: a CPU may be slow at it
+    ("lora", "fp32", "cpu", None, FP32),
+    ("full", "bf16", "cpu", BF16, FP32),  # AdamW moves all of it
+    ("lora", "auto", "cuda", BF16, BF16),
+    ("lora", "fp16", "cuda", FP16, FP16),
+    ("full", "bf16", "cuda", BF16, FP32),
+    ("lora", "fp32", "cuda", None, FP32),
+])  # fmt: skip
+def test_frozen_weights_may_be_short_and_others_not(method, precision, device, low, dtype):
+    cfg = SimpleNamespace(method=method, precision=precision)
+    assert weights_dtype(cfg, torch.device(device), low) == dtype
+
+
+@pytest.mark.parametrize(
+    ("method", "precision", "frozen"),
+    [("lora", "bf16", {BF16}), ("lora", "fp32", {FP32}), ("dpo", "bf16", {BF16}), ("full", "bf16", set())],
+)
+def test_what_trains_of_a_text_model_is_fp32(tmp_path, method, precision, frozen):
+    words = train_tokenizer(["user assistant"] * 9, tmp_path, vocab_size=280)
+    save_pretrained(Llama3Model(TextConfig.tiny(vocab_size=words.vocab_size)), tmp_path / "text", tokenizer=words)
+    cfg = TrainConfig.make({"model": str(tmp_path / "text"), "steps": 1, "output": tmp_path / "run", "method": method,
+                            "precision": precision, "device": "cpu"})  # fmt: skip
+    model, _ = load_model(cfg, torch.device("cpu"))
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {FP32}
+    assert {p.dtype for p in model.parameters() if not p.requires_grad} == frozen
