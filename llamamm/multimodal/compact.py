@@ -3,7 +3,7 @@
     tokens of a sound     _ well _ _ it was was _ nice _         ("_": nearest to the mean of all embeddings)
     compacted             well it was nice _ _ _ _ _ _
 
-A bridge that was aligned by CTC puts each word somewhere along the sound, with nothing before and after it. A text model
+A bridge that was aligned by CTC puts each word somewhere along the sound, with nothing before and after it. A model
 copies what stands side by side, so words move up, in their order; what repeats the token before counts once, as CTC
 reads it. Gradients reach the tokens that stay.
 
