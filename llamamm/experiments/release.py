@@ -25,6 +25,7 @@ from llamamm.experiments.release_card import Line, as_json, card_markdown, casca
 from llamamm.experiments.release_data import write_data
 from llamamm.files import read_json, replace_folder, write_file
 from llamamm.multimodal.processor import MultimodalProcessor
+from llamamm.pretrained.compose import read_composed_config
 from llamamm.pretrained.load import from_pretrained
 from llamamm.text.config import parse_dtype
 from llamamm.train.config import TrainConfig
@@ -34,7 +35,7 @@ PARTS = {
     "text": "smollm2", "vision": "vit-s", "audio": "whisper-tiny",
     "image_size": 168,  # 12 x 12 patches, 9 tokens a picture
     "image_bridge": {"width": 256},  # narrow ones: 15 MB for all
-    "audio_bridge": {"merge": 4},  # 12.5 tokens a second
+    "audio_bridge": {"merge": 4, "compact": True},  # 12.5 tokens a second, words first
 }  # fmt: skip
 NAME = "senses"
 CARD = """\
@@ -74,7 +75,7 @@ def settings(output: Path, *, seed: int = 0, quick: bool = False) -> TrainConfig
         "warmup_steps": 50, "data": sources(speech=10, shapes=2, drawings=3, words=1),
     }  # fmt: skip
     tune = {
-        "name": "tune", "trains": ["bridges", "lora"], "steps": 2 if quick else 450, "batch_size": 4,
+        "name": "tune", "trains": ["lora"], "steps": 2 if quick else 300, "batch_size": 4,
         "learning_rate": 1e-3, "warmup_steps": 30,
         "data": sources(questions=4, drawings=2.5, paintings=0.3, speech=4, words=0.8, sounds=0.2, plain=0.7),
     }  # fmt: skip
@@ -137,5 +138,7 @@ def store(skill: Path, folder: Path) -> None:
                 save_file({name: t.to(torch.bfloat16) for name, t in load_file(path).items()}, new / path.name, about)
         about = {**read_json(skill / "skill.json"), "base": NAME}
         write_file(new / "skill.json", json.dumps(about, indent=2) + "\n")
+        shape = read_composed_config(**about["compose"]).to_hf()
+        write_file(new / "config.json", json.dumps(shape, indent=2) + "\n")
         config = {**read_json(skill / "adapter_config.json"), "base_model_name_or_path": NAME}
         write_file(new / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")

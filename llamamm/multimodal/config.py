@@ -29,7 +29,9 @@ class BridgeConfig:
     0: the text model's width, for "swiglu" twice that.
     merge: how many features become one first: of a picture merge x merge neighbours, of a sound `merge` in a row.
     tags: learned position tags, so many for rows and for columns of a picture, or for places of a sound; 0: none.
-    latents: a Perceiver of so many latents behind the projector; 0: none. depth: its blocks; heads: in each.
+    compact: tokens that are nearest to no word are moved to the end, see `llamamm.multimodal.compact`: for a sound's
+    bridge that was aligned with words.
+    latents: a Perceiver of so many latents after the projector; 0: none. depth: its blocks; heads: in each.
     Raises ConfigError with the value that is wrong.
     """
 
@@ -40,6 +42,7 @@ class BridgeConfig:
     depth: int = 2
     heads: int = 4
     width: int = 0
+    compact: bool = False
 
     def __post_init__(self) -> None:
         if self.projector not in PROJECTORS:
@@ -48,6 +51,8 @@ class BridgeConfig:
             require_whole(name, getattr(self, name), least=least)
         if self.projector == "swiglu" and self.width % 2:
             raise ConfigError(f"width {self.width} of swiglu must be even: one half gates the other")
+        if not isinstance(self.compact, bool):
+            raise ConfigError(f"compact is true or false, got {self.compact!r}")
         if self.width and self.projector == "linear":
             raise ConfigError(f"width {self.width} is that between two linears, but the projector is a single one")
 

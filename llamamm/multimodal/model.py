@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from llamamm.errors import ConfigError, InputError
 from llamamm.multimodal.bridge import Bridge
+from llamamm.multimodal.compact import compacted
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.cross_attention import CrossAttentionBlock, CrossAttentionCache
 from llamamm.multimodal.places import image_spans, pad_right, require_matching
@@ -131,7 +132,7 @@ class MultimodalLlama(Llama3Model):
             raise InputError("media and features are two forms of the same; give one of them")
         if media is not None:
             features = self.perceive(media)
-        tokens = self.bridged(features or Features())
+        tokens = self._read(self.bridged(features or Features()))
         x = self._embedded(ids, places, tokens)
         before = self._looking(ids, tokens, cache, segments) if cfg.cross_layers else None
         return self.norm(self.run_blocks(x, cache=cache, padding=padding, segments=segments, before=before))
@@ -163,6 +164,12 @@ class MultimodalLlama(Llama3Model):
             self._require(self.multimodal_cfg.audio, "ear", "sounds")
             tokens["audio"] = self.audio_bridge(features.sounds, features.sound_mask)
         return tokens
+
+    def _read(self, tokens: dict[str, Tokens]) -> dict[str, Tokens]:
+        """The bridges' tokens as the text model reads them: words first, where a bridge asks for it."""
+        table = self.embed_tokens.weight
+        return {kind: (compacted(found, mask, table) if bridge.cfg.compact else found, mask)
+                for kind, _, bridge in self._senses() if kind in tokens for found, mask in [tokens[kind]]}
 
     def _embedded(self, ids: Tensor, places: Tensor, tokens: dict[str, Tokens]) -> Tensor:
         """Words from the table, media from the bridges: all framed tokens, or, where gated blocks look at them, a

@@ -3,6 +3,7 @@ says.
 
     tokens of the bridge (M, C), embeddings of the answer's words (L, C)
     score of word k at token h: -|h - e_k|² / 2, and of "nothing here" the same with the mean of all embeddings
+    -> a small pull of each token to the embeddings of what it says, and
     -> of a sound, CTC: the answer's probability, over all ways to lay its words along the tokens
     -> of a picture, whose words stand in no order: the probability that some token says each word, and that each token
        says one of them, or nothing
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from llamamm.errors import InputError, counted
 from llamamm.generation.prompts import Sound
+from llamamm.multimodal.compact import SHARPNESS, word_scores
 from llamamm.multimodal.model import Features, Media, MultimodalLlama
 from llamamm.text.tokenizer import Tokenizer
 from llamamm.train.losses import IGNORE
@@ -32,16 +34,8 @@ from llamamm.train.records import Record
 from llamamm.train.rows import encode_dialogue
 
 RARE = 1e-4  # probability below which 1 - (1 - p)(1 - q)... is p + q + ..., also where fp32 has no more digits for it
-SHARPNESS = 4.0  # of the scores; embeddings of SmolLM2 are about 3 long
 
-
-def word_scores(tokens: Tensor, embeddings: Tensor, mean: Tensor) -> Tensor:
-    """How near each token is to "nothing here", in column 0, and to each word. (..., C), (V, C), (C,) -> (..., 1 + V).
-
-    A token's own length is the same for all words and left out: h · e - |e|² / 2.
-    """
-    places = torch.cat([mean[None], embeddings])
-    return SHARPNESS * (tokens @ places.T - places.square().sum(dim=1) / 2)
+PULL = 0.1  # of the distance to what a token says, beside what it should say
 
 
 def check_aligned(record: Record) -> None:
@@ -75,6 +69,16 @@ def words_of(sources: Iterable[Sequence[Record]], tokenizer: Tokenizer) -> list[
             example = encode_dialogue([asked, records[index].messages[-1]], tokenizer)
             words |= {token for token, learned in zip(example.ids, example.learn, strict=True) if learned}
     return sorted(words)
+
+
+def distance(tokens: Tensor, shares: Tensor, words: Tensor, nothing: Tensor) -> Tensor:
+    """How far tokens (..., C) are from what they say: SHARPNESS |h - e|² / 2, e the mean of words and "nothing here" by
+    their log-probabilities (..., 1 + V). words (V, C), nothing (C,) -> (...).
+
+    Scores alone leave a token's length free, and the longest are the surest; a text model knows words of one length.
+    """
+    said = shares.detach().exp() @ torch.cat([nothing[None], words])
+    return SHARPNESS / 2 * (tokens - said).square().sum(dim=-1)
 
 
 class AlignmentObjective(MediaObjective):
@@ -123,11 +127,14 @@ class AlignmentObjective(MediaObjective):
         """Of the tokens (n, M, C) of some sounds, or of some pictures, and what they say."""
         table = self.model.embed_tokens.weight.float()
         with torch.autocast(tokens.device.type, enabled=False):
-            shares = word_scores(tokens.float(), table[self.words], table.mean(dim=0)).log_softmax(dim=-1)
+            tokens, words, nothing = tokens.float(), table[self.words], table.mean(dim=0)
+            shares = word_scores(tokens, words, nothing).log_softmax(dim=-1)
+            pull = PULL * distance(tokens, shares, words, nothing)[mask].sum()
             if kind == "image":
-                return torch.stack([picture_loss(one, words) for one, words in zip(shares, said, strict=True)]).sum()
+                parts = [picture_loss(one, columns) for one, columns in zip(shares, said, strict=True)]
+                return torch.stack(parts).sum() + pull
             lengths = torch.tensor([len(row) for row in said], device=tokens.device)
-            return F.ctc_loss(
+            return pull + F.ctc_loss(
                 shares.transpose(0, 1), torch.tensor(sum(said, []), device=tokens.device), mask.sum(dim=1), lengths,
                 reduction="sum", zero_infinity=True,
             )  # fmt: skip
