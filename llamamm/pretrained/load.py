@@ -80,11 +80,12 @@ class _Wish:
 
 
 def _family(path: Path) -> str:
-    """The model_type in config.json; "skill" where there is none, but what a training has added to a model."""
+    """The model_type in config.json; "skill" of what a training has added to a model, with or without one."""
     if path.suffix == ".gguf":
         return "llama"
     folder = _folder(path)
-    if not (folder / "config.json").exists() and any((folder / name).is_file() for name in (SKILL_FILE, ADAPTER_FILE)):
+    is_adapter = (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").exists()
+    if is_adapter or (folder / SKILL_FILE).is_file():
         return "skill"
     return str(read_json(folder / "config.json").get("model_type"))
 

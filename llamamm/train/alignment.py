@@ -85,8 +85,8 @@ class AlignmentObjective(MediaObjective):
     """The summed loss of a batch whose rows hold one sound or one picture each, and what it says as the answer.
 
     words: ids among which the tokens are to find theirs, such as all that the data hold; None: the whole vocabulary,
-    which takes longer. stops: ids that end an answer and are not said. A transcript with more words than its sound has
-    tokens teaches nothing.
+    which takes longer. stops: ids that end an answer and are not said. Of a transcript with more words than its sound
+    has tokens nothing is learned but the pull.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ from llamamm.train.plan import model_shape
 def test_settings_of_two_stages(tmp_path, seed, quick):
     cfg = settings(tmp_path, seed=seed, quick=quick)
     align, tune = cfg.stage_settings()
-    assert (align.method, tune.method) == ("align", "lora") and tune.trains == ["bridges", "lora"]
+    assert (align.method, tune.method) == ("align", "lora") and "lora" in tune.trains
     assert all(stage.seed == seed and stage.precision == "bf16" for stage in (align, tune))
     assert all(stage.steps == 2 for stage in (align, tune)) == quick
     for stage in (align, tune):

@@ -205,6 +205,13 @@ def test_a_skill_opens_as_its_base_with_it(composed, skill):
     assert torch.equal(scores(from_a_file, reader), expected)
 
 
+def test_a_skill_with_a_configuration_beside_it_is_one_still(composed, skill, tmp_path):
+    """As the package's own has, for what reads a model's shape."""
+    folder = shutil.copytree(skill, tmp_path / "skill")
+    shutil.copy(composed / "config.json", folder)
+    assert torch.equal(scores(*from_pretrained(folder)), scores(*from_pretrained(skill)))
+
+
 def test_a_skill_opens_in_the_dtype_that_is_asked_for(skill):
     model, reader = from_pretrained(skill, dtype=torch.bfloat16)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}

@@ -14,10 +14,13 @@ from llamamm.multimodal.config import BridgeConfig, MultimodalConfig
 from llamamm.multimodal.model import Features, MultimodalLlama
 from llamamm.senses.config import AudioConfig, VisionConfig
 from llamamm.text.config import TextConfig
+from llamamm.train import alignment
 from llamamm.train.alignment import (
+    PULL,
     SHARPNESS,
     AlignmentObjective,
     check_aligned,
+    distance,
     nearest_words,
     picture_loss,
     word_scores,
@@ -64,6 +67,12 @@ def pictures(model, n, seed=1):
     return torch.randn(n, 16, width, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture
+def no_pull(monkeypatch):
+    """What should be said alone; the pull beside it has tests of its own."""
+    monkeypatch.setattr(alignment, "PULL", 0.0)
+
+
 def test_scores_are_distances():
     tokens, embeddings = torch.randn(2, 3, 4), torch.randn(5, 4)
     mean = embeddings.mean(dim=0)
@@ -72,6 +81,7 @@ def test_scores_are_distances():
     assert torch.allclose(scores.softmax(-1), (-SHARPNESS / 2 * distances).softmax(-1), atol=1e-6)
 
 
+@pytest.mark.usefixtures("no_pull")
 def test_two_tokens_and_one_word_by_hand(model):
     """The word at the first token, at the second, or at both."""
     model.bridged = lambda _features: {"audio": (tokens, torch.ones(1, 2, dtype=torch.bool))}
@@ -117,6 +127,7 @@ def test_a_bridge_learns_to_be_read_and_nothing_else_trains(model):
     assert objective.used == {"audio_bridge"}
 
 
+@pytest.mark.usefixtures("no_pull")
 def test_more_words_than_tokens_teach_nothing(model):
     objective = AlignmentObjective(model, words=WORDS, stops=(STOP,))
     loss = objective(*rows([3, 5, 8, 13, 3]), features=Features(sounds=sounds(model, 1)))  # 4 tokens
@@ -148,6 +159,7 @@ def test_rows_of_another_kind_are_refused(model):
         AlignmentObjective(model, words=(STOP,), stops=(STOP,))
 
 
+@pytest.mark.usefixtures("no_pull")
 def test_the_loss_is_pytorchs(model):
     ids, targets = rows([3, 5, 5], [8, 13])
     features = Features(sounds=sounds(model, 2, length=14))
@@ -158,6 +170,35 @@ def test_the_loss_is_pytorchs(model):
     theirs = F.ctc_loss(log_probs, torch.tensor([[1, 2, 2], [3, 4, 0]]), torch.tensor([7, 7]), torch.tensor([3, 2]),
                         reduction="none")  # fmt: skip
     assert torch.allclose(objective(ids, targets, features=features), theirs.sum())
+
+
+# ---- the pull to what is said already ----
+
+
+def test_a_distance_by_hand():
+    """A token at (3, 4) that says the word at (1, 0) and nothing, at (0, 2), half each: their mean is (0.5, 1)."""
+    tokens, words, nothing = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([0.0, 2.0])
+    found = distance(tokens.requires_grad_(), torch.tensor([[0.5, 0.5]]).log(), words, nothing)
+    assert found.item() == pytest.approx(SHARPNESS / 2 * (2.5**2 + 3**2))
+    found.sum().backward()
+    assert torch.allclose(tokens.grad, SHARPNESS * torch.tensor([[2.5, 3.0]]))  # towards it, shares held
+
+
+@pytest.mark.parametrize("kind", ["image", "audio"])
+def test_the_pull_is_that_of_all_real_tokens(model, monkeypatch, kind):
+    mask = torch.tensor([[True] * 8, [True] * 4 + [False] * 4])
+    features = Features(images=pictures(model, 2)) if kind == "image" else Features(None, sounds(model, 2), mask)
+    objective = AlignmentObjective(model, words=WORDS, stops=(STOP,))
+    given = *rows([3], [5], media=IMAGE if kind == "image" else AUDIO),
+    whole = objective(*given, features=features)
+    monkeypatch.setattr(alignment, "PULL", 0.0)
+    tokens, real = model.bridged(features)[kind]
+    table = model.embed_tokens.weight
+    said = table[list(WORDS)], table.mean(dim=0)
+    shares = word_scores(tokens, *said).log_softmax(-1)
+    assert real.sum() == (8 if kind == "image" else 6)
+    expected = PULL * distance(tokens, shares, *said)[real].sum()
+    assert torch.allclose(whole - objective(*given, features=features), expected, rtol=1e-3)
 
 
 # ---- pictures: words in no order ----
@@ -205,6 +246,7 @@ def test_the_loss_is_the_same_on_both_sides_of_a_rare_word_and_finite_for_a_sure
     assert picture_loss(shares, [1]).item() == pytest.approx(expected, rel=1e-4, abs=2e-6)
 
 
+@pytest.mark.usefixtures("no_pull")
 def test_a_picture_in_a_batch_has_the_loss_of_its_own_tokens(model):
     objective = AlignmentObjective(model, words=WORDS, stops=(STOP,))
     features = Features(images=pictures(model, 2))
@@ -237,6 +279,7 @@ def test_an_evaluation_counts_no_bridge_as_used(model):
     assert objective.used == set()
 
 
+@pytest.mark.usefixtures("no_pull")
 def test_a_bridge_of_pictures_learns_their_words(model):
     ids, targets = rows([3, 5], [8], [13, 3], media=IMAGE)
     features = Features(images=pictures(model, 3))
