@@ -227,9 +227,10 @@ def measure_release(
 ) -> list[Line]:  # fmt: skip
     """Everything above. base: the text model that senses was made from; transcribe: Whisper's cascade, if any."""
     at = Measured(model, processor, size=size, say=say)
+    beside = {"both": transcribe}  # where all is new; it takes longer than senses
     return [
         at.shapes(), at.names("tone"), at.names("thing"), at.sprites(), at.tags(), at.words("test"), at.words("real"),
-        *(at.speech(name, new, transcribe if new == "both" else None) for name in ("speech", "sentences") for new in NEW),
+        *(at.speech(name, new, beside.get(new)) for name in ("speech", "sentences") for new in NEW),
         *at.forgotten(base, processor.tokenizer),
     ]  # fmt: skip
 
