@@ -1,4 +1,4 @@
-"""The skill that comes with the package: what it weighs, what it is made of, and that it sees, hears and still reads."""
+"""The skill that comes with the package: its size, its parts, and that it sees, hears and still reads."""
 
 import pytest
 import torch
