@@ -14,32 +14,33 @@ from llamamm.errors import InputError
 
 GROUPS = {
     "mammals": "dog, poodle, cat, horse, cow, pig, boar, goat, ewe, ram, ox, water buffalo, bison, camel, elephant, "
-               "mammoth, rhinoceros, hippopotamus, rabbit, mouse, rat, hedgehog, tiger, leopard, giraffe, llama, zebra, "
-               "deer, donkey, kangaroo",
+               "mammoth, rhinoceros, hippopotamus, rabbit, mouse, rat, hedgehog, tiger, leopard, giraffe, llama, "
+               "zebra, deer, donkey, kangaroo",
     "birds": "rooster, eagle, duck, swan, goose, owl, flamingo, peacock, parrot, dove, turkey, penguin, bird, black "
              "bird, baby chick, dodo, phoenix",
-    "sea": "fish, tropical fish, blowfish, shark, dolphin, whale, spouting whale, orca, octopus, crab, shrimp, squid, "
-           "lobster, jellyfish, seal, oyster",
-    "insects": "ant, honeybee, bug, butterfly, beetle, lady beetle, cricket, cockroach, spider, scorpion, mosquito, fly",
-    "fruit": "red apple, green apple, banana, pear, peach, cherries, strawberry, lemon, lime, grapes, pineapple, mango, "
-             "tangerine, kiwi fruit, watermelon, melon, blueberries, tomato, coconut, avocado",
-    "dishes": "pizza, hamburger, hot dog, taco, sandwich, burrito, pancakes, waffle, bread, croissant, doughnut, cookie, "
-              "bagel, pretzel, baguette bread, flatbread, stuffed flatbread, sushi, cupcake, pie",
-    "road": "automobile, taxi, bus, ambulance, fire engine, police car, delivery truck, tractor, minibus, articulated "
-            "lorry, racing car, trolleybus, pickup truck, sport utility vehicle, auto rickshaw, motorcycle, motor "
-            "scooter, bicycle",
+    "sea": "fish, tropical fish, blowfish, shark, dolphin, whale, spouting whale, orca, octopus, crab, shrimp, "
+           "squid, lobster, jellyfish, seal, oyster",
+    "insects": "ant, honeybee, bug, butterfly, beetle, lady beetle, cricket, cockroach, spider, scorpion, mosquito, "
+               "fly",
+    "fruit": "red apple, green apple, banana, pear, peach, cherries, strawberry, lemon, lime, grapes, pineapple, "
+             "mango, tangerine, kiwi fruit, watermelon, melon, blueberries, tomato, coconut, avocado",
+    "dishes": "pizza, hamburger, hot dog, taco, sandwich, burrito, pancakes, waffle, bread, croissant, doughnut, "
+              "cookie, bagel, pretzel, baguette bread, flatbread, stuffed flatbread, sushi, cupcake, pie",
+    "road": "automobile, taxi, bus, ambulance, fire engine, police car, delivery truck, tractor, minibus, "
+            "articulated lorry, racing car, trolleybus, pickup truck, sport utility vehicle, auto rickshaw, "
+            "motorcycle, motor scooter, bicycle",
     "clothes": "t-shirt, jeans, dress, coat, kimono, gloves, scarf, socks, shorts, bikini, necktie, sari, lab coat, "
                "safety vest, running shirt, briefs, one-piece swimsuit, woman's clothes",
     "music": "guitar, violin, trumpet, saxophone, drum, accordion, banjo, flute, musical keyboard, long drum, harp, "
              "trombone, maracas, postal horn",
-    "houses": "house, house with garden, derelict house, hut, hospital, bank, hotel, school, factory, castle, japanese "
-              "castle, church, mosque, synagogue, hindu temple, office building, post office, convenience store, "
-              "department store, stadium",
+    "houses": "house, house with garden, derelict house, hut, hospital, bank, hotel, school, factory, castle, "
+              "japanese castle, church, mosque, synagogue, hindu temple, office building, post office, convenience "
+              "store, department store, stadium",
     "tools": "hammer, wrench, screwdriver, axe, pick, nut and bolt, carpentry saw, scissors, kitchen knife, hook, "
              "ladder, hammer and wrench, clamp, shovel, broom, plunger, paintbrush, razor",
     "sports": "soccer ball, baseball, softball, basketball, volleyball, american football, rugby football, tennis, "
               "bowling, field hockey, ice hockey, lacrosse, ping pong, badminton",
-}
+}  # fmt: skip
 
 
 def in_groups(*pictures: Pictures) -> tuple[Tensor, Tensor, list[str]]:

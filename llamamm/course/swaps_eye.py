@@ -56,7 +56,7 @@ def clip(answer: Any) -> Verdict:
     """11.5: a small game of names for the eye's pictures. Pictures and texts have any length."""
     (gradient, found, value), (right, most, whole) = _game(answer), _game(clip_loss)
     difference = max(apart(value, whole), apart(gradient, right) / float(right.abs().max()))
-    begin = (f"ViT-S and 24 names, trained with your clip_loss: {found} pictures find their own, {most} with the "
+    begin = (f"ViT-S and 24 names, trained with your choice_loss: {found} pictures find their own, {most} with the "
              f"package's · {distance(difference, 'loss and gradient')}: ")  # fmt: skip
     if difference <= ROUNDING:
         return Verdict(True, begin + (SAME if difference else "the same"))

@@ -118,7 +118,7 @@ _CLIP = fault_exercise(
                                                 "below zero")),
     },
     _named,
-    id="11.5", name="clip_loss", minutes=10, level="core", importance=3,
+    id="11.5", name="choice_loss", minutes=10, level="core", importance=3,
     reference=lambda images, texts, scale: clip_loss(images, texts, scale),
 )  # fmt: skip
 
