@@ -27,7 +27,7 @@ def enter(answer: Any) -> Verdict:
     return _found("ViT-S with your enter", "pictures", "llamamm.senses.vision.VisionTower.embed", embed, _pictures)
 
 
-STEPS = 60  # of the game below, in which the package's loss finds all names
+STEPS = 60  # of the game below, in which the package's loss finds nearly all names
 
 
 def _game(loss: Callable) -> tuple[Tensor, int, Tensor]:

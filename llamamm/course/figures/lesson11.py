@@ -104,9 +104,9 @@ def insides(picture: Image, processor: ImageProcessor, rows: Mapping[str, tuple[
                 ax.set_title(title, fontsize=11, loc="center")
         line[0].set_ylabel(name)
     show(figure, alt="Two rows of mosaics, of the trained and of an untrained eye. In the trained one, patches of "
-         "face, cap, uniform, flag and background have one colour each after block 11, and the CLS token looks at the "
-         "woman. In the untrained one the colours stay much as they were when they entered, and the CLS token "
-         "looks everywhere alike.")  # fmt: skip
+         "face, uniform and background have one colour each after block 11, and the CLS token looks at the woman. In "
+         "the untrained one the colours stay much as they were when they entered, and the CLS token looks everywhere "
+         "alike.")  # fmt: skip
 
 
 def _components(features: Tensor) -> Tensor:
