@@ -25,6 +25,7 @@ from llamamm.llama32_vision.tiles import TileProcessor
 from llamamm.lora.lora import LoraLinear
 from llamamm.multimodal.bridge import stack_frames
 from llamamm.multimodal.places import image_spans
+from llamamm.senses.contrastive import similarities
 from llamamm.senses.vision import resize_positions
 from llamamm.text.attention import readable_attention
 from llamamm.text.config import RopeScaling
@@ -181,9 +182,17 @@ WRONG = {
              (lambda *given: merged(*given, in_place=True), "it changes the matrix")],
     "10.2": [(lambda ids, learn: targets_of(ids, learn, shift=0), "over 5: it would learn something different")],
     "10.3": [(lambda segments: packed_mask(torch.ones_like(segments))[:, 0], "a different model")],
-    "11.2": [(lambda pixels, patch: cut(pixels.transpose(2, 3), patch), "different features, such as")],
+    "11.1": [(lambda pixels, patch: cut(pixels.transpose(2, 3), patch), "different features, such as")],
     "11.3": [(lambda *given: positions_for(*given, mode="first"), "different features, such as"),
              (lambda *given: torch.cat([given[0][:1] * 0, positions_for(*given)[1:]]), "CLS token's own position")],
+    "11.4": [(lambda patches, cls, places: torch.cat([cls.expand(len(patches), 1, -1), patches], 1) + 0 * places,
+              "different features, such as"),
+             (lambda patches, cls, places: torch.cat([patches, cls.expand(len(patches), 1, -1)], 1) + places,
+              "different features, such as"),
+             (lambda patches, cls, places: patches + places[1:] + 0 * cls, "different features")],
+    "11.5": [(lambda images, texts, _: 1 - F.cosine_similarity(images, texts).mean(), "24 names, .* a different loss"),
+             (lambda images, texts, scale: F.cross_entropy(similarities(images, texts) * scale,
+                                                           torch.arange(len(images))), "a different loss")],
     "12.2": [(lambda frames: energies(frames, window=False), "different features")],
     "12.3": [(lambda edges, hz: triangles(edges, hz, area=False), "different features, such as")],
     "13.2": [(lambda features, *_: features.reshape(len(features), -1, features.shape[2] * 4), "features, such as")],
