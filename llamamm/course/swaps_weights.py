@@ -209,7 +209,7 @@ def _with_adapter() -> tuple[Tensor, str]:
 
 
 def lora_layer(answer: Any) -> Verdict:
-    """09.2: fresh around 60 matrices, then with strips that say something, then one backward pass."""
+    """09.4: fresh around 60 matrices, then with strips that say something, then one backward pass."""
     model = real_model()[0]
     ids, (right, package) = torch.tensor([prompt()]), _with_adapter()
     with torch.no_grad():
@@ -237,7 +237,7 @@ def lora_layer(answer: Any) -> Verdict:
 
 
 def merged_weight(answer: Any) -> Verdict:
-    """09.3: an adapter in 60 matrices, beside the same adapter next to them."""
+    """09.5: an adapter in 60 matrices, beside the same adapter next to them."""
     model = real_model()[0]
     right, package = _with_adapter()
     merged = {}
@@ -317,8 +317,8 @@ SWAPS = {
     "07.2": read_tensors,
     "08.2": top_p,
     "08.3": until_stop,
-    "09.2": lora_layer,
-    "09.3": merged_weight,
+    "09.4": lora_layer,
+    "09.5": merged_weight,
     "10.2": targets_of,
     "10.3": rows_mask,
 }

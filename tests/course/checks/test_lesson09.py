@@ -15,7 +15,7 @@ from torch import nn
 from llamamm.course.checks import check, exercises_of
 from tests.course.checks.ways import assert_right, assert_told, with_faults
 
-# ---- 09.1 in three ways: a table, branches, the shapes of matrices ----
+# ---- 09.2 in three ways: a table, branches, the shapes of matrices ----
 
 
 def count_by_table(cfg, r, targets, has):
@@ -72,7 +72,51 @@ def count_by_shapes(cfg, r, targets, has):
     return int(numbers) * (2 if "rank twice" in has else 1) * (1 if "one block" in has else cfg.n_layers)
 
 
-# ---- 09.2 in three ways: functional, modules and matmul, einsum ----
+# ---- 09.3 in three ways: rows, einsum, a sum over places ----
+
+
+def gradients_by_rows(x, grad, a, b, scale, has):
+    x, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    inner, back = x if "without A" in has else x @ a.T, grad if "without B" in has else grad @ b
+    da, db = back.T @ x, grad.T @ inner
+    da = da if "scale of da" in has else scale * da
+    db = db if "scale of db" in has else scale * db
+    if "mean" in has:
+        da, db = da / len(x), db / len(x)
+    if "downhill" in has:
+        da, db = -da, -db
+    return (db, da) if "order" in has else (da, db)
+
+
+def gradients_by_einsum(x, grad, a, b, scale, has):
+    a_scale, b_scale = (1.0 if f"scale of {name}" in has else scale for name in ("da", "db"))
+    if "without B" in has:
+        da = torch.einsum("...n,...c->nc", grad * a_scale, x)
+    else:
+        da = torch.einsum("...n,nr,...c->rc", grad * a_scale, b, x)
+    if "without A" in has:
+        db = torch.einsum("...n,...c->nc", grad, x * b_scale)
+    else:
+        db = torch.einsum("...n,...c,rc->nr", grad, x * b_scale, a)
+    both = [db, da] if "order" in has else [da, db]
+    places = x[..., 0].numel() if "mean" in has else 1
+    return [(-g if "downhill" in has else g) / places for g in both]
+
+
+def gradients_by_place(x, grad, a, b, scale, has):
+    places = list(zip(x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1]), strict=True))
+    da = db = 0
+    for xs, gs in places:
+        inner = xs if "without A" in has else a.mv(xs)
+        back = gs if "without B" in has else b.T.mv(gs)
+        da = da + torch.outer(back, xs) * (1 if "scale of da" in has else scale)
+        db = db + torch.outer(gs, inner) * (1 if "scale of db" in has else scale)
+    share = (1 / len(places) if "mean" in has else 1) * (-1 if "downhill" in has else 1)
+    da, db = da * share, db * share
+    return (db, da) if "order" in has else (da, db)
+
+
+# ---- 09.4 in three ways: functional, modules and matmul, einsum ----
 
 
 def scale_of(alpha, r, has):
@@ -151,7 +195,7 @@ def layer_by_einsum(has):
     return Layer
 
 
-# ---- 09.3 in three ways: matmul, loops over the ranks, addmm ----
+# ---- 09.5 in three ways: matmul, loops over the ranks, addmm ----
 
 
 def merge_scale(a, b, alpha, has):
@@ -198,7 +242,7 @@ def merge_by_addmm(weight, a, b, alpha, has):
     return torch.addmm(weight.float(), b, a, beta=beta, alpha=scale).to(weight.dtype)
 
 
-# ---- 09.4 in three ways: cumsum, a loop with numpy, approximations ----
+# ---- 09.1 in three ways: cumsum, a loop with numpy, approximations ----
 
 
 def shift_of(has):
@@ -258,47 +302,52 @@ def rank_by_eigenvalues(update, share, has):
 
 
 WAYS = {
-    "09.1": (count_by_table, count_by_branches, count_by_shapes),
-    "09.2": (functional_layer, layer_of_matrices, layer_by_einsum),
-    "09.3": (merge_by_matmul, merge_by_loop, merge_by_addmm),
-    "09.4": (rank_by_cumsum, rank_by_loop, rank_by_eigenvalues),
+    "09.2": (count_by_table, count_by_branches, count_by_shapes),
+    "09.3": (gradients_by_rows, gradients_by_einsum, gradients_by_place),
+    "09.4": (functional_layer, layer_of_matrices, layer_by_einsum),
+    "09.5": (merge_by_matmul, merge_by_loop, merge_by_addmm),
+    "09.1": (rank_by_cumsum, rank_by_loop, rank_by_eigenvalues),
 }
 # what a message must hold, for each fault
 TOLD = {
-    "09.1": {"kv heads": "as many outputs as q_proj", "square": "hidden_size for the queries",
+    "09.2": {"kv heads": "as many outputs as q_proj", "square": "hidden_size for the queries",
              "one block": "counted one block", "A alone": "counted A alone", "B alone": "counted B alone",
              "no rank": "left out the rank", "rank twice": "counted r twice", "product": "multiplied N and C",
              "narrow": "both sides of the feed-forward"},
-    "09.2": {"both random": "B begins random", "both zero": "neither ever gets", "A zero": "the other way round",
+    "09.3": {"scale of da": "missing in da", "scale of db": "missing in db", "without B": "leaves out B",
+             "without A": "leaves out A", "order": "da comes first", "mean": "took the mean",
+             "downhill": "points uphill"},
+    "09.4": {"both random": "B begins random", "both zero": "neither ever gets", "A zero": "the other way round",
              "no scale": "left out the scale", "alpha alone": "divide it by r", "upside down": "upside down",
              "root": "rsLoRA", "no base": "update alone", "no update": "never uses A and B", "no bias": "base's bias",
              "trains": "base still trains"},
-    "09.3": {"no scale": "left out the scale", "alpha alone": "multiplied by alpha", "by C": "columns of a",
+    "09.5": {"no scale": "left out the scale", "alpha alone": "multiplied by alpha", "by C": "columns of a",
              "by N": "rows of b", "update alone": "update alone", "subtracted": "subtracted the update",
              "update rounded": "rounded the update", "strips rounded": "converted a and b"},
-    "09.4": {"values": "added up singular values", "squared twice": "squared twice", "too few": "One too few",
+    "09.1": {"values": "added up singular values", "squared twice": "squared twice", "too few": "One too few",
              "too many": "One too many", "more than": "more than the share", "weakest first": "began with the weakest",
              "of the largest": "compared each", "residue": "the rest is down", "zeros": "needs no rank"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
-    "09.1": [
+    "09.2": [
         {"A alone", "B alone", "product"},  # each says which matrices count
         {"no rank", "rank twice"},  # each says how often the rank counts
         {"kv heads", "A alone"},  # K and V are too wide in their outputs, which A alone does not count
     ],
-    "09.2": [
+    "09.3": [],
+    "09.4": [
         {"both random", "both zero", "A zero"},  # each says how A and B begin
         {"no base", "no bias"},  # the bias is the base's
         {"no scale", "alpha alone", "upside down", "root", "no update"},  # each says by what the update is multiplied
         {"no base", "no update"},  # nothing is left
     ],
-    "09.3": [
+    "09.5": [
         {"no scale", "alpha alone", "by C", "by N"},  # each says by what the update is multiplied
         {"update alone", "update rounded"},  # an update that is given alone is rounded at the end
         {"strips rounded", "update rounded"},  # the product of rounded strips is rounded already
     ],
-    "09.4": [
+    "09.1": [
         {"values", "squared twice"},  # each says which power is added up
         {"too few", "too many"},  # together the right number
         {"of the largest", "weakest first"}, {"of the largest", "residue"},  # each alone is compared, nothing added up
@@ -308,7 +357,7 @@ APART = {
 
 
 def written(way, faults):
-    return way(faults) if way in WAYS["09.2"] else with_faults(way, faults)
+    return way(faults) if way in WAYS["09.4"] else with_faults(way, faults)
 
 
 @pytest.mark.parametrize("exercise", WAYS)
@@ -382,27 +431,34 @@ def added_in_place(weight, a, b, alpha):
 
 
 OTHERWISE = [
-    ("09.1", lambda *_: "many", "form: .*should be a number"),
-    ("09.1", lambda *case: count_by_table(*case, ()) + 1, "all results: .*should be 5636096, got 5636097"),
-    ("09.2", lambda *_: [], r"its parameters: .*should be an nn.Module, got \[\]"),
-    ("09.2", WithoutParameters, "no nn.Parameter called a and b"),
-    ("09.2", Transposed, r"a should have the shape \(2, 7\), it has \(7, 2\)"),
-    ("09.2", InHalf, "a should be fp32, it is torch.float16"),
-    ("09.2", Detached, "what trains: no gradient for b:"),
-    ("09.2", Bottleneck, "what trains: gate would train as well"),
-    ("09.2", Doubled, r"all numbers: for weight \[\[2, 1\]\], .*\[0\] should be 89, got 178"),
-    ("09.2", OneVector, r"shape should be \(2, 3, 4\), got \(6, 4\)"),
-    ("09.3", lambda *case: right_merge(*case).double(), "dtype: .*is float64, the weight float32. Give it back"),
-    ("09.3", lambda w, *case: right_merge(w.float(), *case), "is float32, the weight bfloat16. Give it back"),
-    ("09.3", in_place, "changed it in place"),
-    ("09.3", added_in_place, "rounded the update .*\\n.*changed it in place"),
-    ("09.3", lambda w, a, b, alpha: merge_by_matmul(w, b, a, alpha, ()), "it raised RuntimeError"),
-    ("09.3", lambda w, *_: w.clone(), "all numbers: "),
-    ("09.3", lambda *case: right_merge(*case).tolist(), "should be a tensor"),
-    ("09.4", lambda *_: math.nan, "form: .*should be 1, got nan"),
-    ("09.4", lambda *_: [1], "should be a number"),
-    ("09.4", lambda update, _: int(torch.linalg.matrix_rank(update)), "all results: .*at .'share 0.5'.*be 2, got 5"),
-    ("09.4", lambda update, share: rank_by_cumsum(update, share, ()) or None, "an update of zeros: .*got None"),
+    ("09.2", lambda *_: "many", "form: .*should be a number"),
+    ("09.2", lambda *case: count_by_table(*case, ()) + 1, "all results: .*should be 5636096, got 5636097"),
+    ("09.3", lambda x, grad, a, b, scale: gradients_by_rows(x, grad, a, b, scale, ())[0], "form: .*should be"),
+    ("09.3", lambda *case: tuple(g.T for g in gradients_by_rows(*case, ())), "form: .*the shape should be"),
+    ("09.3", lambda *case: tuple(2 * g for g in gradients_by_rows(*case, ())), "all results: .*should be"),
+    ("09.3", lambda x, grad, a, b, scale: gradients_by_rows(x[0], grad[0], a, b, scale, ()), "several|form|all results"),
+    ("09.3", lambda x, grad, a, b, scale: (scale * (grad @ b).T @ x, scale * grad.T @ (x @ a.T)), "it raised"),
+    ("09.3", lambda x, grad, a, b, scale: gradients_by_rows(x.mul_(1.5).div_(1.5).add_(1e-3), grad, a, b, scale, ()),
+     "inputs stay.*changes `x`"),
+    ("09.4", lambda *_: [], r"its parameters: .*should be an nn.Module, got \[\]"),
+    ("09.4", WithoutParameters, "no nn.Parameter called a and b"),
+    ("09.4", Transposed, r"a should have the shape \(2, 7\), it has \(7, 2\)"),
+    ("09.4", InHalf, "a should be fp32, it is torch.float16"),
+    ("09.4", Detached, "what trains: no gradient for b:"),
+    ("09.4", Bottleneck, "what trains: gate would train as well"),
+    ("09.4", Doubled, r"all numbers: for weight \[\[2, 1\]\], .*\[0\] should be 89, got 178"),
+    ("09.4", OneVector, r"shape should be \(2, 3, 4\), got \(6, 4\)"),
+    ("09.5", lambda *case: right_merge(*case).double(), "dtype: .*is float64, the weight float32. Give it back"),
+    ("09.5", lambda w, *case: right_merge(w.float(), *case), "is float32, the weight bfloat16. Give it back"),
+    ("09.5", in_place, "changed it in place"),
+    ("09.5", added_in_place, "rounded the update .*\\n.*changed it in place"),
+    ("09.5", lambda w, a, b, alpha: merge_by_matmul(w, b, a, alpha, ()), "it raised RuntimeError"),
+    ("09.5", lambda w, *_: w.clone(), "all numbers: "),
+    ("09.5", lambda *case: right_merge(*case).tolist(), "should be a tensor"),
+    ("09.1", lambda *_: math.nan, "form: .*should be 1, got nan"),
+    ("09.1", lambda *_: [1], "should be a number"),
+    ("09.1", lambda update, _: int(torch.linalg.matrix_rank(update)), "all results: .*at .'share 0.5'.*be 2, got 5"),
+    ("09.1", lambda update, share: rank_by_cumsum(update, share, ()) or None, "an update of zeros: .*got None"),
 ]
 
 
@@ -416,20 +472,20 @@ def test_what_no_fault_explains_is_told_with_its_numbers(exercise, answer, messa
 
 
 def test_a_message_names_the_property_the_input_and_both_numbers():
-    message = check("09.2", written(WAYS["09.2"][0], ("alpha alone", "trains"))).message
+    message = check("09.4", written(WAYS["09.4"][0], ("alpha alone", "trains"))).message
     assert "for weight [[2, 1]], bias [50], r 2, alpha 6, a [[1, 0], [0, 2]], b [[3, 1]], x [1, 4]: [0]" in message
     assert "should be 89, got 122. You multiplied by alpha: divide it by r" in message
     assert "the base still trains, its weight and its bias" in message
-    message = check("09.4", written(WAYS["09.4"][0], ("more than",))).message
+    message = check("09.1", written(WAYS["09.1"][0], ("more than",))).message
     assert "for an update (2, 2) of the strengths 2, 2: at ['share 0.5']: the result should be 1, got 2" in message
 
 
 def test_an_error_in_every_property_is_told_once():
-    message = check("09.1", lambda *case: case[0].width).message
+    message = check("09.2", lambda *case: case[0].width).message
     assert message.startswith("it raised AttributeError in line 1 of your function") and "\n" not in message
 
 
-# ---- 09.5: many answers are right ----
+# ---- 09.6: many answers are right ----
 
 
 def strips(step, along=1.0, down=1.0):
@@ -448,7 +504,7 @@ def strips(step, along=1.0, down=1.0):
     lambda w: (torch.full((1, w.shape[1]), 0.03), torch.full((len(w), 1), 0.03)), lambda w: [*strips(1 / 1024)(w)],
 ])  # fmt: skip
 def test_every_adapter_that_vanishes_passes(answer):
-    result = check("09.5", answer)
+    result = check("09.6", answer)
     assert result, result.message
 
 
@@ -474,7 +530,7 @@ def test_every_adapter_that_vanishes_passes(answer):
     (lambda w: strips(1 / 1100)(w)[0], ["return two tensors"]), (lambda _: [], ["return two tensors"]),
 ])  # fmt: skip
 def test_an_adapter_that_does_not_vanish_is_told_why(answer, phrases):
-    result = check("09.5", answer)
+    result = check("09.6", answer)
     assert not result
     assert all(phrase in result.message for phrase in phrases), result.message
 
