@@ -1,14 +1,30 @@
-"""Short questions, each with an answer in a pirate's words and one in a butler's, for lesson 09.
+"""Short questions, each with an answer in a pirate's words and one in a butler's, and what SmolLM2 makes of them.
 
 The manner is the same in all answers, so that a model that has learned it from some can be tried on others. 16 are to
 learn from, 8 to choose a learning rate by, 32 to measure with; no question stands in two of the lists.
 
-Written for this course.
+Written for this course. Used in notebook 09.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llamamm.assets.fetch import fetch
+from llamamm.course.swap import real_model
+from llamamm.generation.generate import TextStream
+from llamamm.text.chat import ChatML
+from llamamm.train.losses import IGNORE
+from llamamm.train.rows import encode_dialogue
+
+Pairs = Sequence[tuple[str, str]]  # a question and its answer
 
 TO_LEARN = """
 What is the capital of Spain? | Madrid be the capital of Spain | The capital of Spain is Madrid
@@ -75,11 +91,11 @@ Name an animal. | A dog be a fine animal | A dog is an animal
 
 
 class Answers(NamedTuple):
-    """Pairs of a question and its answer: to learn from, to choose by, to measure with."""
+    """Questions and answers: to learn from, to choose by, to measure with."""
 
-    learn: list[tuple[str, str]]
-    choose: list[tuple[str, str]]
-    measure: list[tuple[str, str]]
+    learn: Pairs
+    choose: Pairs
+    measure: Pairs
 
 
 def _answers(column: int, form: str) -> Answers:
@@ -98,3 +114,73 @@ def pirate() -> Answers:
 def butler() -> Answers:
     """"Certainly, sir. The capital of Spain is Madrid." """
     return _answers(2, "Certainly, sir. {}.")
+
+
+# ---- what SmolLM2 makes of them ----
+
+
+def _chat() -> ChatML:
+    """Without a system message, which would make the short rows twice as long."""
+    return ChatML(real_model()[1], default_system=None)
+
+
+def ask(model: nn.Module, question: str, *, max_new_tokens: int = 24) -> str:
+    """The greedy answer of SmolLM2, or of a model made from it."""
+    prompt = _chat().encode([{"role": "user", "content": question}])
+    return "".join(TextStream(model, real_model()[1], prompt, max_new_tokens=max_new_tokens))
+
+
+def rows(pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """Ids and targets, both (B, T). A target is the next token where it belongs to the answer, or ends it, and -100
+    elsewhere."""
+    chat = _chat()
+    examples = [encode_dialogue([{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+                                chat.tokenizer, chat=chat) for question, answer in pairs]  # fmt: skip
+    ids = torch.zeros(len(pairs), max(len(e.ids) for e in examples), dtype=torch.int64)
+    targets = torch.full_like(ids, IGNORE)
+    for i, example in enumerate(examples):
+        row, learn = torch.tensor(example.ids), torch.tensor(example.learn)
+        ids[i, : len(row)] = row
+        targets[i, : len(row) - 1] = row.where(learn, IGNORE)[1:]
+    return ids, targets
+
+
+def batches_of(pairs: Pairs, *, passes: int = 3, size: int = 4, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """Rows of `size` dialogues each, all dialogues in a new order in each pass."""
+    order = torch.Generator().manual_seed(seed)
+    return [rows([pairs[i] for i in some]) for _ in range(passes)
+            for some in torch.randperm(len(pairs), generator=order).split(size)]  # fmt: skip
+
+
+def loss_of(model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
+    """The mean cross-entropy of all targets. ids, targets (B, T). The head is computed for their places alone."""
+    learn = targets != IGNORE
+    return F.cross_entropy(model.lm_head(model.hidden_states(ids)[learn]), targets[learn])
+
+
+@torch.no_grad()
+def losses_on(model: nn.Module, pairs: Pairs) -> Tensor:
+    """The mean loss of each answer alone. (pairs,)"""
+    return torch.stack([loss_of(model, *rows([pair])) for pair in pairs])
+
+
+@torch.no_grad()
+def logits_in_peft(folder: Path, ids: Tensor) -> Tensor:
+    """What SmolLM2 gives in `transformers` with the adapter of a folder in `peft`. ids (B, T) -> (B, T, V)."""
+    with warnings.catch_warnings(action="ignore"):  # peft calls transformers by an older name
+        import peft
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        model = transformers.AutoModelForCausalLM.from_pretrained(fetch("smollm2"), dtype=torch.float32)
+        return peft.PeftModel.from_pretrained(model, folder).eval()(ids).logits
+
+
+def half_width(values: Tensor) -> float:
+    """Half the width of the 95% interval of a mean. (n,)"""
+    return 1.96 * float(values.std()) / len(values) ** 0.5
+
+
+def mean(values: Tensor, digits: int = 2) -> str:
+    """The mean with its interval, "0.47 ± 0.13". (n,)"""
+    return f"{float(values.mean()):.{digits}f} ± {half_width(values):.{digits}f}"

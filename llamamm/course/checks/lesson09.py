@@ -1,10 +1,10 @@
-"""Checks of lesson 09: a rank from its energy, counting an adapter, merging, an adapter that vanishes. Those of the
+"""Checks of lesson 09: a rank from its energy, merging, an adapter that vanishes. Those of the
 layer and its gradients stand in `lesson09_layer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +15,6 @@ from llamamm.course.checks.compare import describe
 from llamamm.course.checks.core import Exercise, Property
 from llamamm.course.checks.faults import fault_exercise
 from llamamm.course.checks.lesson09_layer import GRADIENTS, LAYER
-from llamamm.lora.settings import ALL_TARGETS, ATTENTION_TARGETS
-from llamamm.text.config import TextConfig
 
 # ---- 09.1: which rank is enough ----
 
@@ -102,64 +100,7 @@ RANK = replace(_RANK, properties=(
 ))  # fmt: skip
 
 
-# ---- 09.2: numbers of an adapter ----
-
-
-def _count(cfg: TextConfig, r: int, targets: Sequence[str], faults: Collection[str]) -> int:
-    width, q = cfg.hidden_size, cfg.hidden_size if "square" in faults else cfg.n_heads * cfg.head_dim
-    kv = q if "kv heads" in faults else cfg.n_kv_heads * cfg.head_dim
-    wide = width if "narrow" in faults else cfg.intermediate_size
-    sizes = {"q_proj": (width, q), "k_proj": (width, kv), "v_proj": (width, kv), "o_proj": (q, width),
-             "gate_proj": (width, wide), "up_proj": (width, wide), "down_proj": (wide, width)}  # fmt: skip
-    total = 0
-    for c, n in (sizes[name] for name in targets):
-        total += c * n if "product" in faults else c if "A alone" in faults else n if "B alone" in faults else c + n
-    blocks = 1 if "one block" in faults else cfg.n_layers
-    return total * blocks * (1 if "no rank" in faults else 2 * r if "rank twice" in faults else r)
-
-
-def _sizes_in_words(cfg: TextConfig) -> str:
-    return (f"hidden_size {cfg.hidden_size}, intermediate_size {cfg.intermediate_size}, n_layers {cfg.n_layers}, "
-            f"n_heads {cfg.n_heads}, n_kv_heads {cfg.n_kv_heads}, head_dim {cfg.head_dim}")  # fmt: skip
-
-
-def _counted(*targets: str) -> Callable[[torch.Generator], list[tuple]]:
-    """A small shape in which no two numbers are equal."""
-    sizes = {"hidden_size": 10, "intermediate_size": 17, "n_layers": 11, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8}
-    return lambda _: [(TextConfig.tiny(**sizes), 3, list(targets))]
-
-
-COUNT = fault_exercise(
-    _count,
-    {
-        "kv heads": "You gave k_proj and v_proj as many outputs as q_proj: they make n_kv_heads · head_dim numbers",
-        "square": "You took hidden_size for the queries: q_proj makes, and o_proj reads, n_heads · head_dim numbers",
-        "one block": "You counted one block: each of the n_layers blocks has its own adapters",
-        "A alone": "You counted A alone: B has N · r numbers more",
-        "B alone": "You counted B alone: A has r · C numbers more",
-        "no rank": "You left out the rank: A has r rows and B has r columns",
-        "rank twice": "You counted r twice: A and B together are r · (C + N) numbers",
-        "product": "You multiplied N and C, the sides of the weight itself: A and B are r · (C + N) numbers",
-        "narrow": "You took hidden_size on both sides of the feed-forward: one side is intermediate_size wide",
-    },
-    {
-        "the strips of a matrix": (_counted("k_proj", "up_proj"), ("A alone", "B alone", "product")),
-        "the feed-forward": (_counted("up_proj", "down_proj"), ("narrow",)),
-        "the attention": (_counted("q_proj", "k_proj", "o_proj"), ("kv heads", "square")),
-        "the rank": (_counted("q_proj", "down_proj"), ("no rank", "rank twice")),
-        "the blocks": (_counted("q_proj"), ("one block",)),
-    },
-    lambda _: [
-        (TextConfig.llama32_1b(), 8, list(ALL_TARGETS)), (TextConfig.llama32_3b(), 16, ["q_proj", "v_proj"]),
-        (TextConfig.smollm2_135m(), 1, ["down_proj"]), (TextConfig.tiny(head_dim=32), 4, list(ATTENTION_TARGETS)),
-        (TextConfig.tiny(), 2, []),
-    ],
-    tolerance=0.0, show=lambda case: f"{_sizes_in_words(case[0])}, r {case[1]}, targets {case[2]}",
-    id="09.2", name="lora_parameters", minutes=5, level="warm-up", importance=1,
-)  # fmt: skip
-
-
-# ---- 09.5: merging ----
+# ---- 09.4: merging ----
 
 
 def _merged(weight: Tensor, a: Tensor, b: Tensor, alpha: float, faults: Collection[str]) -> Tensor:
@@ -247,7 +188,7 @@ _MERGE = fault_exercise(
     },
     _merges,
     tolerance=1e-6,
-    id="09.5", name="merged_weight", minutes=5, level="core", importance=3,
+    id="09.4", name="merged_weight", minutes=5, level="core", importance=3,
 )  # fmt: skip
 
 MERGE = replace(_MERGE, properties=(
@@ -258,7 +199,7 @@ MERGE = replace(_MERGE, properties=(
 ))  # fmt: skip
 
 
-# ---- 09.6: break it ----
+# ---- 09.5: break it ----
 
 
 def _vanish_cases(g: torch.Generator) -> list[tuple]:
@@ -322,7 +263,7 @@ def _weight_in_words(case: tuple) -> str:
 
 
 VANISH = Exercise(
-    id="09.6", name="vanishing_adapter", minutes=10, level="break it",
+    id="09.5", name="vanishing_adapter", minutes=10, level="break it",
     reference=lambda weight: (torch.full((1, weight.shape[1]), 1 / 1100), torch.ones(weight.shape[0], 1)),
     properties=(
         Property("two strips", _vanish_cases, accept=_strips, show=_weight_in_words),
@@ -331,4 +272,4 @@ VANISH = Exercise(
     ),
 )  # fmt: skip
 
-EXERCISES: tuple[Exercise, ...] = (RANK, COUNT, GRADIENTS, LAYER, MERGE, VANISH)
+EXERCISES: tuple[Exercise, ...] = (RANK, GRADIENTS, LAYER, MERGE, VANISH)

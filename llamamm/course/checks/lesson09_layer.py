@@ -1,4 +1,4 @@
-"""What must hold of a LoRA layer and of its strips' gradients, for the exercises 09.3 and 09.4 of lesson 09."""
+"""What must hold of a LoRA layer and of its strips' gradients, for the exercises 09.2 and 09.3 of lesson 09."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llamamm.course.checks.inputs import inputs_stay
 from llamamm.lora.lora import LoraLinear
 from llamamm.lora.settings import LoraSettings
 
-# ---- 09.3: the gradients of both strips ----
+# ---- 09.2: the gradients of both strips ----
 
 ARGUMENTS = ("x", "grad", "a", "b", "scale")
 GRADIENT_CASES = ((2, 3, 1, 7.0), (3, 4, 2, 0.3))  # N, C, r, scale
@@ -86,11 +86,11 @@ GRADIENTS = fault_exercise(
     },
     lambda g: [*_with_zero_b(g), *_places(g), _gradient_case(g, 3, 5, 2, 2.0, ())],
     tolerance=1e-4, run=_both, show=_call, extra=(inputs_stay(ARGUMENTS, _one_place),),
-    id="09.3", name="lora_gradients", minutes=10, level="hard", importance=3, forbids=("backward", "grad", "vjp"),
+    id="09.2", name="lora_gradients", minutes=10, level="hard", importance=3, forbids=("backward", "grad", "vjp"),
 )  # fmt: skip
 
 
-# ---- 09.4: the layer; what it does, how it starts, what trains ----
+# ---- 09.3: the layer; what it does, how it starts, what trains ----
 
 
 class _Reference:
@@ -245,7 +245,7 @@ _OUTPUTS = fault_exercise(
     },
     _layers,
     run=lambda answer, case: _with_strips(answer, case, _base(case))[1], show=_layer_in_words,
-    id="09.4", name="LoraLayer", minutes=10, level="core", importance=3, reference=_Reference,
+    id="09.3", name="LoraLayer", minutes=10, level="core", importance=3, reference=_Reference,
 )  # fmt: skip
 
 LAYER = replace(_OUTPUTS, properties=(
