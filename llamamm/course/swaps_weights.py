@@ -209,9 +209,10 @@ def _with_adapter() -> tuple[Tensor, str]:
 
 
 def lora_layer(answer: Any) -> Verdict:
-    """09.2: fresh around 60 matrices, then with strips that say something, then one backward pass."""
+    """09.3: fresh around 60 matrices, then with strips that say something, then one backward pass."""
     model = real_model()[0]
     ids, (right, package) = torch.tensor([prompt()]), _with_adapter()
+    bases = [getattr(owner, name) for owner, name in _linears(model)]
     with torch.no_grad():
         plain = model(ids)
     with _around(model, lambda base: answer(base, 8, 16.0)) as layers:
@@ -221,8 +222,8 @@ def lora_layer(answer: Any) -> Verdict:
         learning = sum(p.numel() for p in model.parameters() if p.grad is not None)
         moving = any(bool(p.grad.any()) for p in model.parameters() if p.grad is not None)
         with torch.no_grad():
-            for n, layer in enumerate(layers):
-                for own, strip in zip((layer.a, layer.b), _strips(layer.base, n), strict=True):
+            for n, (base, layer) in enumerate(zip(bases, layers, strict=True)):
+                for own, strip in zip((layer.a, layer.b), _strips(base, n), strict=True):
                     own.copy_(strip)
         logits, said = _asked(model)
     expected = sum(8 * sum(getattr(owner, name).weight.shape) for owner, name in _linears(model))
@@ -237,7 +238,7 @@ def lora_layer(answer: Any) -> Verdict:
 
 
 def merged_weight(answer: Any) -> Verdict:
-    """09.3: an adapter in 60 matrices, beside the same adapter next to them."""
+    """09.4: an adapter in 60 matrices, beside the same adapter next to them."""
     model = real_model()[0]
     right, package = _with_adapter()
     merged = {}
@@ -317,8 +318,8 @@ SWAPS = {
     "07.2": read_tensors,
     "08.2": top_p,
     "08.3": until_stop,
-    "09.2": lora_layer,
-    "09.3": merged_weight,
+    "09.3": lora_layer,
+    "09.4": merged_weight,
     "10.2": targets_of,
     "10.3": rows_mask,
 }

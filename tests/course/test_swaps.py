@@ -174,10 +174,10 @@ WRONG = {
     "08.2": [(lambda logits, p: logits, "at word .* a different draw")],  # noqa: ARG005
     "08.3": [(lambda pieces, stop: pieces, "not the same, the package stops after"),  # noqa: ARG005
              (lambda pieces, stop: ["".join(pieces).split(stop[0])[0]], "text is the same, but the model works on")],
-    "09.2": [(lambda *given: Adapted(*given, random_b=True), "but fresh, before it has learned"),
+    "09.3": [(lambda *given: Adapted(*given, random_b=True), "but fresh, before it has learned"),
              (lambda *given: Adapted(*given, random_a=False), "all its gradients are 0"),
              (lambda *given: Adapted(*given, frozen=False), "13,731,840 of its numbers get a gradient, 460,800 sh")],
-    "09.3": [(lambda *given: merged(*given, sign=-1), "a different model"),
+    "09.4": [(lambda *given: merged(*given, sign=-1), "a different model"),
              (lambda *given: merged(*given, rounded=True), "numbers are rounded twice"),
              (lambda *given: merged(*given, in_place=True), "it changes the matrix")],
     "10.2": [(lambda ids, learn: targets_of(ids, learn, shift=0), "over 5: it would learn something different")],

@@ -113,16 +113,25 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "generation.session": {
         "ChatSession": "used in lesson 08, not built",
     },
-    "lora.settings": dict.fromkeys(("ATTENTION_TARGETS", "FEED_FORWARD_TARGETS", "ALL_TARGETS"), CONSTANT),
+    "lora.settings": {
+        **dict.fromkeys(("ATTENTION_TARGETS", "FEED_FORWARD_TARGETS", "ALL_TARGETS"), CONSTANT),
+        "LoraSettings": "settings with checks of their range",
+    },
     "lora.lora": {
         "DEFAULT": CONSTANT,
         "LoraLinear": TOO_LONG,
-        "delete_adapter": IN_WORDS,
+        **dict.fromkeys(("delete_adapter", "apply_lora", "set_lora_enabled"), IN_WORDS),
+        **dict.fromkeys(("merge_lora", "unmerge_lora"), "exercise 09.4 for each wrapper, with a check for NaN"),
         **dict.fromkeys(("remove_lora", "adapter_names", "plain_state_dict", "check_adapter_name"), PIECE),
+    },
+    "wiring": {
+        "find_linears": IN_WORDS,
+        "put_module": PIECE,
     },
     "lora.adapter_files": {
         **dict.fromkeys(("WEIGHTS_FILE", "PREFIX", "SUFFIXES", "SAMPLES"), CONSTANT),
         **dict.fromkeys(("write_adapter", "active_adapter", "note_base", "require_same_base"), PIECE),
+        **dict.fromkeys(("save_adapter", "load_adapter"), "used in lesson 09: format of files"),
     },
     "train.rows": {
         **dict.fromkeys(("END_OF_TEXT", "END_OF_TURN"), CONSTANT),
