@@ -285,7 +285,7 @@ def of_losses(who: str, yours: tuple[float, int], ours: tuple[float, int], same:
 
 @torch.no_grad()
 def targets_of(answer: Any) -> Verdict:
-    """10.2: the loss of an answer."""
+    """10.1: the loss of an answer."""
     model, tokenizer = real_model()
     example = encode_dialogue(DIALOGUE, tokenizer)
     ids, learn = torch.tensor(example.ids), torch.tensor(example.learn)
@@ -298,7 +298,7 @@ def targets_of(answer: Any) -> Verdict:
 
 @torch.no_grad()
 def rows_mask(answer: Any) -> Verdict:
-    """10.3: two texts and filling in one row, beside each text alone."""
+    """10.2: two texts and filling in one row, beside each text alone."""
     model = real_model()[0]
     texts = [list(prompt()), list(prompt(STORY))]
     ids = torch.tensor([[*texts[0], *texts[1], 0, 0, 0]])
@@ -319,6 +319,6 @@ SWAPS = {
     "08.3": until_stop,
     "09.2": lora_layer,
     "09.3": merged_weight,
-    "10.2": targets_of,
-    "10.3": rows_mask,
+    "10.1": targets_of,
+    "10.2": rows_mask,
 }
