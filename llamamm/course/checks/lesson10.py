@@ -151,7 +151,7 @@ MASK = fault_exercise(
 )  # fmt: skip
 
 
-# ---- 10.6: break it ----
+# ---- 10.4: break it ----
 
 STEP, AGAINST = 0.01, 91.0  # of a move along the averaged means; degrees that count as the wrong way
 
@@ -230,11 +230,11 @@ def _goes_wrong(result: Any, _case: tuple) -> str | None:
 
 
 MISLED = Exercise(
-    id="10.6", name="misled", minutes=8, level="break it", importance=1, reference=_misled,
+    id="10.4", name="misled", minutes=8, level="break it", importance=1, reference=_misled,
     properties=(
         Property("a head and pieces", lambda _: [()], accept=_is_form),
         Property("the wrong way", lambda _: [()], accept=_goes_wrong),
     ),
 )  # fmt: skip
 
-EXERCISES: tuple[Exercise, ...] = (TARGETS, MASK, ACCUMULATE, ADAMW, SCHEDULE, MISLED)
+EXERCISES: tuple[Exercise, ...] = (TARGETS, MASK, ACCUMULATE, MISLED, ADAMW, SCHEDULE)

@@ -155,7 +155,7 @@ ACCUMULATE = replace(_ACCUMULATE, properties=(
 ))  # fmt: skip
 
 
-# ---- 10.4: AdamW's step ----
+# ---- 10.5: AdamW's step ----
 
 NAMES = ("weight", "grad", "m", "v", "t", "rate", "decay")
 
@@ -255,11 +255,11 @@ ADAMW = fault_exercise(
     },
     _adamw_cases,
     run=_run_adamw, show=_adamw_in_words, extra=(input_stays(_first_step),),
-    id="10.4", name="adamw_step", minutes=10, level="hard", importance=2,
+    id="10.5", name="adamw_step", minutes=10, level="hard", importance=2,
 )  # fmt: skip
 
 
-# ---- 10.5: warm-up and cosine ----
+# ---- 10.6: warm-up and cosine ----
 
 
 def _package_rate(step: int, *, steps: int, warmup: int, peak: float, floor: float) -> float:
@@ -339,5 +339,5 @@ SCHEDULE = fault_exercise(
     lambda _: [(range(n), n, *rest) for n, *rest in ((9, 4, 1.0, 0.1), (12, 0, 3e-3, 0.05), (30, 5, 0.02, 0.0),
                                                     (7, 2, 0.5, 1.0))],
     run=_run_rates, show=_in_words, tolerance=1e-7,
-    id="10.5", name="rate", minutes=6, level="warm-up", reference=_package_rate,
+    id="10.6", name="rate", minutes=6, level="warm-up", reference=_package_rate,
 )  # fmt: skip

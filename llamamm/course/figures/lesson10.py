@@ -10,7 +10,7 @@ import torch
 from matplotlib.colors import ListedColormap
 from torch import Tensor
 
-from llamamm.course.plots import BLUE, COLORS, GREEN, GREY, ORANGE, PINK, RED, show
+from llamamm.course.plots import BLUE, COLORS, GREEN, GREY, ORANGE, RED, show
 
 EMPTY = "#E6E6E6"
 SMALL = 9.5
@@ -49,7 +49,8 @@ def filled_rows(rows: Mapping[str, Tensor], wasted: Mapping[str, float]) -> None
         ax.set(xlabel="place", yticks=[], title=f"{name}\n{wasted[name]:.0%} filling")
     axes[0].set_ylabel("8 rows")
     shares = ", ".join(f"{name}: {share:.0%}" for name, share in wasted.items())
-    show(figure, alt=f"Eight rows of a batch, filled in three ways; colours are texts, grey is filling. Filling: {shares}.")
+    show(figure, alt="Eight rows of a batch, filled in three ways; colours are texts, grey is filling. Filling: "
+         f"{shares}.")  # fmt: skip
 
 
 def three_triangles(mask: Tensor, segments: Tensor, names: Sequence[str]) -> None:
@@ -66,12 +67,12 @@ def three_triangles(mask: Tensor, segments: Tensor, names: Sequence[str]) -> Non
 def steps_taken(ways: Mapping[str, Sequence[tuple[float, float]]]) -> None:
     """For each way, steps as (degrees from the one that was meant, length as a share of its)."""
     figure, axes = plt.subplots(1, len(ways), figsize=(8.6, 3.0), sharex=True, sharey=True)
-    for ax, (name, steps), color in zip(axes, ways.items(), (RED, PINK), strict=True):
+    for ax, (name, steps) in zip(axes, ways.items(), strict=True):
         for n, (angle, length) in enumerate(steps):
             x, y = length * cos(radians(angle)), length * sin(radians(angle))
-            ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "lw": 1.8, "color": color, "shrinkA": 0,
+            ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "lw": 1.8, "color": RED, "shrinkA": 0,
                                                         "shrinkB": 0})  # fmt: skip
-            ax.plot([], [], color=color, lw=1.8, label="taken" if n == 0 else None)
+            ax.plot([], [], color=RED, lw=1.8, label="taken" if n == 0 else None)
         ax.annotate("", (1, 0), (0, 0), arrowprops={"arrowstyle": "-|>", "lw": 2.6, "color": BLUE, "shrinkA": 0,
                                                     "shrinkB": 0})  # fmt: skip
         ax.plot([], [], color=BLUE, lw=2.6, label="meant")
@@ -96,38 +97,34 @@ def rate_finder(rates: Sequence[float], losses: Sequence[float], smoothed: Seque
         ax.axvline(rate, color=color, lw=1.4, ls="--")
         ax.text(rate, 1.02, name, color=color, ha=side, va="bottom", transform=ax.get_xaxis_transform())
     ax.set(xscale="log", xlabel="learning rate, raised at each step", ylabel="loss",
-           ylim=(min(smoothed) - 0.3, losses[0] + 1.5))  # fmt: skip
+           ylim=(min(losses) - 0.3, losses[0] + 1.5))  # fmt: skip
     ax.legend(loc="lower left")
     show(figure, alt=f"Loss against a rising learning rate: flat at {losses[0]:.1f}, then falling to "
          f"{min(smoothed):.1f} near a rate of {lowest:.1g}, then exploding. The rate taken, {taken:g}, lies on the "
          "falling part.")  # fmt: skip
 
 
-def schedules(rates: Mapping[str, Sequence[float]]) -> None:
-    """name -> the rate of each step."""
-    figure, ax = plt.subplots(figsize=(7.6, 2.8))
-    for (name, values), color, style in zip(rates.items(), (GREY, ORANGE, BLUE), (":", "--", "-"), strict=True):
-        ax.plot(values, color=color, ls=style, lw=2.2, label=name)
-    ax.set(xlabel="step", ylabel="share of the peak", ylim=(0, 1.08))
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    show(figure, alt="Three schedules rise together in a short line. Then one stays, one falls in a straight line, and "
-         "the cosine falls slowly, fast, and slowly again.")  # fmt: skip
+def run(perplexities: Sequence[float], held_out: Mapping[int, float], rulers: Mapping[str, float],
+        rates: Sequence[float]) -> None:  # fmt: skip
+    """Perplexity of each training step, smoothed, and of held-out text at some steps; below it each step's rate.
 
-
-def run(perplexities: Sequence[float], held_out: Mapping[int, float], rulers: Mapping[str, float]) -> None:
-    """Perplexity of each training step, smoothed, and of held-out text at some steps. rulers: name -> perplexity."""
-    figure, ax = plt.subplots(figsize=(8.2, 3.5))
+    rulers: name -> perplexity.
+    """
+    figure, (ax, below) = plt.subplots(2, 1, figsize=(8.4, 4.6), sharex=True, height_ratios=(3, 1))
     steps = len(perplexities)
     ax.semilogy(range(1, steps + 1), perplexities, color=BLUE, lw=1.6, label="training text, smoothed")
     ax.semilogy(list(held_out), list(held_out.values()), color=ORANGE, lw=2, marker="o", ms=5, label="held-out text")
     for name, value in rulers.items():
         ax.axhline(value, color=GREY, lw=1.2, ls=":")
         ax.text(steps * 1.06, value, f"{name}: {value:,.0f}", color="dimgrey", va="center")
-    ax.set(xlabel="step", ylabel="perplexity", xlim=(0, steps * 1.04))
+    ax.set(ylabel="perplexity", xlim=(0, steps * 1.04))
     ticks = [4000, 2000, 1000, 500, 250, 125]
     ax.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
     ax.minorticks_off()
     ax.legend(loc="upper right", bbox_to_anchor=(1.0, 0.92))
+    below.plot(range(1, steps + 1), rates, color=GREEN, lw=1.8)
+    below.set(xlabel="step", ylabel="learning\nrate", ylim=(0, 1.15 * max(rates)))
     show(figure, alt=f"Perplexity over {steps} steps on a logarithmic scale: held-out text falls from "
          f"{held_out[0]:,.0f} to {list(held_out.values())[-1]:,.0f}, training text with it. Rulers: "
-         f"{', '.join(f'{name} {value:,.0f}' for name, value in rulers.items())}.")  # fmt: skip
+         f"{', '.join(f'{name} {value:,.0f}' for name, value in rulers.items())}. Below, the learning rate rises in a "
+         "short line and falls along half a cosine.")  # fmt: skip

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from llamamm.course.checks import check, exercises_of
 from tests.course.checks.ways import assert_right, assert_told, with_faults
 
-# ---- 10.5 in three ways: a formula, a table of all steps, NumPy's interpolation and squared cosine ----
+# ---- 10.6 in three ways: a formula, a table of all steps, NumPy's interpolation and squared cosine ----
 
 
 def rate_by_formula(step, steps, warmup, peak, floor, has):
@@ -269,7 +269,7 @@ def accumulate_by_formula(weight, pieces, has):
     return np.float64(last if "returns the last" in has else loss)
 
 
-# ---- 10.4 in three ways: tensors, numbers one by one, lerp and addcdiv ----
+# ---- 10.5 in three ways: tensors, numbers one by one, lerp and addcdiv ----
 
 MEMORY = {"betas swapped": (0.95, 0.9), "0.999": (0.9, 0.999)}
 
@@ -353,16 +353,16 @@ def adamw_in_place(weight, grad, m, v, t, rate, decay, has):
 
 
 WAYS = {
-    "10.5": (rate_by_formula, rate_by_table, rate_with_numpy),
+    "10.6": (rate_by_formula, rate_by_table, rate_with_numpy),
     "10.1": (targets_by_slices, targets_by_loop, targets_by_multiplication),
     "10.2": (mask_by_comparison, mask_by_loops, mask_by_products),
     "10.3": (accumulate_by_piece, accumulate_by_means, accumulate_by_formula),
-    "10.4": (adamw_by_formula, adamw_one_by_one, adamw_in_place),
+    "10.5": (adamw_by_formula, adamw_one_by_one, adamw_in_place),
 }
 ZERO, MINUS_ONE, MEANS = "places with 0", "places with −1", "averaged the pieces' means"
 # what a message must hold, for each fault
 TOLD = {
-    "10.5": {"from 0": "first step has the rate 0", "no warm-up": "no warm-up", "falls from 0": "begins at step 0",
+    "10.6": {"from 0": "first step has the rate 0", "no warm-up": "no warm-up", "falls from 0": "begins at step 0",
              "late": "never reached", "whole turn": "comes up again", "quarter": "quarter turn",
              "plain": "goes from 1 to −1", "double": "halve it", "line": "That is a line", "to 0": "It falls to 0",
              "cut off": "cut the curve off", "absolute": "floor for a rate", "on top": "floor on top"},
@@ -377,7 +377,7 @@ TOLD = {
              "last alone": "last piece's gradient", "first alone": "first piece's gradient",
              "returns the sum": "return the sum", "undivided gradient": "that of the sum",
              "returns the last": "last piece's share"},
-    "10.4": {"no correction": "Nothing is corrected", "m uncorrected": "m is not corrected",
+    "10.5": {"no correction": "Nothing is corrected", "m uncorrected": "m is not corrected",
              "v uncorrected": "v is not corrected", "corrected state": "return the corrected means",
              "late": "exponent is t + 1", "betas swapped": "memories are swapped", "0.999": "PyTorch's default",
              "sizes": "takes its size", "no root": "root of v is missing", "eps inside": "outside the root",
@@ -387,7 +387,7 @@ TOLD = {
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
-    "10.5": [
+    "10.6": [
         {"from 0", "no warm-up"},  # without a warm-up it has no first step
         {"whole turn", "quarter", "plain", "double", "line"},  # each says which curve falls
         {"to 0", "cut off", "absolute", "on top"},  # each says what becomes of the floor
@@ -412,7 +412,7 @@ APART = {
         {"no division", "returns the sum"},  # the sum is what no division returns
         {"undivided gradient", "returns the sum"},  # the same as no division at all
     ],
-    "10.4": [
+    "10.5": [
         {"no correction", "m uncorrected", "v uncorrected", "late"},  # each says what the means are divided by
         {"no correction", "corrected state"},  # where nothing is corrected, nothing wrong is returned
         {"m uncorrected", "corrected state"}, {"v uncorrected", "corrected state"},  # half of it is
@@ -485,9 +485,9 @@ def test_the_mean_of_a_piece_without_targets_is_told_beside_the_wrong_mean(answe
 
 
 OTHERWISE = [
-    ("10.5", lambda _, **__: "0.5", "form: .*at .'step 0'.*should be a number"),
-    ("10.5", lambda _, **__: 0.5, "all results: for steps 9, warmup 4, peak 1, floor 0.1: .*be 0.25, got 0.5"),
-    ("10.5", lambda step, steps: step / steps, "it raised TypeError"),
+    ("10.6", lambda _, **__: "0.5", "form: .*at .'step 0'.*should be a number"),
+    ("10.6", lambda _, **__: 0.5, "all results: for steps 9, warmup 4, peak 1, floor 0.1: .*be 0.25, got 0.5"),
+    ("10.6", lambda step, steps: step / steps, "it raised TypeError"),
     ("10.1", lambda i, m: targets(i, m)[:-1], "should be .4,., got .3,.. One too short: the last place has a target"),
     ("10.1", lambda i, m: torch.where(m, i, -100)[1:], "One too short"),
     ("10.1", lambda i, m: i[1:].masked_fill(~m[1:], -100), "One too short"),
@@ -503,10 +503,10 @@ OTHERWISE = [
     ("10.3", lambda *_: 0.0, "weight.grad is None afterwards"),
     ("10.3", lambda *case: [mean_loss(*case)], "return the mean loss, a number; got list"),
     ("10.3", lambda *case: 2 * mean_loss(*case), "all results: .*.'loss'. should be"),
-    ("10.4", lambda *case: adamw_by_formula(*case, ())[0], "return three tensors, weight, m and v; got a tensor"),
-    ("10.4", lambda w, g, m, v, *rest: adamw_by_formula(w, g, m, v.add_(0), *rest, ())[:2] + (v.add_(1),),
+    ("10.5", lambda *case: adamw_by_formula(*case, ())[0], "return three tensors, weight, m and v; got a tensor"),
+    ("10.5", lambda w, g, m, v, *rest: adamw_by_formula(w, g, m, v.add_(0), *rest, ())[:2] + (v.add_(1),),
      "changes argument 4"),
-    ("10.4", lambda *case: [x + 0.1 for x in adamw_by_formula(*case, ())], "all results: .*.'weight'"),
+    ("10.5", lambda *case: [x + 0.1 for x in adamw_by_formula(*case, ())], "all results: .*.'weight'"),
     ("10.3", all_at_once, "6 of 7 properties hold.*one piece after another: .*backward ran 1 time for 3 pieces"),
 ]
 
@@ -525,7 +525,7 @@ def test_other_right_roads_of_accumulating_pass(answer):
 
 
 def test_a_message_names_the_property_the_input_and_both_numbers():
-    message = check("10.5", with_faults(WAYS["10.5"][1], ("from 0", "to 0"))).message
+    message = check("10.6", with_faults(WAYS["10.6"][1], ("from 0", "to 0"))).message
     assert "for steps 9, warmup 4, peak 0.5, floor 0.1: at ['step 0']: the result should be 0.125, got 0." in message
     message = check("10.1", with_faults(WAYS["10.1"][1], ("backwards",))).message
     assert "what a place predicts: for ([5, 6, 7, 8, 9], [True, False, True, True, False]) [" in message
@@ -550,7 +550,7 @@ def test_a_result_of_any_kind_gets_a_few_lines(value):
         assert len(result.message.splitlines()) <= 5 and all(len(line) < 500 for line in result.message.splitlines())
 
 
-# ---- 10.6: pieces whose averaged means point the wrong way ----
+# ---- 10.4: pieces whose averaged means point the wrong way ----
 
 
 def pieces_of(*pieces, weight=((0.0,), (0.0,)), dtype=torch.float32):
@@ -572,7 +572,7 @@ RIGHT = [
 
 @pytest.mark.parametrize("answer", RIGHT)
 def test_any_pieces_that_go_wrong_pass(answer):
-    assert check("10.6", answer), check("10.6", answer).message
+    assert check("10.4", answer), check("10.4", answer).message
 
 
 MISLED = [
@@ -596,6 +596,6 @@ MISLED = [
 
 @pytest.mark.parametrize(("answer", "message"), MISLED)
 def test_pieces_that_do_not_mislead_are_told_why(answer, message):
-    result = check("10.6", answer)
+    result = check("10.4", answer)
     assert not result
     assert re.search(message, result.message, re.S), result.message
