@@ -123,6 +123,12 @@ def targets_of(ids, learn, shift=-1):
     return targets
 
 
+def averaged_means(weight, pieces):
+    loss = sum(F.cross_entropy(hidden @ weight.T, targets) for hidden, targets in pieces) / len(pieces)
+    loss.backward()
+    return float(loss.detach())
+
+
 def visible(ids, image_token, late=0):
     spans = image_spans(ids, image_token)
     return [[i for i, (begin, end) in enumerate(spans) if begin + late <= t < end] for t in range(len(ids))]
@@ -180,8 +186,9 @@ WRONG = {
     "09.4": [(lambda *given: merged(*given, sign=-1), "a different model"),
              (lambda *given: merged(*given, rounded=True), "numbers are rounded twice"),
              (lambda *given: merged(*given, in_place=True), "it changes the matrix")],
-    "10.2": [(lambda ids, learn: targets_of(ids, learn, shift=0), "over 5: it would learn something different")],
-    "10.3": [(lambda segments: packed_mask(torch.ones_like(segments))[:, 0], "a different model")],
+    "10.1": [(lambda ids, learn: targets_of(ids, learn, shift=0), "over 5: it would learn something different")],
+    "10.3": [(averaged_means, "a different step"), (lambda *case: 2 * reference("10.3")(*case), "a different step")],
+    "10.2": [(lambda segments: packed_mask(torch.ones_like(segments))[:, 0], "a different model")],
     "11.1": [(lambda pixels, patch: cut(pixels.transpose(2, 3), patch), "different features, such as")],
     "11.3": [(lambda *given: positions_for(*given, mode="first"), "different features, such as"),
              (lambda *given: torch.cat([given[0][:1] * 0, positions_for(*given)[1:]]), "CLS token's own position")],

@@ -133,9 +133,15 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("write_adapter", "active_adapter", "note_base", "require_same_base"), PIECE),
         **dict.fromkeys(("save_adapter", "load_adapter"), "used in lesson 09: format of files"),
     },
+    "train.losses": {
+        **dict.fromkeys(("IGNORE", "CHUNK_BYTES", "MIN_CHUNK"), CONSTANT),
+        "plain_cross_entropy_sum": "one line, as in exercise 10.3",
+        "cross_entropy_sum": "the same a few rows at a time, with checks of its arguments",
+    },
     "train.rows": {
         **dict.fromkeys(("END_OF_TEXT", "END_OF_TURN"), CONSTANT),
-        "encode_record": IN_WORDS,
+        "Example": RECORD,
+        **dict.fromkeys(("encode_text", "encode_dialogue", "encode_record"), IN_WORDS),
     },
     "train.batches": {
         **dict.fromkeys(("Media", "Row"), CONSTANT),
@@ -152,10 +158,15 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("TrainConfig", "Source"), "a table of settings"),
         "explain_keys": "the text of a command's help",
     },
+    "train.optim": {
+        "learning_rate": "exercise 10.6, and two more schedules",
+        "make_optimizer": "PyTorch's own; its step is exercise 10.5, its two groups a line of the bare loop",
+    },
     "train.rate_finder": {"find_learning_rate": USED},
     "train.loop": {
         **dict.fromkeys(("Saver", "Sampler", "AnyBatch", "BatchStream"), PROTOCOL),
-        "Trainer": "too long for a cell; its update is printed",
+        "Trainer": "too long for a cell; a bare loop takes the same steps",
+        "Objective": "used in the lesson; the model's scores, and their loss",
         **dict.fromkeys(("resolve_precision", "checkpoint_activations"), PIECE),
     },
     "train.log": {
