@@ -19,6 +19,7 @@ from llamamm.course.checks.lesson06 import _block_forward, _logits
 from llamamm.course.checks.sheet import read_sheet
 from llamamm.course.swap import real_model
 from llamamm.course.swaps import SWAPS, in_real_model, verdict
+from llamamm.course.swaps_speech import own_attend, own_block
 from llamamm.course.swaps_verdict import of_answers
 from llamamm.errors import InputError
 from llamamm.llama32_vision.tiles import TileProcessor
@@ -202,6 +203,12 @@ WRONG = {
                                                            torch.arange(len(images))), "a different loss")],
     "12.2": [(lambda frames: energies(frames, window=False), "different features")],
     "12.3": [(lambda edges, hz: triangles(edges, hz, area=False), "different features, such as")],
+    "12.4": [(lambda x, _, *given: own_attend(x, x, *given), "with the package's own it says 'Go forward 10 meters.'"),
+             (lambda x, source, att, *_: own_attend(x, source, att), "although it says the same here")],
+    "12.5": [(lambda x, sound, block, attend: own_block(x, 0 * sound, block, attend), "a different model"),
+             (lambda x, sound, block, attend: x, "a different model")],  # noqa: ARG005
+    "12.6": [(lambda scores, prompt, *_: [int(scores(prompt).argmax())], "a different text; with the package's own"),
+             (lambda *given: [*reference("12.6")(*given), 50256], "a different text")],
     "13.2": [(lambda features, *_: features.reshape(len(features), -1, features.shape[2] * 4), "features, such as")],
     "13.3": [(lambda features, mask, merge: stack_frames(features, None, merge=merge), "different features")],  # noqa: ARG005
     "14.2": [(lambda x, where, features: splice(x, where, features.flip(0)), "a different prompt"),

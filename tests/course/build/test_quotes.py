@@ -209,10 +209,10 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "pretrained.towers": {
         "M": TYPE_NAME,
-        **dict.fromkeys(("load_vision_tower", "load_audio_encoder", "load_image_processor"), USED),
+        **dict.fromkeys(("load_vision_tower", "load_audio_encoder", "load_image_processor", "load_whisper"), USED),
     },
     "weights.tower_names": {
-        **dict.fromkeys(("vision_names", "audio_names"), USED),
+        **dict.fromkeys(("vision_names", "audio_names", "speech_names"), USED),
     },
     "senses.contrastive": {
         **dict.fromkeys(("Number", "LossName", "Loss"), TYPE_NAME),
@@ -250,12 +250,33 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "senses.mel": {
         **dict.fromkeys(("N_FFT", "HOP", "N_BINS", "MAX_SAMPLES", "MAX_FRAMES", "SAMPLES_PER_POSITION",
-                         "MAX_POSITIONS", "LINEAR_HZ", "HZ_PER_MEL", "LINEAR_MEL", "LOG_STEP"), CONSTANT),
-        "split_wave": IN_WORDS,
+                         "MAX_POSITIONS", "LINEAR_HZ", "HZ_PER_MEL", "LINEAR_MEL", "LOG_STEP", "PAUSE_WITHIN",
+                         "PAUSE_STEP"), CONSTANT),
+        **dict.fromkeys(("split_wave", "split_at_pauses"), IN_WORDS),
+        "mel_filterbank": "exercise 12.3 on Slaney's edges, with checks of its arguments",
+        "log_mel": "built in the lesson out of exercises 12.2 and 12.3; the package's checks its wave",
+        "n_frames": "the end of exercise 12.1",
+        **dict.fromkeys(("hz_to_mel", "mel_to_hz"), "a formula and its inverse, by hand in the prose"),
         "cut_mel": "two quoted functions in one line",
     },
     "senses.audio": {
         "encode_wave": "a loop over pieces of a recording",
+        "sinusoids": "the table of the first Transformer, told in prose",
+        "AudioEncoder": "six lines in the lesson; what is more is a mask for batches",
+    },
+    "senses.whisper_decoder": {
+        "WhisperConfig": "settings with checks of their range",
+        "Attention": "exercise 12.4, in two steps, so that a cache fits between",
+        "DecoderBlock": "exercise 12.5, on a cache",
+        "DecoderCache": "lesson 05's cache, with the sound's keys beside it",
+        "WhisperDecoder": TOO_LONG,
+        "Whisper": "its two halves, one after the other",
+    },
+    "generation.transcribe": {
+        **dict.fromkeys(("NO_SPEECH", "POOR", "SURE", "NO_SPEECH_NAMES"), CONSTANT),
+        **dict.fromkeys(("SpeechTokens", "Heard"), RECORD),
+        "hear": "exercise 12.6 for many clips at a time",
+        **dict.fromkeys(("transcribe", "transcribe_all"), USED),
     },
     "assets.spoken_words": {
         **dict.fromkeys(("WORDS", "TRAIN_VOICES", "TEST_VOICES", "TAKES", "ACCENTS", "SPEEDS", "PITCHES",
@@ -269,7 +290,8 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "experiments.word_recognition": {
         **dict.fromkeys(("BATCH", "SHOWN", "TITLES"), CONSTANT),
         **dict.fromkeys(("clip_features", "WordClassifier", "random_encoder"), "used in lesson 12; one linear layer"),
-        **dict.fromkeys(("Guess", "Misheard", "Heard", "WordsHeard"), RECORD),
+        **dict.fromkeys(("Guess", "Misheard", "Heard", "WordsHeard", "Kept"), RECORD),
+        "kept_by_layer": USED,
         "measure_words": "what the command calls",
     },
     "llama32_vision.config": {

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from llamamm.course.checks import check
 from llamamm.course.checks.core import exercises_of, find_exercise
 from llamamm.senses.mel import N_BINS, hz_to_mel, log_mel, mel_filterbank, mel_to_hz
-from llamamm.senses.waves import resample
 from tests.course.checks.ways import assert_right, assert_told, with_faults
 
 PI = math.pi
@@ -202,7 +201,7 @@ def test_the_right_answer_passes_however_it_is_written(exercise):
     assert_right(exercise, WAYS[exercise])
 
 
-@pytest.mark.parametrize("number", range(1, 6))
+@pytest.mark.parametrize("number", range(1, 8))
 def test_the_reference_passes(number):
     assert check(f"12.{number}", find_exercise(f"12.{number}").reference)
 
@@ -279,143 +278,7 @@ def test_the_bands_are_the_packages():
     torch.testing.assert_close(ours.float(), mel_filterbank(80))
 
 
-# ---- 12.4 in three ways, and with three windows: convolution with a step, by slices, by fft ----
-
-
-def kernel(half=40, edge=0.5, beta=8.0, gain=1.0):
-    k = torch.arange(-half, half + 1)
-    weights = torch.sinc(edge * k) * torch.kaiser_window(2 * half + 1, periodic=False, beta=beta)
-    return gain * weights / weights.sum()
-
-
-def hinted(edge=0.5, gain=1.0):
-    k = torch.arange(-32, 33)
-    weights = torch.sinc(edge * k) * torch.cos(PI * k / 66) ** 2
-    return gain * weights / weights.sum()
-
-
-def padded(wave, half, has):
-    before, behind = (2 * half, 0) if "late" in has else (half, half)
-    if "not silent" in has:
-        return torch.cat([wave[:1].expand(before), wave, wave[-1:].expand(behind)])
-    return torch.cat([torch.zeros(before), wave, torch.zeros(behind)])
-
-
-def weights_of(has, make):
-    return make(edge=0.25 if "low" in has else 0.5, gain=2.0 if "loud" in has else 1.0)
-
-
-def halve_by_convolution(wave, has):
-    weights = weights_of(has, hinted)
-    if "first" in has:
-        wave = wave[::2]
-    wave = padded(wave, len(weights) // 2, has)
-    return F.conv1d(wave[None, None], weights[None, None], stride=1 if "first" in has else 2)[0, 0]
-
-
-def halve_by_slices(wave, has):
-    wave = wave[::2] if "first" in has else wave
-    weights = weights_of(has, kernel)
-    long = padded(wave, len(weights) // 2, has)
-    new = sum(w * long[i : i + len(wave)] for i, w in enumerate(weights.tolist()))
-    return new if "first" in has else new[::2]
-
-
-def halve_by_fft(wave, has):
-    weights = weights_of(has, lambda edge, gain: kernel(half=50, edge=edge, beta=10.0, gain=gain))
-    wave = wave[::2] if "first" in has else wave
-    long = padded(wave, len(weights) // 2, has)
-    n = len(long) + len(weights)
-    product = torch.fft.rfft(long, n) * torch.fft.rfft(weights, n)
-    new = torch.fft.irfft(product, n)[len(weights) - 1 :][: len(wave)]
-    return new if "first" in has else new[::2]
-
-
-def none_by_slice(wave, has):
-    return wave[::2] * (2 if "loud" in has else 1)
-
-
-def none_by_ideal_weights(wave, has):
-    weights = torch.sinc(torch.arange(-10.0, 11))
-    return (2 if "loud" in has else 1) * F.conv1d(wave[None, None], weights[None, None], padding=10)[0, 0, ::2]
-
-
-def none_by_view(wave, has):
-    return F.pad(wave, (0, len(wave) % 2)).view(-1, 2)[:, 0] * (2 if "loud" in has else 1)
-
-
-def mean_by_pool(wave, has):
-    return (2 if "loud" in has else 1) * F.avg_pool1d(F.pad(wave, (0, len(wave) % 2))[None], 2)[0]
-
-
-def mean_by_sum(wave, has):
-    padded_wave = F.pad(wave, (0, 1))
-    pairs = padded_wave[:-1:2] + padded_wave[1::2]
-    return pairs if "loud" in has else pairs / 2
-
-
-def mean_with_the_one_before(wave, has):
-    wave = wave * 2 if "loud" in has else wave
-    return (F.pad(wave, (1, 0))[: len(wave)] + wave)[::2] / 2
-
-
-HALVES = {
-    "": (halve_by_convolution, halve_by_slices, halve_by_fft),
-    "none": (none_by_slice, none_by_ideal_weights, none_by_view),
-    "mean": (mean_by_pool, mean_by_sum, mean_with_the_one_before),
-}
-TOLD_HALVED = {
-    "loud": "sinc(k / 2) sums to 2", "late": "padding stands before the wave", "low": "edge lies too low",
-    "first": "kept every second sample first", "not silent": "pad with zeros", "none": "nothing was filtered",
-    "mean": "mean or sum of two",
-}  # fmt: skip
-# without a filter there is neither an edge nor padding
-HALVED_APART = [{a, b} for a in ("none", "mean") for b in ("none", "mean", "late", "low", "first", "not silent")]
-
-
-def halved(way, faults):
-    kind = next((f for f in faults if f in HALVES), "")
-    return with_faults(HALVES[kind][way], faults)
-
-
-def test_half_the_rate_passes_however_it_is_filtered():
-    assert_right("12.4", range(3), halved)
-
-
-@pytest.mark.parametrize("way", range(3))
-def test_half_the_rate_with_each_fault_and_with_two(way):
-    assert_told("12.4", [way], TOLD_HALVED, HALVED_APART, halved)
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [(lambda w: halve_with(w, kernel(edge=0.6)), "5,000 Hz comes back as 3,000 Hz with 13%.*a longer kernel"),
-     (lambda w: halve_with(w, kernel(half=6)), "3,000 Hz comes out 0.80 times.*kernel long enough"),
-     (lambda w: halve_with(w, kernel(edge=0.35)), "3,000 Hz comes out 0.13 times"),
-     (lambda w: halve_with(F.pad(w, (1, 0)), kernel())[: (len(w) + 1) // 2], "in time: .*1.0 old samples too late"),
-     (lambda w: halve_with(w, kernel())[: len(w) // 2], r"of 1 sample you .* \(1,\)"),
-     (lambda w: halve_with(w, kernel()).tolist(), "got list"),
-     (lambda w: halve_with(w, kernel()) * math.nan, "NaN"), (lambda w: 0 * w[::2], "constant 1 comes out as 0.00"),
-     (lambda w: halve_with(w, kernel()).mul(4).round() / 4, "500 Hz comes out 1.08 times"),
-     (lambda w: halve_with(w, kernel()) + 0.1 * w[::2] ** 2 * (w[::2] != 1), "isn't a plain tone|times as strong"),
-     (lambda w: halve_with(w, kernel().where(torch.arange(81) < 44, 0) / 0.926), "tones up to 3,000 Hz: ")],
-)  # fmt: skip
-def test_half_the_rate_otherwise_wrong(answer, message):
-    result = check("12.4", answer)
-    assert not result
-    assert re.search(message, result.message), result.message
-
-
-def halve_with(wave, weights):
-    return F.conv1d(wave[None, None], weights[None, None], padding=len(weights) // 2)[0, 0, ::2]
-
-
-def test_a_sample_too_late_is_not_called_wrong_padding():
-    message = check("12.4", lambda w: halve_with(F.pad(w, (1, 0)), kernel())[: (len(w) + 1) // 2]).message
-    assert "5 of 6 properties hold" in message
-
-
-# ---- 12.5 in three ways: rfft, the analytic wave, Hilbert's kernel in double precision ----
+# ---- 12.7 in three ways: rfft, the analytic wave, Hilbert's kernel in double precision ----
 
 
 def twin_by_rfft(wave):
@@ -464,7 +327,7 @@ TWIN_APART = [
 
 @pytest.mark.parametrize("answer", [*TWINS, lambda w: -twin_by_rfft(w)])
 def test_twins_pass(answer):
-    result = check("12.5", answer)
+    result = check("12.7", answer)
     assert result, result.message
 
 
@@ -479,14 +342,14 @@ def changed(way, faults):
 
 @pytest.mark.parametrize("way", range(3))
 def test_what_is_no_twin_and_why(way):
-    assert_told("12.5", [way], TOLD_TWIN, TWIN_APART, changed)
+    assert_told("12.7", [way], TOLD_TWIN, TWIN_APART, changed)
 
 
 @pytest.mark.parametrize("way", range(3))
 @pytest.mark.parametrize("fault", ["factor", "backwards", "shift", "click"])
 def test_a_twin_with_one_more_change(fault, way):
     """The correlation is small, as it should be; still it sounds otherwise."""
-    found = check("12.5", lambda wave: CHANGES[fault][way](TWINS[way](wave))).message
+    found = check("12.7", lambda wave: CHANGES[fault][way](TWINS[way](wave))).message
     assert TOLD_TWIN[fault] in found and "how it sounds" in found
 
 
@@ -508,15 +371,12 @@ def any_phases(wave):
      (lambda w: w + w.std() * torch.randn(len(w)), "sample by sample they are still related")],
 )  # fmt: skip
 def test_other_waves_are_no_twins(answer, message):
-    result = check("12.5", answer)
+    result = check("12.7", answer)
     assert not result
     assert re.search(message, result.message), result.message
 
 
 def test_a_twin_is_one_for_a_real_filterbank_too():
-    (wave,) = find_exercise("12.5").properties[0].inputs()[0]
+    (wave,) = find_exercise("12.7").properties[0].inputs()[0]
     assert (log_mel(twin_by_rfft(wave)) - log_mel(wave)).abs().mean() < 0.01
 
-
-def test_the_packages_own_resampling_passes():
-    assert check("12.4", lambda wave: resample(wave, rate=2, new_rate=1))
