@@ -223,6 +223,7 @@ def test_what_is_kept_by_hand():
     assert voices[:2] == pytest.approx((-1.0, 1.0), abs=1e-6)
 
 
+@torch.no_grad()
 def test_stages_are_the_encoders_own(encoder, generator):
     clips = [Clip(0.1 * torch.randn(2000 + 320 * n, generator=generator), word, voice)
              for n, (word, voice) in enumerate([("go", "a"), ("go", "b"), ("ten", "a"), ("ten", "b")])]  # fmt: skip
