@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -46,8 +48,8 @@ class Encyclopedia:
     tokenizer lies, too. test_rows: some of the held-out ones as batches. The folder goes away with the object."""
 
     def __init__(self) -> None:
-        self._workshop = tempfile.TemporaryDirectory(prefix="lesson-10-")
-        self.folder = folder = Path(self._workshop.name)
+        self.folder = folder = Path(tempfile.mkdtemp(prefix="lesson-10-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         for part in ("train", "test"):
             articles = open_documents(fetch("wiki") / f"{part}.jsonl")
             lines = (json.dumps({"text": first_sentence(article["text"])}) + "\n" for article in articles)

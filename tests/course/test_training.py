@@ -1,5 +1,6 @@
 """course.training: what lesson 10 trains on and how it starts its runs."""
 
+import gc
 import json
 import math
 
@@ -33,6 +34,15 @@ def test_entries_and_held_out_ones_are_also_files(book):
     assert [json.loads(line) for line in lines[:3]] == [book.entries[i] for i in range(3)]
     assert not {e["text"] for e in book.entries} & {e["text"] for e in book.held_out}
     assert book.encode(book.entries[0]).ids[-1] == book.tokenizer.special_tokens["<|end_of_text|>"]
+
+
+def test_the_folder_goes_away_with_the_object():
+    book = Encyclopedia()
+    folder = book.folder
+    assert folder.is_dir()
+    del book
+    gc.collect()
+    assert not folder.exists()
 
 
 def test_a_fresh_trainer_is_decided_by_its_seed_and_knows_nothing(book):
