@@ -87,18 +87,18 @@ def _with_parts(who: str, block: Callable[..., Tensor], attend: Attend) -> Verdi
 
 
 def attend(answer: Any) -> Verdict:
-    """12.4: in all blocks, for the tokens and for the sound."""
+    """12.3: in all blocks, for the tokens and for the sound."""
     return _with_parts("attend", own_block, answer)
 
 
 def decoder_block(answer: Any) -> Verdict:
-    """12.5: each block is the learner's, its attention the package's."""
+    """12.4: each block is the learner's, its attention the package's."""
     return _with_parts("decoder_block", answer, own_attend)
 
 
 @torch.no_grad()
 def write_down(answer: Any) -> Verdict:
-    """12.6"""
+    """12.5"""
     model, tokens = real_mouth()
     sound, ids, _, text = _spoken()
     wanted = ids[len(tokens.prompt) :]
@@ -111,4 +111,4 @@ def write_down(answer: Any) -> Verdict:
                           f"{text!r}")  # fmt: skip
 
 
-SWAPS = {"12.4": attend, "12.5": decoder_block, "12.6": write_down}
+SWAPS = {"12.3": attend, "12.4": decoder_block, "12.5": write_down}

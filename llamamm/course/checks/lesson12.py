@@ -1,4 +1,4 @@
-"""Checks of lesson 12: places of a recording, energies of a frame, triangular bands, a twin; the mouth's are apart."""
+"""Checks of lesson 12: energies of a frame, triangular bands, a twin; the mouth's are apart."""
 
 from __future__ import annotations
 
@@ -12,49 +12,10 @@ from torch import Tensor
 from llamamm.course.checks.core import Exercise, Property
 from llamamm.course.checks.faults import fault_exercise
 from llamamm.course.checks.lesson12_mouth import MOUTH
-from llamamm.senses.mel import HOP, N_BINS, hz_to_mel, log_mel, mel_to_hz, n_frames
+from llamamm.senses.mel import N_BINS, hz_to_mel, log_mel, mel_to_hz, n_frames
 from llamamm.senses.waves import RATE
 
-# ---- 12.1: samples, frames, places ----
-
-
-def _sizes(n_samples: int, rate: int, faults: Collection[str]) -> tuple[int, int, int]:
-    def divided(a: int, b: int, fault: str) -> int:
-        return a // b if fault in faults else -(-a // b)
-
-    n = divided(n_samples * RATE, rate, "samples")
-    n = n_samples if "own rate" in faults else divided(n_samples * rate, RATE, "samples") if "inverse" in faults else n
-    n_columns = 1 + n // HOP if "extra" in faults else divided(n, HOP, "frames")
-    return n, n_columns, n_columns if "not halved" in faults else divided(n_columns, 2, "places")
-
-
-def _package_sizes(n_samples: int, rate: int) -> tuple[int, int, int]:
-    n = -(-n_samples * RATE // rate)
-    return n, -(-n // HOP), n_frames(n)
-
-
-SIZES = fault_exercise(
-    _sizes,
-    {
-        "own rate": "You count in samples of the recording's own rate: first it becomes 16,000 a second",
-        "inverse": "Your factor is the wrong way round: a second has `rate` samples and becomes 16,000",
-        "samples": "A last sample that is not full counts, so round up: the new wave lasts at least as long as the old",
-        "frames": "A last frame that is not full counts, so round up: one sample fills a frame",
-        "extra": "1 + n // 160 is what the STFT gives: a frame centred on the very end holds no sound of its own",
-        "places": "A last place that is not full counts, so round up: an odd number of frames needs one place more",
-        "not halved": "As many places as frames: the second convolution has a step of 2",
-    },
-    {
-        "samples": (lambda _: [(31, 44_100)], ("own rate", "inverse", "samples")),
-        "frames": (lambda _: [(161, RATE), (320, RATE)], ("frames", "extra")),
-        "places": (lambda _: [(480, RATE), (320, RATE)], ("places", "not halved")),
-    },
-    lambda _: [(1, RATE), (16_000, RATE), (480, RATE), (44_101, 44_100), (20_001, 8_000), (100_000, 48_000)],
-    id="12.1", name="sizes", minutes=5, level="warm-up", reference=_package_sizes,
-)  # fmt: skip
-
-
-# ---- 12.2: energies of a frame ----
+# ---- 12.1: energies of a frame ----
 
 WINDOWS: dict[str, Callable[[Tensor, int], Tensor]] = {  # from n = 0, 1, ... and N
     "": lambda n, N: 0.5 - 0.5 * torch.cos(2 * math.pi * n / N),
@@ -105,11 +66,11 @@ FRAME = fault_exercise(
     lambda g: [(torch.randn(n, generator=g),) for n in ((8,), (3, 400), (2, 3, 16), (1, 2))],
     tolerance=1e-3, repair=lambda got, e: got[..., : e.shape[-1]] if got.shape == (*e.shape[:-1], 2 * e.shape[-1] - 2)
     else None, form="You return all N bins: those above N / 2 mirror the ones below, for a real wave",
-    id="12.2", name="energies", minutes=10, level="core", forbids=("hann_window", "stft"),
+    id="12.1", name="energies", minutes=10, level="warm-up", forbids=("hann_window", "stft"),
 )  # fmt: skip
 
 
-# ---- 12.3: triangles ----
+# ---- 12.2: triangles ----
 
 
 def _triangles(edges: Tensor, hz: Tensor, faults: Collection[str]) -> Tensor:
@@ -167,11 +128,11 @@ BANDS = fault_exercise(
     _bands,
     tolerance=1e-5, repair=lambda got, expected: got.T if got.T.shape == expected.shape else None,
     form="Rows and columns are swapped: (M, F), a row for each band",
-    id="12.3", name="triangles", minutes=12, level="core",
+    id="12.2", name="triangles", minutes=12, level="core",
 )  # fmt: skip
 
 
-# ---- 12.7: a twin ----
+# ---- 12.6: a twin ----
 
 LIKE, ALONE = 0.01, 0.1  # mean difference of the log-mel, correlation
 
@@ -293,7 +254,7 @@ def _reasons(result: Tensor, wave: Tensor) -> list[str]:
 
 
 TWIN = Exercise(
-    id="12.7", name="twin", minutes=15, level="break it", reference=_quarter_turn,
+    id="12.6", name="twin", minutes=15, level="break it", reference=_quarter_turn,
     properties=(
         Property("form", _voices, run=lambda answer, case: answer(*case), accept=_twin_form),
         Property("sample by sample", _voices, run=lambda answer, case: answer(*case), accept=_unrelated),
@@ -301,4 +262,4 @@ TWIN = Exercise(
     ),
 )  # fmt: skip
 
-EXERCISES: tuple[Exercise, ...] = (SIZES, FRAME, BANDS, *MOUTH, TWIN)
+EXERCISES: tuple[Exercise, ...] = (FRAME, BANDS, *MOUTH, TWIN)

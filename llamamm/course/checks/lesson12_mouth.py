@@ -34,7 +34,7 @@ def _run(answer: Callable[..., Any], case: tuple) -> Any:
         return answer(*case)
 
 
-# ---- 12.4: attend ----
+# ---- 12.3: attend ----
 
 
 def _attend(
@@ -100,12 +100,12 @@ ATTEND = fault_exercise(
     },
     _asked((1, 1, 5), (2, 3, 7), (3, 4, 4)),
     run=_run, show=_sizes_of,
-    id="12.4", name="attend", minutes=8, level="core", importance=3,
+    id="12.3", name="attend", minutes=8, level="core", importance=3,
     forbids=("scaled_dot_product_attention", "multi_head_attention_forward"),
 )  # fmt: skip
 
 
-# ---- 12.5: decoder_block ----
+# ---- 12.4: decoder_block ----
 
 
 def _decoder_block(
@@ -168,11 +168,11 @@ BLOCK = fault_exercise(
     },
     _spoken((1, 1, 5), (2, 4, 3)),
     run=_run, show=_sizes_alone,
-    id="12.5", name="decoder_block", minutes=12, level="hard", importance=3,
+    id="12.4", name="decoder_block", minutes=12, level="hard", importance=3,
 )  # fmt: skip
 
 
-# ---- 12.6: write_down ----
+# ---- 12.5: write_down ----
 
 V, END = 24, 5
 NEVER, NEVER_FIRST = (1, 2, 3), (4, END)
@@ -271,7 +271,7 @@ WRITE = fault_exercise(
     _written((2, 5, 9), (3, 99, 1), (4, 6, 3), (5, 9, 20)),
     show=_in_order, differs=_lists_differ, misshapen=_no_list,
     extra=(Property("the prompt stays as it is", ENDS, run=_prompt_afterwards, accept=_same_prompt),),
-    id="12.6", name="write_down", minutes=10, level="core", importance=3,
+    id="12.5", name="write_down", minutes=10, level="core", importance=3,
 )  # fmt: skip
 
 MOUTH = ATTEND, BLOCK, WRITE

@@ -94,7 +94,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "convert_gguf": IN_WORDS,
     },
     "pretrained.locate": {
-        **dict.fromkeys(("DEFAULT_MODEL", "BUILT_IN"), CONSTANT),
+        **dict.fromkeys(("DEFAULT_MODEL", "BUILT_IN", "EXAMPLE_PICTURE", "EXAMPLE_SOUND"), CONSTANT),
         "locate": IN_WORDS,
         "locate_config": "the small half of locate",
         "HubOptions": TYPE_NAME,
@@ -253,9 +253,9 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
                          "MAX_POSITIONS", "LINEAR_HZ", "HZ_PER_MEL", "LINEAR_MEL", "LOG_STEP", "PAUSE_WITHIN",
                          "PAUSE_STEP"), CONSTANT),
         **dict.fromkeys(("split_wave", "split_at_pauses"), IN_WORDS),
-        "mel_filterbank": "exercise 12.3 on Slaney's edges, with checks of its arguments",
-        "log_mel": "built in the lesson out of exercises 12.2 and 12.3; the package's checks its wave",
-        "n_frames": "the end of exercise 12.1",
+        "mel_filterbank": "exercise 12.2 on Slaney's edges, with checks of its arguments",
+        "log_mel": "built in the lesson out of exercises 12.1 and 12.2; the package's checks its wave",
+        "n_frames": "a division, rounded up",
         **dict.fromkeys(("hz_to_mel", "mel_to_hz"), "a formula and its inverse, by hand in the prose"),
         "cut_mel": "two quoted functions in one line",
     },
@@ -266,8 +266,8 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "senses.whisper_decoder": {
         "WhisperConfig": "settings with checks of their range",
-        "Attention": "exercise 12.4, in two steps, so that a cache fits between",
-        "DecoderBlock": "exercise 12.5, on a cache",
+        "Attention": "exercise 12.3, in two steps, so that a cache fits between",
+        "DecoderBlock": "exercise 12.4, on a cache",
         "DecoderCache": "lesson 05's cache, with the sound's keys beside it",
         "WhisperDecoder": TOO_LONG,
         "Whisper": "its two halves, one after the other",
@@ -275,7 +275,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "generation.transcribe": {
         **dict.fromkeys(("NO_SPEECH", "POOR", "SURE", "NO_SPEECH_NAMES"), CONSTANT),
         **dict.fromkeys(("SpeechTokens", "Heard"), RECORD),
-        "hear": "exercise 12.6 for many clips at a time",
+        "hear": "exercise 12.5 for many clips at a time",
         **dict.fromkeys(("transcribe", "transcribe_all"), USED),
     },
     "assets.spoken_words": {

@@ -15,7 +15,7 @@ from llamamm.course.checks.core import exercises_of
 from llamamm.course.checks.lesson12_mouth import END, NEVER, NEVER_FIRST, _attend
 from tests.course.checks.ways import assert_right, assert_told, with_faults
 
-# ---- 12.4 in three ways: einsum, head by head, torch's functional form on its own matrices ----
+# ---- 12.3 in three ways: einsum, head by head, torch's functional form on its own matrices ----
 
 
 def roles(x, source, has):
@@ -95,7 +95,7 @@ def attend_by_matrices(x, source, att, mask=None, has=()):
     return out if "no output" in has else att.out_proj(out)
 
 
-# ---- 12.5 in three ways: line by line, a loop over branches, the tokens seen one after the other ----
+# ---- 12.4 in three ways: line by line, a loop over branches, the tokens seen one after the other ----
 
 
 def mask_of(T, has):
@@ -175,7 +175,7 @@ def block_in_double_negation(x, sound, block, attend, has=()):
     return last if "no residual 2" in has else last + total
 
 
-# ---- 12.6 in three ways: a for loop with a copy, a list of all ids, recursion ----
+# ---- 12.5 in three ways: a for loop with a copy, a list of all ids, recursion ----
 
 
 def write_with_for(next_scores, prompt, end, never, never_first, limit, has=()):
@@ -245,42 +245,42 @@ def write_by_recursion(next_scores, prompt, end, never, never_first, limit, has=
 
 
 WAYS = {
-    "12.4": (attend_by_einsum, attend_head_by_head, attend_by_matrices),
-    "12.5": (block_line_by_line, block_by_a_loop, block_in_double_negation),
-    "12.6": (write_with_for, write_in_one_list, write_by_recursion),
+    "12.3": (attend_by_einsum, attend_head_by_head, attend_by_matrices),
+    "12.4": (block_line_by_line, block_by_a_loop, block_in_double_negation),
+    "12.5": (write_with_for, write_in_one_list, write_by_recursion),
 }
 TOLD = {
-    "12.4": {"asks itself": "tokens look at each other", "source asks": "queries come from the source",
+    "12.3": {"asks itself": "tokens look at each other", "source asks": "queries come from the source",
              "values as keys": "keys are the values", "not scaled": "scores are not scaled",
              "by the width": "whole width C", "over tokens": "softmax runs over the tokens",
              "no mask": "left the mask out", "inverted": "mask is inverted", "cut wrong": "heads are cut wrong",
              "joined wrong": "heads are joined wrong", "no output": "last projection is missing"},
-    "12.5": {"no mask": "see later tokens", "future": "what comes later", "sound first": "listen before you read",
+    "12.4": {"no mask": "see later tokens", "future": "what comes later", "sound first": "listen before you read",
              "side by side": "Both attentions read the old x", "one attention": "`self_attn` is used twice",
              "raw words": "only the queries are normalised", "sound normed": "You normalised the sound",
              "norms exchanged": "norms are exchanged", "no norms": "The norms are missing",
              "no residual 0": "After the first attention x", "no residual 1": "After the second attention x",
              "no residual 2": "After the MLP x", "no mlp": "The MLP is missing"},
-    "12.6": {"never": "ids that are in `never`", "never once": "first step alone", "first": "Your first id may",
+    "12.5": {"never": "ids that are in `never`", "never once": "first step alone", "first": "Your first id may",
              "first always": "ban `never_first` at every step", "prompt forgotten": "without the prompt",
              "last alone": "the last id alone", "one more": "one id more", "end too": "the end's id, too",
              "prompt too": "return the prompt, too"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
-    "12.4": [
+    "12.3": [
         {"asks itself", "source asks"},  # each says who asks whom
         {"not scaled", "by the width"},  # each says how scores are scaled
         {"no mask", "inverted"},  # what is not there is not turned round
         {"over tokens", "inverted"}, {"over tokens", "no mask"},  # columns that nobody may see have no sum
     ],
-    "12.5": [
+    "12.4": [
         {"no mask", "future"},  # each says which mask there is
         {"no mlp", "no residual 2"},  # the MLP that is missing adds nothing
         {"no norms", "norms exchanged"}, {"no norms", "raw words"}, {"no norms", "sound normed"},  # no norm is there
         {"side by side", "no residual 0"}, {"side by side", "sound first"},  # side by side there is no order
     ],
-    "12.6": [
+    "12.5": [
         {"never", "never once"}, {"first", "first always"},  # each says what is banned
         {"prompt forgotten", "last alone"},  # each says what is read
         {"first always", "end too"}, {"last alone", "end too"},  # the toy decoder never comes to its end
@@ -301,7 +301,7 @@ def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise):
 
 
 def test_every_fault_is_planted_here():
-    for exercise in exercises_of("12")[3:6]:
+    for exercise in exercises_of("12")[2:5]:
         assert len(exercise.mistakes) == len(TOLD[exercise.id])
 
 
@@ -320,16 +320,16 @@ def kernel(x, source, att, mask=None):
 @pytest.mark.parametrize(
     ("exercise", "answer", "message"),
     [
-        ("12.4", kernel, "PyTorch's own scaled_dot_product_attention"),
-        ("12.4", lambda *given: _attend(*given)[0], r"shape should be \(1, 1, 24\), got \(1, 24\)"),
-        ("12.4", lambda *given: 3 * _attend(*given), r"all numbers: for x \(1, 1, 24\), source \(1, 5, 24\), no mask"),
-        ("12.4", lambda x, source, att: _attend(x, source, att), "it raised TypeError"),
-        ("12.5", lambda x, sound, block, attend: x, "should be"),  # noqa: ARG005
-        ("12.5", lambda x, sound, block, attend: block(x, sound), "it raised TypeError"),  # noqa: ARG005
-        ("12.6", changes_the_prompt, "the prompt stays as it is: you changed the caller's list"),
-        ("12.6", lambda *given: torch.tensor(write_with_for(*given)), "got a tensor of shape"),
-        ("12.6", lambda *given: write_with_for(*given)[::-1], r"the ids should be \[.*\], got \["),
-        ("12.6", lambda *_: [], r"the ids should be \["),
+        ("12.3", kernel, "PyTorch's own scaled_dot_product_attention"),
+        ("12.3", lambda *given: _attend(*given)[0], r"shape should be \(1, 1, 24\), got \(1, 24\)"),
+        ("12.3", lambda *given: 3 * _attend(*given), r"all numbers: for x \(1, 1, 24\), source \(1, 5, 24\), no mask"),
+        ("12.3", lambda x, source, att: _attend(x, source, att), "it raised TypeError"),
+        ("12.4", lambda x, sound, block, attend: x, "should be"),  # noqa: ARG005
+        ("12.4", lambda x, sound, block, attend: block(x, sound), "it raised TypeError"),  # noqa: ARG005
+        ("12.5", changes_the_prompt, "the prompt stays as it is: you changed the caller's list"),
+        ("12.5", lambda *given: torch.tensor(write_with_for(*given)), "got a tensor of shape"),
+        ("12.5", lambda *given: write_with_for(*given)[::-1], r"the ids should be \[.*\], got \["),
+        ("12.5", lambda *_: [], r"the ids should be \["),
     ],
 )
 def test_what_no_fault_explains_is_told_with_its_numbers(exercise, answer, message):
@@ -339,6 +339,6 @@ def test_what_no_fault_explains_is_told_with_its_numbers(exercise, answer, messa
 
 def test_the_toy_decoder_wants_what_it_may_not_say():
     """Else a fault in what is banned would not show."""
-    (case,) = [e for e in exercises_of("12") if e.id == "12.6"][0].properties[0].inputs()
+    (case,) = [e for e in exercises_of("12") if e.id == "12.5"][0].properties[0].inputs()
     never, first = (with_faults(write_with_for, faults)(*case) for faults in (("never", "first"), ("first",)))
     assert never[0] in NEVER and first[0] in NEVER_FIRST and END in NEVER_FIRST
