@@ -3,8 +3,8 @@
     picture (3, 24 n, 72), n lines -> tiles of 72 x 72 pixels, three lines each -> MllamaModel: "C?" -> "tea 4.75"
 
 The reader is trained from nothing on receipts that fit one tile. `with_tiles` then gives it the tables that tell tiles
-apart, their gates at 0: it answers as before, and may open them in further training. Lines are as high as a patch, and
-two characters as wide, which is what lets it learn to read in a minute.
+apart, their gates at 0: it answers as before, and may open them in further training. A line lies in one row of patches,
+two characters in each, which is what lets the reader learn in half a minute.
 
 Used in notebook 15.
 """
@@ -45,8 +45,8 @@ LINE = 24  # pixels from a line to the next: every other row of patches is white
 MOST_LETTERS = 26  # lines are asked for by letter
 GOODS = ("apple", "bread", "corn", "eggs", "fish", "honey", "jam", "milk", "oil", "rice", "soap", "tea")
 TOTAL = "total"
-CHEAP, DEAR = (10, 499), (1000, 3999)  # prices in cents, from and to; one in ten is dear
-MEAN, DEVIATION = (0.83,) * 3, (0.37,) * 3  # of a receipt's pixels, from 0 to 1
+CENTS = 10, 499  # a price, from and to
+MEAN, DEVIATION = (0.91,) * 3, (0.29,) * 3  # of a receipt's pixels, from 0 to 1
 WIDTH = 64
 TABLES = 4.0  # deviation of fresh tables that tell tiles apart: a gate that is hardly open lets them matter
 CONFIDENCE = 1.96  # standard deviations to each side: 95%
@@ -76,7 +76,7 @@ def make_receipts(n: int, *, seed: int, lines: tuple[int, int]) -> list[Receipt]
     draw, receipts = random.Random(seed), []
     for _ in range(n):
         goods = draw.choices(GOODS, k=draw.randint(fewest, most) - 1)
-        cents = [draw.randint(*(DEAR if draw.random() < 0.1 else CHEAP)) for _ in goods]
+        cents = [draw.randint(*CENTS) for _ in goods]
         rows = [*zip(goods, cents, strict=True), (TOTAL, sum(cents))]
         receipts.append(print_receipt([f"{what} {price / 100:.2f}" for what, price in rows]))
     return receipts
@@ -88,7 +88,7 @@ def print_receipt(lines: Sequence[str]) -> Receipt:
     pen, font = ImageDraw.Draw(paper), ImageFont.load_default_imagefont()  # 6 x 11 pixels a character
     for n, line in enumerate(lines):
         what, price = line.split(" ")
-        pen.text((1, n * LINE), f"{what:5}{price:>6}", font=font, fill=0)
+        pen.text((0, n * LINE), f"{what:5}{price:>7}", font=font, fill=0)
     pixels = torch.frombuffer(bytearray(paper.tobytes()), dtype=torch.uint8)
     return Receipt(tuple(lines), pixels.view(1, -1, SIDE).expand(3, -1, -1))
 

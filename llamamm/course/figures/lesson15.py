@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvF
@@ -17,9 +18,13 @@ from llamamm.llama32_vision.tiles import TileProcessor
 SMALL = 9.5
 
 
-def _paper(ax: Axes, picture: Tensor, aspect: str = "auto") -> None:
-    """A picture (3, H, W) uint8 in a thin frame."""
-    ax.imshow(picture.permute(1, 2, 0), interpolation="nearest", aspect=aspect)
+MARGIN = 4  # pixels of white that a whole receipt is shown with
+
+
+def _paper(ax: Axes, picture: Tensor, *, whole: bool = False) -> None:
+    """A picture (3, H, W) uint8 in a thin frame; a whole receipt with its own proportions and a white margin."""
+    picture = F.pad(picture, [MARGIN] * 4, value=255) if whole else picture
+    ax.imshow(picture.permute(1, 2, 0), interpolation="nearest", aspect="equal" if whole else "auto")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(visible=True, color=GREY)
 
@@ -27,7 +32,7 @@ def _paper(ax: Axes, picture: Tensor, aspect: str = "auto") -> None:
 def small_print(receipt: Tensor, scales: Sequence[float], names: Sequence[str]) -> None:
     """receipt: (3, H, W) uint8; its last four lines as each scale leaves them, shown equally large."""
     fig, axes = plt.subplots(1, 1 + len(scales), figsize=(8.6, 3.9), width_ratios=(0.6, *[1.3] * len(scales)))
-    _paper(axes[0], receipt, "equal")
+    _paper(axes[0], receipt, whole=True)
     axes[0].set_title("the receipt")
     height, width = receipt.shape[1:]
     for ax, scale, name in zip(axes[1:], scales, names, strict=True):
@@ -81,14 +86,14 @@ def shares(scores: Sequence[Lines], *, marked: str) -> None:
 def reading(receipt: Tensor, said: Sequence[str], truth: Sequence[str]) -> None:
     """A receipt, and beside each of its lines what the reader says: green where it is right, red where it is not."""
     height, n = receipt.shape[1], len(truth)
-    fig, (left, right) = plt.subplots(1, 2, figsize=(4.6, 0.35 * n + 0.4), width_ratios=(1, 2))
-    _paper(left, receipt, "equal")
+    fig, (left, right) = plt.subplots(1, 2, figsize=(4.0, 0.35 * n + 0.4), width_ratios=(1, 1.6))
+    _paper(left, receipt, whole=True)
     left.set_title("the picture", fontsize=11)
     for line, (ours, theirs) in enumerate(zip(said, truth, strict=True)):
         text = f"{chr(ord('A') + line)}?  {ours}"
-        right.text(0.04, (line + 0.25) * height / n, text, va="center", family="monospace", fontsize=SMALL,
+        right.text(0.04, (line + 0.25) * height / n + MARGIN, text, va="center", family="monospace", fontsize=SMALL,
                    color=GREEN if ours == theirs else RED, weight="bold")  # fmt: skip
-    right.set(xlim=(0, 1), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+    right.set(xlim=(0, 1), ylim=(height + 2 * MARGIN, 0), xticks=[], yticks=[])
     right.spines[:].set_visible(False)
     right.set_title("asked, and answered", fontsize=11)
     wrong = sum(a != b for a, b in zip(said, truth, strict=True))

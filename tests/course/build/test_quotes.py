@@ -299,8 +299,8 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "mllama_names": "a few names that differ on disk",
     },
     "experiments.receipts": {
-        **dict.fromkeys(("SIDE", "PATCH", "LINE", "MOST_LETTERS", "GOODS", "TOTAL", "CHEAP", "DEAR", "MEAN", "DEVIATION",
-                         "WIDTH", "TABLES", "CONFIDENCE"), CONSTANT),
+        **dict.fromkeys(("SIDE", "PATCH", "LINE", "MOST_LETTERS", "GOODS", "TOTAL", "CENTS", "MEAN",
+                         "DEVIATION", "WIDTH", "TABLES", "CONFIDENCE"), CONSTANT),
         "Rule": TYPE_NAME,
         **dict.fromkeys(("Receipt", "ReceiptBatch", "Lines"), RECORD),
         **dict.fromkeys(("make_receipts", "receipt_processor", "new_reader", "with_tiles", "train_reader", "question",
