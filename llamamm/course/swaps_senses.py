@@ -27,6 +27,7 @@ from llamamm.course.swaps_weights import loss_of, of_losses
 from llamamm.llama32_vision.config import MllamaConfig
 from llamamm.llama32_vision.model import MllamaModel, TiledImages
 from llamamm.llama32_vision.tiles import TileProcessor
+from llamamm.llama32_vision.tower import GatedTileEmbedding
 from llamamm.multimodal.bridge import Bridge
 from llamamm.multimodal.config import BridgeConfig, MultimodalConfig
 from llamamm.multimodal.model import Features, Media, MultimodalLlama
@@ -293,8 +294,29 @@ def best_canvas(answer: Any) -> Verdict:
 
 
 @torch.no_grad()
+def add_gated(answer: Any) -> Verdict:
+    """15.3: pictures of four aspect ratios, whose tiles get their tables from the answer, before and after the local
+    blocks."""
+    model = _tiny_mllama()
+    ids = torch.tensor([[1, model.mllama_cfg.image_token, 5, 6, 7]] * 4)
+    images = TiledImages(torch.randn(4, 1, 4, 3, 28, 28, generator=torch.Generator().manual_seed(0)),
+                         torch.tensor([[1], [4], [6], [8]]), torch.tensor([[1], [4], [4], [4]]))  # fmt: skip
+
+    def add(self: GatedTileEmbedding, x: Tensor, aspect_ratio_ids: Tensor) -> Tensor:
+        return answer(x, self.embedding.weight, self.gate, aspect_ratio_ids)
+
+    right = model(ids, images=images)
+    with patch.object(GatedTileEmbedding, "forward", add):
+        difference = apart(model(ids, images=images), right)
+    begin = f"a tiny Llama 3.2 Vision with your add_gated, 4 pictures: {distance(difference)}: "
+    if difference <= ROUNDING:
+        return Verdict(True, begin + (SAME if difference else "the same"))
+    return Verdict(False, begin + "it takes its tiles for others")
+
+
+@torch.no_grad()
 def visible(answer: Any) -> Verdict:
-    """15.3: a prompt with three images, two of them side by side."""
+    """15.5: a prompt with three images, two of them side by side."""
     model = _tiny_mllama()
     image = model.mllama_cfg.image_token
     row = [1, 5, image, 6, 7, image, image, 8, 9]
@@ -328,5 +350,6 @@ SWAPS = {
     "14.2": splice,
     "14.3": learned,
     "15.2": best_canvas,
-    "15.3": visible,
+    "15.3": add_gated,
+    "15.5": visible,
 }

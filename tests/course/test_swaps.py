@@ -130,6 +130,10 @@ def averaged_means(weight, pieces):
     return float(loss.detach())
 
 
+def tiled(x, table, gate, ids, opened=torch.tanh):
+    return x + opened(gate) * table[ids].view(*x.shape[:2], 1, x.shape[-1])
+
+
 def visible(ids, image_token, late=0):
     spans = image_spans(ids, image_token)
     return [[i for i, (begin, end) in enumerate(spans) if begin + late <= t < end] for t in range(len(ids))]
@@ -216,7 +220,8 @@ WRONG = {
              (lambda x, where, features: x.copy_(splice(x, where, features)), "own embeddings were changed")],
     "14.3": [(lambda *given: learned(*given, shift=0), "it would learn something different")],
     "15.2": [(lambda *given: canvas(*given)[::-1], "of 200 pictures.*looks at different tiles")],
-    "15.3": [(lambda *given: visible(*given, late=1), "from token 2 on it looks at different images")],
+    "15.3": [(lambda *given: tiled(*given, opened=torch.sigmoid), "takes its tiles for others")],
+    "15.5": [(lambda *given: visible(*given, late=1), "from token 2 on it looks at different images")],
 }  # fmt: skip
 PAIRS = [(name, *fault) for name, faults in WRONG.items() for fault in faults]
 

@@ -29,7 +29,7 @@ TAUGHT = [
     "multimodal.bridge", "multimodal.cross_attention", "multimodal.places", "experiments.fusion_ways",
     "generation.prompts", "multimodal.config", "multimodal.model", "multimodal.processor", "tasks.items",
     "tasks.senses", "train.media_rows", "train.tokenizer", "train.stages", "evals.senses",
-    "experiments.small_multimodal", "assets.easy_vqa",
+    "experiments.small_multimodal", "assets.easy_vqa", "experiments.receipts",
 ]  # fmt: skip
 
 # module: {name: why no lesson quotes it}
@@ -301,6 +301,10 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "llama32_vision.tower": {
         "MULTIPLE": CONSTANT,
         "TiledVisionTower": TOO_LONG,
+        "TileBlock": "lesson 11's block with two gates",
+        "GatedTileEmbedding": "exercise 15.3 as a module",
+        "GatedPositionEmbedding": IN_WORDS,
+        "tile_mask": "who sees the filling, a detail of the weights",
     },
     "llama32_vision.model": {
         "TiledImages": RECORD,
@@ -342,7 +346,20 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("TextProcessor", "as_processor", "on_device"), IN_WORDS),
         **dict.fromkeys(("as_part", "place_contents"), PIECE),
     },
-    "weights.mllama_names": {"name_in_memory": "for adapter files of peft"},
+    "weights.mllama_names": {
+        "name_in_memory": "for adapter files of peft",
+        "mllama_names": "a few names that differ on disk",
+    },
+    "experiments.receipts": {
+        **dict.fromkeys(("SIDE", "PATCH", "LINE", "MOST_LETTERS", "GOODS", "TOTAL", "CENTS", "MEAN",
+                         "DEVIATION", "WIDTH", "TABLES", "CONFIDENCE"), CONSTANT),
+        "Rule": TYPE_NAME,
+        **dict.fromkeys(("Receipt", "ReceiptBatch", "Lines"), RECORD),
+        **dict.fromkeys(("make_receipts", "receipt_processor", "new_reader", "with_tiles", "train_reader", "question",
+                         "read_lines", "one_question_each", "measure"), USED),
+        **dict.fromkeys(("print_receipt", "RuledTiles", "reader_config"), PIECE),
+        "ReceiptBatches": "what lesson 10's trainer asks for, of receipts",
+    },
     "multimodal.config": {
         **dict.fromkeys(("PROJECTORS", "MODEL_TYPE"), CONSTANT),
         **dict.fromkeys(("BridgeConfig", "MultimodalConfig"), "settings with checks of their range"),
