@@ -1,21 +1,19 @@
-"""What lessons 11 to 15 have the learner write, put into the real eye (ViT-S), the real ear (Whisper tiny), and models
+"""What lessons 11 to 14 have the learner write, put into the real eye (ViT-S), the real ear (Whisper tiny), and models
 around them. Each function takes an answer and gives a verdict.
 
-No trained model of this size reads pictures and sounds, so the bridges of 13 and 14 and the Llama 3.2 Vision of 15 have
-random weights: what comes out means nothing, but must equal what comes out with the package's part.
+No trained model of this size reads pictures and sounds, so the bridges of 13 and 14 have random weights: what comes out
+means nothing, but must equal what comes out with the package's part.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from functools import cache
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from llamamm.assets.fetch import fetch
 from llamamm.assets.openmoji import load_pictures
@@ -24,10 +22,6 @@ from llamamm.course.swap import real_model
 from llamamm.course.swap_towers import real_ear, real_eye, real_words, swap_part
 from llamamm.course.swaps_verdict import ROUNDING, SAME, Verdict, apart, distance
 from llamamm.course.swaps_weights import loss_of, of_losses
-from llamamm.llama32_vision.config import MllamaConfig
-from llamamm.llama32_vision.model import MllamaModel, TiledImages
-from llamamm.llama32_vision.tiles import TileProcessor
-from llamamm.llama32_vision.tower import GatedTileEmbedding
 from llamamm.multimodal.bridge import Bridge
 from llamamm.multimodal.config import BridgeConfig, MultimodalConfig
 from llamamm.multimodal.model import Features, Media, MultimodalLlama
@@ -257,89 +251,6 @@ def learned(answer: Any) -> Verdict:
     return of_losses("SmolLM2 and ViT-S with your learned", loss_of(hidden, targets), ours, same)
 
 
-# ---- 15: Llama 3.2 Vision, tiny and random ----
-
-
-@cache
-def _tiny_mllama() -> MllamaModel:
-    """Its gates are open."""
-    torch.manual_seed(1)
-    model = MllamaModel(MllamaConfig.tiny()).eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.15)
-    return model
-
-
-@torch.no_grad()
-def best_canvas(answer: Any) -> Verdict:
-    """15.2: pictures of many sizes, of which the model reads five."""
-    model, tiles, rng = _tiny_mllama(), TileProcessor(tile_size=28), random.Random(0)
-    sizes = [(60, 100), (20, 20), (28, 200), (90, 15), (29, 28)]
-    sizes += [(rng.randint(1, 300), rng.randint(1, 300)) for _ in range(195)]
-    agree = sum(tuple(answer(*size, 28, 4)) == tiles.canvas(*size) for size in sizes)
-    pictures = [torch.randint(256, (3, *size), generator=torch.Generator().manual_seed(0)).byte() for size in sizes[:5]]
-    ids = torch.tensor([[1, model.mllama_cfg.image_token, 5, 6, 7]])
-
-    def logits() -> Tensor:
-        return torch.cat([model(ids, images=tiles([[picture]])) for picture in pictures])
-
-    right = logits()
-    with patch.object(TileProcessor, "canvas", lambda self, h, w: tuple(answer(h, w, self.tile_size, self.max_tiles))):
-        difference = apart(logits(), right)
-    begin = (f"a tiny Llama 3.2 Vision with your best_canvas: {agree} of {len(sizes)} pictures on the package's canvas "
-             f"· {distance(difference)}: ")  # fmt: skip
-    if difference <= ROUNDING and agree == len(sizes):
-        return Verdict(True, begin + "the same")
-    return Verdict(False, f"{begin}it looks at different tiles")
-
-
-@torch.no_grad()
-def add_gated(answer: Any) -> Verdict:
-    """15.3: pictures of four aspect ratios, whose tiles get their tables from the answer, before and after the local
-    blocks."""
-    model = _tiny_mllama()
-    ids = torch.tensor([[1, model.mllama_cfg.image_token, 5, 6, 7]] * 4)
-    images = TiledImages(torch.randn(4, 1, 4, 3, 28, 28, generator=torch.Generator().manual_seed(0)),
-                         torch.tensor([[1], [4], [6], [8]]), torch.tensor([[1], [4], [4], [4]]))  # fmt: skip
-
-    def add(self: GatedTileEmbedding, x: Tensor, aspect_ratio_ids: Tensor) -> Tensor:
-        return answer(x, self.embedding.weight, self.gate, aspect_ratio_ids)
-
-    right = model(ids, images=images)
-    with patch.object(GatedTileEmbedding, "forward", add):
-        difference = apart(model(ids, images=images), right)
-    begin = f"a tiny Llama 3.2 Vision with your add_gated, 4 pictures: {distance(difference)}: "
-    if difference <= ROUNDING:
-        return Verdict(True, begin + (SAME if difference else "the same"))
-    return Verdict(False, begin + "it takes its tiles for others")
-
-
-@torch.no_grad()
-def visible(answer: Any) -> Verdict:
-    """15.5: a prompt with three images, two of them side by side."""
-    model = _tiny_mllama()
-    image = model.mllama_cfg.image_token
-    row = [1, 5, image, 6, 7, image, image, 8, 9]
-    images = TiledImages(torch.randn(1, 3, 4, 3, 28, 28, generator=torch.Generator().manual_seed(0)),
-                         torch.tensor([[2, 6, 1]]), torch.tensor([[2, 4, 1]]))  # fmt: skip
-
-    def seen(_ids: Tensor, images: TiledImages, image_token: int) -> Tensor:
-        marks = torch.zeros(1, len(row), 3, 4, dtype=torch.bool)
-        for t, some in enumerate(answer(list(row), image_token)):
-            for i in some:
-                marks[0, t, i, : int(images.n_tiles[0, i])] = True
-        return marks
-
-    right = model(torch.tensor([row]), images=images)
-    with patch("llamamm.llama32_vision.model.seen_tiles", seen):
-        moved = (model(torch.tensor([row]), images=images) - right)[0].abs().amax(dim=1)
-    begin = f"a tiny Llama 3.2 Vision with your visible, 3 images: {distance(float(moved.max()))}"
-    if moved.max() <= ROUNDING:
-        return Verdict(True, f"{begin}: the same")
-    first = int((~(moved <= ROUNDING)).nonzero()[0])
-    return Verdict(False, f"{begin}: from token {first} on it looks at different images")
-
-
 SWAPS = {
     "11.1": cut,
     "11.3": positions_for,
@@ -349,7 +260,4 @@ SWAPS = {
     "13.3": stack,
     "14.2": splice,
     "14.3": learned,
-    "15.2": best_canvas,
-    "15.3": add_gated,
-    "15.5": visible,
 }
