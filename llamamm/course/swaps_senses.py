@@ -158,9 +158,10 @@ def _bridged_words() -> tuple[Tensor, list[str], list[str], Tensor, Callable[[],
     def heard(clips: list) -> tuple[Tensor, Tensor]:
         media = make_media([], [cut_mel(clip.wave) for clip in clips])
         with torch.no_grad():
-            features = real_ear()(media.mel)  # without lengths: behind a word's end stands something
+            features = real_ear()(media.mel)  # without lengths: after a word's end stands something, and NaN, too
         features = features[:, : (features.shape[1] - 1) // 4 * 4 + 1]  # four places a token, and one is left over
-        return features, torch.arange(features.shape[1]) < media.lengths[:, None]
+        mask = torch.arange(features.shape[1]) < media.lengths[:, None]
+        return features.where(mask[..., None] | (torch.arange(WIDTH) > 0), float("nan")), mask
 
     @torch.no_grad()
     def tokens(features: Tensor, mask: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ TAUGHT = [
     "experiments.word_recognition", "llama32_vision.config", "llama32_vision.tower", "llama32_vision.model",
     "llama32_vision.tiles", "llama32_vision.processor", "llama32_vision.memory", "weights.mllama_names",
     "multimodal.bridge", "multimodal.cross_attention", "multimodal.places", "experiments.fusion_ways",
+    "experiments.fusion_record", "experiments.fusion_looks",
     "generation.prompts", "multimodal.config", "multimodal.model", "multimodal.processor", "tasks.items",
     "tasks.senses", "train.media_rows", "train.tokenizer", "train.stages", "evals.senses",
     "experiments.small_multimodal", "assets.easy_vqa", "experiments.receipts",
@@ -326,9 +327,16 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "multimodal.bridge": {
         "make_projector": PIECE,
+        "AUDIO_EPS": CONSTANT,
+        **dict.fromkeys(("LinearProjector", "SwiGLUProjector", "PositionTags"), IN_WORDS),
+        "PerceiverBlock": "what exercise 13.4 builds, with heads and norms",
+        "PerceiverResampler": "a loop over the blocks",
+        "Bridge": TOO_LONG,
     },
     "multimodal.cross_attention": {
         "KeysValues": TYPE_NAME,
+        "CrossAttentionBlock": "too long for a cell; put into the real model",
+        "CrossAttentionCache": "lesson 05's cache, with a memory's keys and values",
     },
     "multimodal.places": {
         "image_spans": IN_WORDS, "require_matching": IN_WORDS,
@@ -336,9 +344,16 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "experiments.fusion_ways": {
         "Way": RECORD,
-        **dict.fromkeys(("compare", "comparison", "reading_model"), USED),
+        **dict.fromkeys(("WAYS", "READ_RATE"), CONSTANT),
+        **dict.fromkeys(("text_shape", "fusion_tasks", "build_way", "compare", "reading_model"), USED),
+    },
+    "experiments.fusion_record": {
+        **dict.fromkeys(("RATES", "PACKAGED"), CONSTANT),
+        **dict.fromkeys(("Run", "Record"), RECORD),
+        **dict.fromkeys(("read_record", "mean_loss"), USED),
         "run_comparison": "what the command calls",
     },
+    "experiments.fusion_looks": dict.fromkeys(("attention_shares", "patch_shares", "shape_patches"), USED),
     "generation.prompts": {
         **dict.fromkeys(("Image", "Sound", "Prompt"), RECORD),
         **dict.fromkeys(("Part", "Conversation"), TYPE_NAME),
