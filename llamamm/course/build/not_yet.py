@@ -13,7 +13,6 @@ NOT_YET = {  # lesson -> rules
     " paragraphs, words, pictures, captions, plumbing",
     "08_generation": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson lines,"
     " paragraphs, words, pictures, captions",
-    " paragraphs, words, pictures, captions, plumbing",
     "14_multimodal_llama": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson"
     " lines, paragraphs, words, pictures, captions, plumbing",
 }
