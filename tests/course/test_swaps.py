@@ -214,10 +214,10 @@ WRONG = {
     "12.5": [(lambda scores, prompt, *_: [int(scores(prompt).argmax())], "a different text; with the package's own"),
              (lambda *given: [*reference("12.5")(*given), 50256], "a different text")],
     "13.2": [(lambda features, *_: features.reshape(len(features), -1, features.shape[2] * 4), "features, such as")],
-    "13.3": [(lambda features, mask, merge: stack_frames(features, None, merge=merge), "different features"),  # noqa: ARG005
+    "13.3": [(lambda features, mask, merge: stack_frames(features, None, merge=merge), "are not finite"),  # noqa: ARG005
              (lambda features, mask, merge: (
                  F.pad(features * mask[..., None], (0, 0, 0, -features.shape[1] % merge)).reshape(
-                     len(features), -1, merge * features.shape[2]), mask[:, ::merge]), "different features")],
+                     len(features), -1, merge * features.shape[2]), mask[:, ::merge]), "are not finite")],
     "14.2": [(lambda x, where, features: splice(x, where, features.flip(0)), "a different prompt"),
              (lambda x, where, features: x.masked_scatter(where[..., None], features), "place is not refused"),
              (lambda x, where, features: x.copy_(splice(x, where, features)), "own embeddings were changed")],
