@@ -30,7 +30,7 @@ def _paper(ax: Axes, picture: Tensor, *, whole: bool = False) -> None:
 
 
 def small_print(receipt: Tensor, scales: Sequence[float], names: Sequence[str]) -> None:
-    """receipt: (3, H, W) uint8; its last four lines as each scale leaves them, shown equally large."""
+    """receipt: (3, H, W) uint8; its last two lines as each scale leaves them, shown equally large."""
     fig, axes = plt.subplots(1, 1 + len(scales), figsize=(8.6, 3.9), width_ratios=(0.6, *[1.3] * len(scales)))
     _paper(axes[0], receipt, whole=True)
     axes[0].set_title("the receipt")
@@ -40,7 +40,7 @@ def small_print(receipt: Tensor, scales: Sequence[float], names: Sequence[str]) 
         _paper(ax, scaled[:, -round(scale * 48) :])
         ax.set_box_aspect(0.62)
         ax.set_title(f"{name}\n{scaled.shape[1]} x {scaled.shape[2]} pixels")
-    show(fig, alt="A long receipt, and its last four lines three times: squeezed into one square they are grey smears; "
+    show(fig, alt="A long receipt, and its last two lines three times: squeezed into one square they are grey smears; "
                   "in a square of twice the side one can guess some letters; at full size every letter is "
                   "sharp.")  # fmt: skip
 
