@@ -12,7 +12,8 @@ in `sentences`, whose 11 voices are held out here, too; texts by the person who 
 
 Larger (663 MB) and easier than `sentences`, whose texts are of an encyclopedia. No random numbers.
 
-Fetched by `llamamm.assets.fetch` as "speech". For training an ear on speech: `llamamm experiment release`.
+Fetched by `llamamm.assets.fetch` as "speech". For training an ear on speech; `llamamm experiment release` alone
+fetches it.
 """
 
 from __future__ import annotations

