@@ -1,7 +1,7 @@
 """Pictures drawn to order, in pairs that differ in one thing: to find which tokens of a picture carry its colour.
 
     Scene("circle", "red", left=4, top=10, size=20) -> uint8 (3, 64, 64), in the manner of easy-VQA
-    the same with colour="blue" -> every other pixel as before
+    the same .with_other("colour") -> every other pixel as before
     touched(pixels, 3) -> the squares of a 3 x 3 grid that the shape lies on
 
 Used in notebook 14.
@@ -10,7 +10,7 @@ Used in notebook 14.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import PIL.Image
@@ -51,6 +51,11 @@ class Scene:
             pen.polygon([(left, bottom), (left + size // 2, top), (right, bottom)], fill=fill)
         small = image.resize((SIZE, SIZE), PIL.Image.Resampling.BOX)
         return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+
+    def with_other(self, what: str) -> Scene:
+        """The same scene with another "colour" or "shape": each becomes another one, and none is left out."""
+        kinds, step = (COLOURS, 3) if what == "colour" else (SHAPES, 1)
+        return replace(self, **{what: kinds[(kinds.index(getattr(self, what)) - step) % len(kinds)]})
 
 
 def random_scenes(n: int, *, seed: int = 0) -> list[Scene]:

@@ -28,10 +28,18 @@ def test_the_shapes_differ_and_a_rectangle_is_half_as_high():
 
 def test_another_colour_changes_the_shapes_pixels_alone():
     for scene in random_scenes(20):
-        other = replace(scene, colour="red" if scene.colour != "red" else "blue")
+        other = scene.with_other("colour")
+        assert other == replace(scene, colour=other.colour) != scene
         changed = (scene.draw() != other.draw()).any(dim=0)
         ground = (scene.draw() == torch.tensor(GROUND, dtype=torch.uint8)[:, None, None]).all(dim=0)
         assert changed.any() and not (changed & ground).any()
+
+
+def test_each_colour_and_shape_becomes_another_one():
+    scene = Scene("circle", "red", 0, 0, 20)
+    assert {scene.with_other("shape").shape, "circle", scene.with_other("shape").with_other("shape").shape} == {*SHAPES}
+    others = {colour: Scene("circle", colour, 0, 0, 20).with_other("colour").colour for colour in COLOURS}
+    assert {*others.values()} == {*COLOURS} and all(a != b for a, b in others.items())
 
 
 def test_random_scenes_are_whole_varied_and_the_same_each_time():

@@ -23,8 +23,6 @@ NOT_YET = {  # lesson -> rules
     " paragraphs, words, pictures, captions, plumbing",
     "13_fusion": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson lines,"
     " paragraphs, words, pictures, captions, plumbing",
-    "14_multimodal_llama": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson"
-    " lines, paragraphs, words, pictures, captions, plumbing",
     "15_llama32_vision": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson"
     " lines, paragraphs, words, pictures, captions, plumbing",
 }

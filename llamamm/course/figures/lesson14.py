@@ -56,42 +56,43 @@ def row() -> None:
                      "nine pieces of the picture, end, and the words what, is, this, question mark.")  # fmt: skip
 
 
-def intervals(groups: Mapping[str, Mapping[str, Interval]], *, xlabel: str, alt: str) -> None:
-    """A bar with its interval for each name, one panel for each group; all panels have the same names."""
+def _bars(ax: Axes, found: Mapping[str, Interval], xlabel: str) -> None:
+    """A bar with its interval for each name."""
+    for n, value in enumerate(found.values()):
+        ax.barh(n, value.value, color=BLUE if n == 0 else SKY, height=0.65)
+        ax.plot([value.low, value.high], [n, n], color="black", linewidth=1.5)
+        ax.text(1.05, n, f"{value.value:.0%}", va="center", ha="left", fontsize=10)
+    ax.set(xlim=(0, 1.02), ylim=(len(found) - 0.45, -0.6), xlabel=xlabel, xticks=[0, 0.25, 0.5, 0.75, 1],
+           xticklabels=["0", "25 %", "50 %", "75 %", "100 %"], yticks=range(len(found)),
+           yticklabels=[name.strip() for name in found])  # fmt: skip
+
+
+def looks(shares: Mapping[str, Interval], text_alone: float) -> None:
+    """Right answers with its own picture, with another's, with none; a line for the text alone."""
+    figure, ax = plt.subplots(figsize=(7.6, 2.3))
+    _bars(ax, shares, "questions answered right")
+    ax.axvline(text_alone, color=ORANGE, linestyle="--", linewidth=1.8)
+    ax.text(text_alone, -0.68, "the text alone, at its best", color="black", ha="center", va="bottom", fontsize=10)
+    show(figure, alt="Three bars. With its own picture the model answers most questions, far above the line for the "
+                     "text alone; with another's picture and with none it stays below that line.")  # fmt: skip
+
+
+def patched(groups: Mapping[str, Mapping[str, Interval]]) -> None:
+    """question -> which tokens come from the donor -> how often the answer becomes the donor's."""
     names = list(next(iter(groups.values())))
-    figure, axes = plt.subplots(1, len(groups), figsize=(8.6, 0.8 + 0.42 * len(names)), sharey=True, squeeze=False)
-    for ax, (title, found) in zip(axes[0], groups.items(), strict=True):
-        for n, value in enumerate(found.values()):
-            ax.barh(n, value.value, color=BLUE if n == 0 else SKY, height=0.65)
-            ax.plot([value.low, value.high], [n, n], color="black", linewidth=1.5)
-            ax.text(1.06, n, f"{value.value:.0%}", va="center", ha="left", fontsize=10)
-        ax.set(xlim=(0, 1.02), ylim=(len(names) - 0.45, -0.6), xlabel=xlabel, xticks=[0, 0.25, 0.5, 0.75, 1],
-               xticklabels=["0", "25 %", "50 %", "75 %", "100 %"])  # fmt: skip
-        ax.set_title(title, fontsize=11)
-    axes[0, 0].set_yticks(range(len(names)), names)
-    show(figure, alt=alt)
-
-
-def labels(read: Sequence[str], wanted: Sequence[str]) -> None:
-    """A training row: what is read at each place, and what is to come next there, "" where nothing is learned."""
-    figure, ax = plt.subplots(figsize=(9.0, 2.1))
-    for n, (here, target) in enumerate(zip(read, wanted, strict=True)):
-        for y, text, color in ((1, here, SKY if here == "V" else GREY), (0, target, GREEN if target else "white")):
-            ax.add_patch(plt.Rectangle((n, y), 0.92, 0.85, facecolor=color, alpha=0.45, edgecolor="black",
-                                       linewidth=0.6))  # fmt: skip
-            ax.text(n + 0.46, y + 0.42, text, ha="center", va="center", fontsize=9, rotation=90 if len(text) > 1 else 0)
-    for y, name in ((1.42, "read"), (0.42, "target")):
-        ax.text(-0.3, y, name, ha="right", va="center")
-    ax.set(xlim=(-2.6, len(read)), ylim=(-0.1, 1.95))
-    ax.axis("off")
-    show(figure, alt="A row of boxes: the picture's eleven places, the question, the answer. Below, only the answer's "
-                     "places have a target, one place early: the answer, and the end of the turn.")  # fmt: skip
+    figure, axes = plt.subplots(1, len(groups), figsize=(8.8, 0.8 + 0.42 * len(names)), sharey=True)
+    for ax, (question, found) in zip(axes, groups.items(), strict=True):
+        _bars(ax, found, "answer becomes the donor's")
+        ax.set_title(question, fontsize=11)
+    show(figure, alt="Two panels of five bars. All nine tokens flip every answer, and so, nearly always, do the few "
+                     "that lie near a word; as many others hardly ever do. For the colour, the tokens under the shape "
+                     "flip no more answers than as many others.")  # fmt: skip
 
 
 def token_maps(pixels: Tensor, maps: Mapping[str, Tensor]) -> None:
     """A picture with its squares numbered, and for each question a share for each of the nine tokens, (9,)."""
     figure, axes = plt.subplots(1, 1 + len(maps), figsize=(8.6, 3.0))
-    _picture(axes[0], pixels, "one of the pictures,\nwith the numbers of its squares")
+    _picture(axes[0], pixels, "a scene, its squares")
     third = pixels.shape[1] / 3
     for k in (1, 2):
         axes[0].axhline(k * third - 0.5, color=GREY, linewidth=0.8)
@@ -110,29 +111,33 @@ def token_maps(pixels: Tensor, maps: Mapping[str, Tensor]) -> None:
                      "changes when that one token alone comes from the other picture.")  # fmt: skip
 
 
-def fooled(triples: Sequence[tuple[Sequence[Tensor], Sequence[str]]]) -> None:
-    """For each picture four images (3, 64, 64) from 0 to 1: as it is, attacked, with noise, the attack enlarged; and
-    four titles."""
-    figure, axes = plt.subplots(len(triples), 4, figsize=(7.4, 2.1 * len(triples)), squeeze=False)
-    for row_of, (images, titles) in zip(axes, triples, strict=True):
-        for n, (ax, pixels, title) in enumerate(zip(row_of, images, titles, strict=True)):
-            _picture(ax, pixels, title)
+def fooled(rows: Sequence[tuple[Sequence[Tensor], Sequence[str]]]) -> None:
+    """For each picture, (3, 64, 64) from 0 to 1: as it is, attacked, with noise, each with its answer."""
+    figure, axes = plt.subplots(len(rows), 4, figsize=(7.8, 2.15 * len(rows)), squeeze=False)
+    for row_of, ((pixels, attacked, noisy), answers) in zip(axes, rows, strict=True):
+        step = attacked - pixels
+        images = (pixels, attacked, noisy, 0.5 + step / step.abs().max() / 2)
+        titles = [f"{what}: {answer}" for what, answer in zip(("as it is", "attacked", "noise"), answers, strict=True)]
+        for n, (ax, image, title) in enumerate(zip(row_of, images, [*titles, "the attack's steps"], strict=True)):
+            _picture(ax, image, title)
             ax.title.set_color(RED if n == 1 else "black")
-    show(figure, alt="Rows of four: a picture; the same after the attack, which looks the same and is answered "
-                     "differently; the same with noise of the same size, answered as before; and the attack enlarged "
-                     "to be visible.")  # fmt: skip
+    show(figure, alt="Rows of four: a picture; the same after the attack, which looks almost the same and gets a "
+                     "different answer; the same with noise of the same size; and the attack's steps, enlarged to be "
+                     "visible.")  # fmt: skip
 
 
-def faults(shares: Mapping[str, tuple[Interval, int]], alone: int) -> None:
-    """For each way to splice: right answers in a batch with the interval, and of pictures asked alone, how many."""
-    figure, ax = plt.subplots(figsize=(8.0, 3.0))
-    for n, (batch, single) in enumerate(shares.values()):
-        ax.barh(n - 0.18, batch.value, color=BLUE, height=0.32)
-        ax.plot([batch.low, batch.high], [n - 0.18] * 2, color="black", linewidth=1.5)
-        ax.barh(n + 0.18, single / alone, color=ORANGE, height=0.32)
-    ax.set_yticks(range(len(shares)), list(shares))
-    ax.set(xlim=(0, 1.02), ylim=(len(shares) - 0.4, -0.6), xlabel="questions answered right")
-    for name, color, y in (("in a batch", BLUE, 0.62), ("one at a time", ORANGE, 0.38)):
-        ax.text(1.04, y, name, color=color, transform=ax.transAxes, va="center", fontsize=11)
-    show(figure, alt="Bars for the right splice and for faulty ones, in a batch and one at a time. The right features "
-                     "in the wrong prompts cost most in a batch and nothing one at a time.")  # fmt: skip
+def faults(shares: Mapping[str, tuple[Interval, Interval]]) -> None:
+    """For each fault: right answers in a batch, and of pictures asked about one at a time."""
+    figure, ax = plt.subplots(figsize=(8.0, 3.1))
+    for n, both in enumerate(shares.values()):
+        for value, color, y in zip(both, (BLUE, ORANGE), (n - 0.19, n + 0.19), strict=True):
+            ax.barh(y, value.value, color=color, height=0.34)
+            ax.plot([value.low, value.high], [y, y], color="black", linewidth=1.5)
+    ax.set(xlim=(0, 1.02), ylim=(len(shares) - 0.4, -0.6), xlabel="questions answered right", yticks=range(len(shares)),
+           yticklabels=list(shares), xticks=[0, 0.25, 0.5, 0.75, 1],
+           xticklabels=["0", "25 %", "50 %", "75 %", "100 %"])  # fmt: skip
+    for name, color, y in (("in a batch of 16", BLUE, 0.62), ("one at a time", "#9A6A00", 0.42)):
+        ax.text(1.03, y, name, color=color, transform=ax.transAxes, va="center", fontsize=11)
+    show(figure, alt="Two bars for the right splice and for each of four faults. Off by one picture leaves few right "
+                     "answers in a batch, and as many as the right splice one at a time. Off by one token and "
+                     "backwards cost nothing. With all tokens alike hardly any answer is right.")  # fmt: skip
