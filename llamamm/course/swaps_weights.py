@@ -27,6 +27,8 @@ from llamamm.train.losses import IGNORE, cross_entropy_sum
 from llamamm.train.rows import encode_dialogue
 
 STORY = "Tell me a story about a dog."
+ANSWERS = ("Paris.", "It is Paris, which lies on the Seine and has been the capital for many hundreds of years.")
+GRADIENT = 1e-4  # of its length, which other orders of summation move it by
 DIALOGUE = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "It is Paris."}]
 
 
@@ -209,9 +211,10 @@ def _with_adapter() -> tuple[Tensor, str]:
 
 
 def lora_layer(answer: Any) -> Verdict:
-    """09.2: fresh around 60 matrices, then with strips that say something, then one backward pass."""
+    """09.3: fresh around 60 matrices, then with strips that say something, then one backward pass."""
     model = real_model()[0]
     ids, (right, package) = torch.tensor([prompt()]), _with_adapter()
+    bases = [getattr(owner, name) for owner, name in _linears(model)]
     with torch.no_grad():
         plain = model(ids)
     with _around(model, lambda base: answer(base, 8, 16.0)) as layers:
@@ -221,8 +224,8 @@ def lora_layer(answer: Any) -> Verdict:
         learning = sum(p.numel() for p in model.parameters() if p.grad is not None)
         moving = any(bool(p.grad.any()) for p in model.parameters() if p.grad is not None)
         with torch.no_grad():
-            for n, layer in enumerate(layers):
-                for own, strip in zip((layer.a, layer.b), _strips(layer.base, n), strict=True):
+            for n, (base, layer) in enumerate(zip(bases, layers, strict=True)):
+                for own, strip in zip((layer.a, layer.b), _strips(base, n), strict=True):
                     own.copy_(strip)
         logits, said = _asked(model)
     expected = sum(8 * sum(getattr(owner, name).weight.shape) for owner, name in _linears(model))
@@ -237,7 +240,7 @@ def lora_layer(answer: Any) -> Verdict:
 
 
 def merged_weight(answer: Any) -> Verdict:
-    """09.3: an adapter in 60 matrices, beside the same adapter next to them."""
+    """09.4: an adapter in 60 matrices, beside the same adapter next to them."""
     model = real_model()[0]
     right, package = _with_adapter()
     merged = {}
@@ -285,7 +288,7 @@ def of_losses(who: str, yours: tuple[float, int], ours: tuple[float, int], same:
 
 @torch.no_grad()
 def targets_of(answer: Any) -> Verdict:
-    """10.2: the loss of an answer."""
+    """10.1: the loss of an answer."""
     model, tokenizer = real_model()
     example = encode_dialogue(DIALOGUE, tokenizer)
     ids, learn = torch.tensor(example.ids), torch.tensor(example.learn)
@@ -296,9 +299,30 @@ def targets_of(answer: Any) -> Verdict:
                      torch.equal(targets, right))  # fmt: skip
 
 
+def accumulate(answer: Any) -> Verdict:
+    """10.3: two answers of different length as pieces, beside both at once. All of it happens to SmolLM2's head."""
+    model, tokenizer = real_model()
+    with torch.no_grad():
+        dialogues = [[DIALOGUE[0], {"role": "assistant", "content": text}] for text in ANSWERS]
+        examples = [encode_dialogue(dialogue, tokenizer) for dialogue in dialogues]
+        hidden = [model.hidden_states(torch.tensor([example.ids]))[0, :-1] for example in examples]
+    targets = [torch.tensor(e.ids).where(torch.tensor(e.learn), IGNORE)[1:] for e in examples]
+    head, yours = (model.lm_head.weight.detach().clone().requires_grad_() for _ in range(2))
+    counts = [int((t != IGNORE).sum()) for t in targets]
+    right = cross_entropy_sum(torch.cat(hidden), head, torch.cat(targets)) / sum(counts)
+    right.backward()
+    mean, wanted = float(answer(yours, list(zip(hidden, targets, strict=True)))), float(right.detach())
+    off = math.inf if yours.grad is None else float((yours.grad - head.grad).norm() / head.grad.norm())
+    begin = (f"SmolLM2's head with your accumulate, answers of {counts[0]} and {counts[1]} tokens: loss {mean:.3f}, "
+             f"both at once {wanted:.3f}; gradients")  # fmt: skip
+    if off < GRADIENT and abs(mean - wanted) < ROUNDING:
+        return Verdict(True, f"{begin} equal to {GRADIENT:g} of their length: {SAME}")
+    return Verdict(False, f"{begin} {off:.0%} of their length apart: a different step")
+
+
 @torch.no_grad()
 def rows_mask(answer: Any) -> Verdict:
-    """10.3: two texts and filling in one row, beside each text alone."""
+    """10.2: two texts and filling in one row, beside each text alone."""
     model = real_model()[0]
     texts = [list(prompt()), list(prompt(STORY))]
     ids = torch.tensor([[*texts[0], *texts[1], 0, 0, 0]])
@@ -317,8 +341,9 @@ SWAPS = {
     "07.2": read_tensors,
     "08.2": top_p,
     "08.3": until_stop,
-    "09.2": lora_layer,
-    "09.3": merged_weight,
-    "10.2": targets_of,
-    "10.3": rows_mask,
+    "09.3": lora_layer,
+    "09.4": merged_weight,
+    "10.1": targets_of,
+    "10.2": rows_mask,
+    "10.3": accumulate,
 }

@@ -130,6 +130,46 @@ class WordClassifier(nn.Module):
                              f"{tuple(features.shape)}; clip_features makes them")
 
 
+# ---- what fades from layer to layer ----
+
+
+class Kept(NamedTuple):
+    """Of features at one layer: the mean cosine of pairs with one word and two voices, with one voice and two words;
+    and how often the nearest clip by any other voice is the same word."""
+
+    same_word: float
+    same_voice: float
+    found: float
+
+
+@torch.no_grad()
+def kept_by_layer(encoder: AudioEncoder, clips: Sequence[Clip]) -> dict[str, Kept]:
+    """What is alike in the log-mel, after the convolutions, and after each block: {"log-mel", "0", "1", ...: Kept}.
+
+    A clip is a point, the mean over its places; each channel is brought to mean 0 and deviation 1 over the clips.
+    """
+    points: dict[str, list[Tensor]] = {}
+    for clip in clips:
+        mel = cut_mel(clip.wave, n_mels=encoder.cfg.n_mels)[None]
+        stages = {"log-mel": mel.transpose(1, 2), "0": (x := encoder(mel, layer=0))}
+        for n, block in enumerate(encoder.encoder.layers, 1):
+            stages[str(n)] = x = block(x)
+        for name, states in stages.items():
+            points.setdefault(name, []).append(states[0].mean(dim=0))
+    same_word, same_voice = (torch.tensor([[a == b for b in names] for a in names])
+                             for names in ([clip.word for clip in clips], [clip.voice for clip in clips]))
+    return {name: _kept(torch.stack(some), same_word, same_voice) for name, some in points.items()}
+
+
+def _kept(x: Tensor, same_word: Tensor, same_voice: Tensor) -> Kept:
+    x = F.normalize((x - x.mean(dim=0)) / x.std(dim=0).clamp(min=1e-6), dim=1)
+    cosines = x @ x.T
+    nearest = cosines.masked_fill(same_voice, -2).argmax(dim=1)
+    found = same_word[torch.arange(len(x)), nearest].float().mean()
+    return Kept(*(float(v) for v in (cosines[same_word & ~same_voice].mean(), cosines[same_voice & ~same_word].mean(),
+                                     found)))
+
+
 # ---- measurement ----
 
 

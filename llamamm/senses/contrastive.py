@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -26,8 +26,9 @@ from llamamm.senses.encoder import Encoder, init_weights
 from llamamm.senses.vision import VisionTower
 
 Number = Tensor | float
-Loss = Literal["clip", "siglip"]
-LOSSES = get_args(Loss)
+LossName = Literal["clip", "siglip"]
+Loss = LossName | Callable[[Tensor, Tensor, Tensor], Tensor]  # or a function of images, texts (B, E) and the scale
+LOSSES = get_args(LossName)
 SMALL_VISION = VisionConfig("vit", EncoderConfig(64, 256, n_layers=4, n_heads=2), image_size=64, patch_size=16)
 SMALL_TEXT = EncoderConfig(64, 256, n_layers=2, n_heads=2)
 
@@ -168,10 +169,13 @@ class TwoTowers(nn.Module):
         return F.normalize(self.text_projection(self.text_tower(texts)), dim=1)
 
     def loss(self, pixels: Tensor, texts: Sequence[str], kind: Loss = "clip") -> Tensor:
-        """Of a batch of pairs. Equal texts in it are no wrong answers to each other."""
+        """Of a batch of pairs. Equal texts in it are no wrong answers to each other. kind: a loss's name, or a function
+        of images, texts (B, E), both of length 1, and the scale."""
         images, names = self.encode_images(pixels), self.encode_texts(texts)
         groups = torch.tensor([texts.index(text) for text in texts], device=images.device)
         scale = self.log_scale.exp().clamp(max=100.0)  # CLIP's limit: steeper is not stable
+        if callable(kind):
+            return kind(images, names, scale)
         if kind == "clip":
             return clip_loss(images, names, scale, groups=groups)
         return siglip_loss(images, names, scale, self.bias, groups=groups)

@@ -204,6 +204,23 @@ class WhisperDecoder(nn.Module):
         cache.length = end
         return self.layer_norm(x) @ self.embed_tokens.weight.T
 
+    @torch.no_grad()
+    def looks(self, ids: Tensor, features: Tensor, *, layer: int) -> Tensor:
+        """Where each of ids (B, T) looks in the sound, in block number `layer`, from 0. -> (B, H, T, S), rows sum to 1.
+
+        Raises InputError as `forward`, and for a block that does not exist.
+        """
+        if not 0 <= layer < len(self.layers):
+            raise InputError(f"layer must be from 0 to {len(self.layers) - 1}, got {layer}")
+        asked: list[Tensor] = []
+        block = self.layers[layer].encoder_attn
+        hook = block.register_forward_pre_hook(lambda _, given: asked.append(block.weights(*given[:2])))
+        try:
+            self(ids, features)
+        finally:
+            hook.remove()
+        return asked[0]
+
     def _check(self, ids: Tensor, cache: DecoderCache) -> None:
         B, V = len(cache.sound[0][0]), self.cfg.vocab_size
         if ids.dim() != 2 or ids.dtype != torch.int64 or not ids.numel():

@@ -19,12 +19,14 @@ from llamamm.course.checks.lesson06 import _block_forward, _logits
 from llamamm.course.checks.sheet import read_sheet
 from llamamm.course.swap import real_model
 from llamamm.course.swaps import SWAPS, in_real_model, verdict
+from llamamm.course.swaps_speech import own_attend, own_block
 from llamamm.course.swaps_verdict import of_answers
 from llamamm.errors import InputError
 from llamamm.llama32_vision.tiles import TileProcessor
 from llamamm.lora.lora import LoraLinear
 from llamamm.multimodal.bridge import stack_frames
 from llamamm.multimodal.places import image_spans
+from llamamm.senses.contrastive import similarities
 from llamamm.senses.vision import resize_positions
 from llamamm.text.attention import readable_attention
 from llamamm.text.config import RopeScaling
@@ -122,6 +124,12 @@ def targets_of(ids, learn, shift=-1):
     return targets
 
 
+def averaged_means(weight, pieces):
+    loss = sum(F.cross_entropy(hidden @ weight.T, targets) for hidden, targets in pieces) / len(pieces)
+    loss.backward()
+    return float(loss.detach())
+
+
 def visible(ids, image_token, late=0):
     spans = image_spans(ids, image_token)
     return [[i for i, (begin, end) in enumerate(spans) if begin + late <= t < end] for t in range(len(ids))]
@@ -173,19 +181,34 @@ WRONG = {
     "08.2": [(lambda logits, p: logits, "at word .* a different draw")],  # noqa: ARG005
     "08.3": [(lambda pieces, stop: pieces, "not the same, the package stops after"),  # noqa: ARG005
              (lambda pieces, stop: ["".join(pieces).split(stop[0])[0]], "text is the same, but the model works on")],
-    "09.2": [(lambda *given: Adapted(*given, random_b=True), "but fresh, before it has learned"),
+    "09.3": [(lambda *given: Adapted(*given, random_b=True), "but fresh, before it has learned"),
              (lambda *given: Adapted(*given, random_a=False), "all its gradients are 0"),
              (lambda *given: Adapted(*given, frozen=False), "13,731,840 of its numbers get a gradient, 460,800 sh")],
-    "09.3": [(lambda *given: merged(*given, sign=-1), "a different model"),
+    "09.4": [(lambda *given: merged(*given, sign=-1), "a different model"),
              (lambda *given: merged(*given, rounded=True), "numbers are rounded twice"),
              (lambda *given: merged(*given, in_place=True), "it changes the matrix")],
-    "10.2": [(lambda ids, learn: targets_of(ids, learn, shift=0), "over 5: it would learn something different")],
-    "10.3": [(lambda segments: packed_mask(torch.ones_like(segments))[:, 0], "a different model")],
-    "11.2": [(lambda pixels, patch: cut(pixels.transpose(2, 3), patch), "different features, such as")],
+    "10.1": [(lambda ids, learn: targets_of(ids, learn, shift=0), "over 5: it would learn something different")],
+    "10.3": [(averaged_means, "a different step"), (lambda *case: 2 * reference("10.3")(*case), "a different step")],
+    "10.2": [(lambda segments: packed_mask(torch.ones_like(segments))[:, 0], "a different model")],
+    "11.1": [(lambda pixels, patch: cut(pixels.transpose(2, 3), patch), "different features, such as")],
     "11.3": [(lambda *given: positions_for(*given, mode="first"), "different features, such as"),
              (lambda *given: torch.cat([given[0][:1] * 0, positions_for(*given)[1:]]), "CLS token's own position")],
-    "12.2": [(lambda frames: energies(frames, window=False), "different features")],
-    "12.3": [(lambda edges, hz: triangles(edges, hz, area=False), "different features, such as")],
+    "11.4": [(lambda patches, cls, places: torch.cat([cls.expand(len(patches), 1, -1), patches], 1) + 0 * places,
+              "different features, such as"),
+             (lambda patches, cls, places: torch.cat([patches, cls.expand(len(patches), 1, -1)], 1) + places,
+              "different features, such as"),
+             (lambda patches, cls, places: patches + places[1:] + 0 * cls, "different features")],
+    "11.5": [(lambda images, texts, _: 1 - F.cosine_similarity(images, texts).mean(), "24 names, .* a different loss"),
+             (lambda images, texts, scale: F.cross_entropy(similarities(images, texts) * scale,
+                                                           torch.arange(len(images))), "a different loss")],
+    "12.1": [(lambda frames: energies(frames, window=False), "different features")],
+    "12.2": [(lambda edges, hz: triangles(edges, hz, area=False), "different features, such as")],
+    "12.3": [(lambda x, _, *given: own_attend(x, x, *given), "with the package's own it says 'Go forward 10 meters.'"),
+             (lambda x, source, att, *_: own_attend(x, source, att), "although it says the same here")],
+    "12.4": [(lambda x, sound, block, attend: own_block(x, 0 * sound, block, attend), "a different model"),
+             (lambda x, sound, block, attend: x, "a different model")],  # noqa: ARG005
+    "12.5": [(lambda scores, prompt, *_: [int(scores(prompt).argmax())], "a different text; with the package's own"),
+             (lambda *given: [*reference("12.5")(*given), 50256], "a different text")],
     "13.2": [(lambda features, *_: features.reshape(len(features), -1, features.shape[2] * 4), "features, such as")],
     "13.3": [(lambda features, mask, merge: stack_frames(features, None, merge=merge), "different features")],  # noqa: ARG005
     "14.2": [(lambda x, where, features: splice(x, where, features.flip(0)), "a different prompt"),

@@ -10,11 +10,19 @@ from rich.console import Console
 
 from llamamm.assets.spoken_words import Clip, Words, load_words
 from llamamm.errors import InputError
-from llamamm.experiments.word_recognition import BATCH, WordClassifier, clip_features, measure_words, random_encoder
+from llamamm.experiments.word_recognition import (
+    BATCH,
+    WordClassifier,
+    _kept,
+    clip_features,
+    kept_by_layer,
+    measure_words,
+    random_encoder,
+)
 from llamamm.pretrained.towers import load_audio_encoder
 from llamamm.senses.audio import AudioEncoder
 from llamamm.senses.config import AudioConfig
-from llamamm.senses.mel import log_mel
+from llamamm.senses.mel import cut_mel, log_mel
 
 
 @pytest.fixture
@@ -201,3 +209,26 @@ def test_real_words_in_new_voices_and_of_people(words_dir):
     assert found["real"].right > 20
     for part in ("test", "real"):  # what the pretraining brings
         assert found[part].random < found[part].right - 0.1 * found[part].n
+
+
+# ---- what fades ----
+
+
+def test_what_is_kept_by_hand():
+    """Two words, two voices: features that say the word alone, the voice alone."""
+    word, voice = torch.tensor([1.0, 1, -1, -1]), torch.tensor([1.0, -1, 1, -1])
+    same_word, same_voice = (a[:, None] == a for a in (word, voice))
+    words, voices = (_kept(torch.stack([a, a], dim=1), same_word, same_voice) for a in (word, voice))
+    assert words == pytest.approx((1.0, -1.0, 1.0), abs=1e-6)
+    assert voices[:2] == pytest.approx((-1.0, 1.0), abs=1e-6)
+
+
+@torch.no_grad()
+def test_stages_are_the_encoders_own(encoder, generator):
+    clips = [Clip(0.1 * torch.randn(2000 + 320 * n, generator=generator), word, voice)
+             for n, (word, voice) in enumerate([("go", "a"), ("go", "b"), ("ten", "a"), ("ten", "b")])]  # fmt: skip
+    kept = kept_by_layer(encoder, clips)
+    assert list(kept) == ["log-mel", "0", "1", "2"]
+    points = torch.stack([encoder(cut_mel(c.wave, n_mels=16)[None], layer=2)[0].mean(dim=0) for c in clips])
+    same = [torch.tensor([[a[i] == b[i] for b in clips] for a in clips]) for i in (1, 2)]
+    assert kept["2"] == pytest.approx(_kept(points, *same), abs=1e-5)

@@ -118,7 +118,7 @@ def test_a_bridge_is_the_fusions_but_for_what_is_asked(fusion):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"image_bridge": {"widht": 8}}, "image_bridge takes projector, merge, .*width; got 'widht'"),
+    ({"image_bridge": {"widht": 8}}, "image_bridge takes projector, merge, .*width, compact; got 'widht'"),
     ({"audio_bridge": {"a": 1, "width": 8, "b": 2}}, "audio_bridge takes .*; got 'a', 'b'"),
     ({"image_bridge": {"projector": "glue"}}, "image_bridge: projector must be one of linear, mlp, swiglu"),
     ({"audio_bridge": {"width": 7}}, "audio_bridge: width 7 of swiglu must be even"),

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from llamamm.assets.openmoji import Pictures
 from llamamm.errors import InputError
-from llamamm.experiments.retrieval import measure_retrieval, moved, recall_of, train_two_towers
+from llamamm.experiments.retrieval import (
+    cosines_of,
+    lead_of,
+    measure_retrieval,
+    moved,
+    recall_of,
+    share_of,
+    train_two_towers,
+)
 from llamamm.senses.config import EncoderConfig, VisionConfig
 from llamamm.senses.contrastive import TextTower, TwoTowers, clip_loss, recall_at, siglip_loss, split_words
 
@@ -235,6 +243,51 @@ def test_two_towers_learn_the_names_of_shapes(loss, steps):
     assert after.to_text == after.to_picture == (1, 1)
     assert len(curve) == steps and curve[-1] < 0.3 * curve[0]
     assert not model.training
+
+
+def test_a_loss_of_ones_own_trains_as_the_packages():
+    pixels, names = shapes()
+    seen = []
+
+    def own(images, texts, scale):
+        seen.append((images.norm(dim=1), texts.norm(dim=1), scale))
+        return clip_loss(images, texts, scale)
+
+    curves = [train_two_towers(pixels, names, steps=3, loss=loss, model=_seeded(names))[1] for loss in ("clip", own)]
+    assert curves[0] == pytest.approx(curves[1], abs=1e-5)
+    assert len(seen) == 3 and all(torch.allclose(length, torch.ones(()), atol=1e-5) for length in seen[0][:2])
+    assert seen[0][2].item() == pytest.approx(10)
+
+
+def _seeded(names):
+    torch.manual_seed(0)
+    return tiny(names)
+
+
+def test_cosines_of_any_number_of_pictures_and_texts():
+    class Known:
+        def encode_images(self, pixels):
+            return directions(*([0.0] * len(pixels)))
+
+        def encode_texts(self, texts):
+            return directions(*(60.0 for _ in texts))
+
+    found = cosines_of(Known(), torch.zeros(300, 3, 8, 8, dtype=torch.uint8), ["a", "b"])
+    assert found.shape == (300, 2) and torch.allclose(found, torch.tensor(0.5), atol=1e-6)
+
+
+def test_a_share_and_its_interval_by_hand():
+    share, low, high = share_of(torch.tensor([True] * 5 + [False] * 5))
+    assert (share, low, high) == pytest.approx((0.5, 0.2366, 0.7634), abs=1e-4)  # 0.5 ± 0.2634, Wilson 1927
+    assert share_of(torch.zeros(10, dtype=torch.bool)) == pytest.approx((0, 0, 0.2775), abs=1e-4)
+
+
+def test_a_lead_counts_what_differs_on_the_same_items():
+    ours = torch.tensor([True] * 60 + [False] * 40)
+    theirs = torch.tensor([True] * 40 + [False] * 60)
+    lead, low, high = lead_of(ours, theirs)
+    assert lead == pytest.approx(0.2) and low == pytest.approx(0.12, abs=0.02) and high == pytest.approx(0.28, abs=0.02)
+    assert lead_of(ours, ours) == (0, 0, 0)
 
 
 def test_the_seed_decides_all_and_leaves_the_callers_numbers_alone():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import WhisperConfig as TheirConfig
 from transformers import WhisperForConditionalGeneration
-from whisper.model import ModelDimensions
+from whisper.model import ModelDimensions, disable_sdpa
 from whisper.model import Whisper as OpenAIWhisper
 
 from llamamm.errors import ConfigError, ContextOverflowError, InputError
@@ -120,6 +120,22 @@ def test_weights_are_those_that_the_kernel_uses(generator):
     weights = block.weights(x, k)
     assert weights.shape == (1, 4, 3, 7) and (weights.sum(-1) - 1).abs().max() < 1e-6
     assert (block.out_proj((weights @ v).transpose(1, 2).flatten(2)) - block(x, k, v)).abs().max() < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer", [0, 1])
+def test_looks_are_those_of_openai_whisper(layer, generator):
+    model = random_whisper()
+    features, ids = torch.randn(2, 50, 32, generator=generator), torch.randint(96, (2, 5), generator=generator)
+    theirs, found = as_openai(model).decoder, []
+    theirs.blocks[layer].cross_attn.register_forward_hook(lambda *given: found.append(given[-1][1]))
+    with disable_sdpa():
+        theirs(ids, features)
+    looks = model.decoder.looks(ids, features, layer=layer)
+    assert looks.shape == (2, 4, 5, 50) and (looks - found[0].softmax(dim=-1)).abs().max() < 1e-5
+    assert not model.decoder.layers[layer].encoder_attn._forward_pre_hooks
+    with pytest.raises(InputError, match="from 0 to 1, got 2"):
+        model.decoder.looks(ids, features, layer=2)
 
 
 def test_it_trains(generator):

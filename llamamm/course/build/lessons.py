@@ -25,7 +25,7 @@ BUILDS = {
     "06": "configuration, block, model", "07": "safetensors, names, loading, GGUF",
     "08": "sampling, streaming, batches, chat", "09": "LoRA, adapter files",
     "10": "data, loss, training loop",
-    "11": "encoder, vision tower, contrastive pair", "12": "log-mel, audio encoder, word classifier",
+    "11": "encoder, vision tower, contrastive pair", "12": "log-mel, audio encoder, Whisper's decoder",
     "13": "projectors, gated cross-attention, Perceiver", "14": "prompts with media, the multimodal Llama",
     "15": "tiles, the vision tower of Llama 3.2, its mask",
 }  # fmt: skip

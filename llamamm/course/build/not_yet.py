@@ -13,14 +13,6 @@ NOT_YET = {  # lesson -> rules
     " paragraphs, words, pictures, captions, plumbing",
     "08_generation": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson lines,"
     " paragraphs, words, pictures, captions",
-    "09_lora": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson lines,"
-    " paragraphs, pictures, captions, plumbing",
-    "10_training": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson lines,"
-    " paragraphs, words, pictures, captions, plumbing",
-    "11_vision": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson lines,"
-    " paragraphs, words, pictures, captions",
-    "12_audio": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson lines,"
-    " paragraphs, words, pictures, captions, plumbing",
     "13_fusion": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson lines,"
     " paragraphs, words, pictures, captions, plumbing",
     "15_llama32_vision": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson"

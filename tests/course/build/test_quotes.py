@@ -22,8 +22,8 @@ TAUGHT = [
     "train.rate_finder", "train.loop", "train.log",
     "train.checkpoint", "train.run", "senses.config", "senses.encoder", "senses.vision", "senses.images",
     "senses.image_processor", "pretrained.towers", "weights.tower_names", "senses.contrastive",
-    "experiments.retrieval", "assets.openmoji", "senses.waves", "senses.mel", "senses.audio", "senses.whisper_decoder",
-    "generation.transcribe", "assets.spoken_words",
+    "experiments.retrieval", "assets.openmoji", "assets.openmoji_groups", "senses.waves", "senses.mel", "senses.audio",
+    "senses.whisper_decoder", "generation.transcribe", "assets.spoken_words",
     "experiments.word_recognition", "llama32_vision.config", "llama32_vision.tower", "llama32_vision.model",
     "llama32_vision.tiles", "llama32_vision.processor", "llama32_vision.memory", "weights.mllama_names",
     "multimodal.bridge", "multimodal.cross_attention", "multimodal.places", "experiments.fusion_ways",
@@ -94,7 +94,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "convert_gguf": IN_WORDS,
     },
     "pretrained.locate": {
-        **dict.fromkeys(("DEFAULT_MODEL", "BUILT_IN"), CONSTANT),
+        **dict.fromkeys(("DEFAULT_MODEL", "BUILT_IN", "EXAMPLE_PICTURE", "EXAMPLE_SOUND"), CONSTANT),
         "locate": IN_WORDS,
         "locate_config": "the small half of locate",
         "HubOptions": TYPE_NAME,
@@ -113,20 +113,35 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "generation.session": {
         "ChatSession": "used in lesson 08, not built",
     },
-    "lora.settings": dict.fromkeys(("ATTENTION_TARGETS", "FEED_FORWARD_TARGETS", "ALL_TARGETS"), CONSTANT),
+    "lora.settings": {
+        **dict.fromkeys(("ATTENTION_TARGETS", "FEED_FORWARD_TARGETS", "ALL_TARGETS"), CONSTANT),
+        "LoraSettings": "settings with checks of their range",
+    },
     "lora.lora": {
         "DEFAULT": CONSTANT,
         "LoraLinear": TOO_LONG,
-        "delete_adapter": IN_WORDS,
+        **dict.fromkeys(("delete_adapter", "apply_lora", "set_lora_enabled"), IN_WORDS),
+        **dict.fromkeys(("merge_lora", "unmerge_lora"), "exercise 09.4 for each wrapper, with a check for NaN"),
         **dict.fromkeys(("remove_lora", "adapter_names", "plain_state_dict", "check_adapter_name"), PIECE),
+    },
+    "wiring": {
+        "find_linears": IN_WORDS,
+        "put_module": PIECE,
     },
     "lora.adapter_files": {
         **dict.fromkeys(("WEIGHTS_FILE", "PREFIX", "SUFFIXES", "SAMPLES"), CONSTANT),
         **dict.fromkeys(("write_adapter", "active_adapter", "note_base", "require_same_base"), PIECE),
+        **dict.fromkeys(("save_adapter", "load_adapter"), "used in lesson 09: format of files"),
+    },
+    "train.losses": {
+        **dict.fromkeys(("IGNORE", "CHUNK_BYTES", "MIN_CHUNK"), CONSTANT),
+        "plain_cross_entropy_sum": "one line, as in exercise 10.3",
+        "cross_entropy_sum": "the same a few rows at a time, with checks of its arguments",
     },
     "train.rows": {
         **dict.fromkeys(("END_OF_TEXT", "END_OF_TURN"), CONSTANT),
-        "encode_record": IN_WORDS,
+        "Example": RECORD,
+        **dict.fromkeys(("encode_text", "encode_dialogue", "encode_record"), IN_WORDS),
     },
     "train.batches": {
         **dict.fromkeys(("Media", "Row"), CONSTANT),
@@ -143,10 +158,15 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("TrainConfig", "Source"), "a table of settings"),
         "explain_keys": "the text of a command's help",
     },
+    "train.optim": {
+        "learning_rate": "exercise 10.6, and two more schedules",
+        "make_optimizer": "PyTorch's own; its step is exercise 10.5, its two groups a line of the bare loop",
+    },
     "train.rate_finder": {"find_learning_rate": USED},
     "train.loop": {
         **dict.fromkeys(("Saver", "Sampler", "AnyBatch", "BatchStream"), PROTOCOL),
-        "Trainer": "too long for a cell; its update is printed",
+        "Trainer": "too long for a cell; a bare loop takes the same steps",
+        "Objective": "used in the lesson; the model's scores, and their loss",
         **dict.fromkeys(("resolve_precision", "checkpoint_activations"), PIECE),
     },
     "train.log": {
@@ -168,10 +188,12 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "senses.encoder": {
         **dict.fromkeys(("MLP", "LayerScale"), PIECE),
+        "SelfAttention": "lesson 03's attention, without a mask",
         "Encoder": "a loop over the blocks",
         "init_weights": "small random starting weights",
     },
     "senses.vision": {
+        "resize_positions": "written by the learner, exercise 3",
         "AttentionPool": "told in a table's column",
         "VisionTower": TOO_LONG,
     },
@@ -187,22 +209,25 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "pretrained.towers": {
         "M": TYPE_NAME,
-        **dict.fromkeys(("load_vision_tower", "load_audio_encoder", "load_image_processor"), USED),
+        **dict.fromkeys(("load_vision_tower", "load_audio_encoder", "load_image_processor", "load_whisper"), USED),
     },
     "weights.tower_names": {
-        **dict.fromkeys(("vision_names", "audio_names"), USED),
+        **dict.fromkeys(("vision_names", "audio_names", "speech_names"), USED),
     },
     "senses.contrastive": {
-        **dict.fromkeys(("Number", "Loss"), TYPE_NAME),
+        **dict.fromkeys(("Number", "LossName", "Loss"), TYPE_NAME),
         **dict.fromkeys(("LOSSES", "SMALL_VISION", "SMALL_TEXT"), CONSTANT),
-        "siglip_loss": "written by the learner, exercise 4",
+        "siglip_loss": "written by the learner, exercise 6",
+        "recall_at": IN_WORDS,
+        "TwoTowers": "two towers, two matrices and a scale, in prose",
         "TextTower": USED,
         "split_words": PIECE,
     },
     "experiments.retrieval": {
         "AT": CONSTANT,
         **dict.fromkeys(("Recall", "Retrieval"), RECORD),
-        **dict.fromkeys(("measure_retrieval", "recall_of", "train_two_towers"), USED),
+        **dict.fromkeys(("measure_retrieval", "recall_of", "cosines_of", "train_two_towers"), USED),
+        **dict.fromkeys(("share_of", "lead_of"), "used in the lesson; lesson 17 has intervals"),
         **dict.fromkeys(("Pairs", "PairStream", "ContrastiveObjective"), "what lesson 10's trainer asks for, of pairs"),
         "moved": PIECE,
     },
@@ -214,6 +239,10 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "Pictures": RECORD,
         "load_pictures": USED,
     },
+    "assets.openmoji_groups": {
+        "GROUPS": CONSTANT,
+        "in_groups": USED,
+    },
     "senses.waves": {
         **dict.fromkeys(("RATE", "MAX_SECONDS", "MIN_RATE", "MAX_RATE", "MAX_CHANNELS", "TOO_LOUD"), CONSTANT),
         **dict.fromkeys(("require_not_too_loud", "wav_bytes"), PIECE),
@@ -221,12 +250,33 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "senses.mel": {
         **dict.fromkeys(("N_FFT", "HOP", "N_BINS", "MAX_SAMPLES", "MAX_FRAMES", "SAMPLES_PER_POSITION",
-                         "MAX_POSITIONS", "LINEAR_HZ", "HZ_PER_MEL", "LINEAR_MEL", "LOG_STEP"), CONSTANT),
-        "split_wave": IN_WORDS,
+                         "MAX_POSITIONS", "LINEAR_HZ", "HZ_PER_MEL", "LINEAR_MEL", "LOG_STEP", "PAUSE_WITHIN",
+                         "PAUSE_STEP"), CONSTANT),
+        **dict.fromkeys(("split_wave", "split_at_pauses"), IN_WORDS),
+        "mel_filterbank": "exercise 12.2 on Slaney's edges, with checks of its arguments",
+        "log_mel": "built in the lesson out of exercises 12.1 and 12.2; the package's checks its wave",
+        "n_frames": "a division, rounded up",
+        **dict.fromkeys(("hz_to_mel", "mel_to_hz"), "a formula and its inverse, by hand in the prose"),
         "cut_mel": "two quoted functions in one line",
     },
     "senses.audio": {
         "encode_wave": "a loop over pieces of a recording",
+        "sinusoids": "the table of the first Transformer, told in prose",
+        "AudioEncoder": "six lines in the lesson; what is more is a mask for batches",
+    },
+    "senses.whisper_decoder": {
+        "WhisperConfig": "settings with checks of their range",
+        "Attention": "exercise 12.3, in two steps, so that a cache fits between",
+        "DecoderBlock": "exercise 12.4, on a cache",
+        "DecoderCache": "lesson 05's cache, with the sound's keys beside it",
+        "WhisperDecoder": TOO_LONG,
+        "Whisper": "its two halves, one after the other",
+    },
+    "generation.transcribe": {
+        **dict.fromkeys(("NO_SPEECH", "POOR", "SURE", "NO_SPEECH_NAMES"), CONSTANT),
+        **dict.fromkeys(("SpeechTokens", "Heard"), RECORD),
+        "hear": "exercise 12.5 for many clips at a time",
+        **dict.fromkeys(("transcribe", "transcribe_all"), USED),
     },
     "assets.spoken_words": {
         **dict.fromkeys(("WORDS", "TRAIN_VOICES", "TEST_VOICES", "TAKES", "ACCENTS", "SPEEDS", "PITCHES",
@@ -240,7 +290,8 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "experiments.word_recognition": {
         **dict.fromkeys(("BATCH", "SHOWN", "TITLES"), CONSTANT),
         **dict.fromkeys(("clip_features", "WordClassifier", "random_encoder"), "used in lesson 12; one linear layer"),
-        **dict.fromkeys(("Guess", "Misheard", "Heard", "WordsHeard"), RECORD),
+        **dict.fromkeys(("Guess", "Misheard", "Heard", "WordsHeard", "Kept"), RECORD),
+        "kept_by_layer": USED,
         "measure_words": "what the command calls",
     },
     "llama32_vision.config": {

@@ -15,64 +15,51 @@ from torch import nn
 from llamamm.course.checks import check, exercises_of
 from tests.course.checks.ways import assert_right, assert_told, with_faults
 
-# ---- 09.1 in three ways: a table, branches, the shapes of matrices ----
+# ---- 09.2 in three ways: rows, einsum, a sum over places ----
 
 
-def count_by_table(cfg, r, targets, has):
-    C, inner = cfg.hidden_size, cfg.hidden_size if "narrow" in has else cfg.intermediate_size
-    q = C if "square" in has else cfg.n_heads * cfg.head_dim
-    kv = q if "kv heads" in has else cfg.n_kv_heads * cfg.head_dim
-    table = {"q_proj": (C, q), "o_proj": (q, C), "down_proj": (inner, C)}
-    table |= dict.fromkeys(("k_proj", "v_proj"), (C, kv)) | dict.fromkeys(("gate_proj", "up_proj"), (C, inner))
-    sides = [table[name] for name in targets]
-    ins, outs = sum(c for c, _ in sides), sum(n for _, n in sides)
-    each = ins if "A alone" in has else outs if "B alone" in has else ins + outs
-    each = sum(c * n for c, n in sides) if "product" in has else each
-    each *= {"no rank": 1, "rank twice": 2 * r}.get(next(iter({"no rank", "rank twice"} & {*has}), ""), r)
-    return each if "one block" in has else each * cfg.n_layers
+def gradients_by_rows(x, grad, a, b, scale, has):
+    x, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    inner, back = x if "without A" in has else x @ a.T, grad if "without B" in has else grad @ b
+    da, db = back.T @ x, grad.T @ inner
+    da = da if "scale of da" in has else scale * da
+    db = db if "scale of db" in has else scale * db
+    if "mean" in has:
+        da, db = da / len(x), db / len(x)
+    if "downhill" in has:
+        da, db = -da, -db
+    return (db, da) if "order" in has else (da, db)
 
 
-def count_by_branches(cfg, r, targets, has):
-    total = 0
-    for _ in range(1 if "one block" in has else cfg.n_layers):
-        for name in targets:
-            inputs = outputs = cfg.hidden_size
-            if name in ("gate_proj", "up_proj") and "narrow" not in has:
-                outputs = cfg.intermediate_size
-            elif name == "down_proj" and "narrow" not in has:
-                inputs = cfg.intermediate_size
-            elif name in ("k_proj", "v_proj") and "kv heads" not in has:
-                outputs = cfg.n_kv_heads * cfg.head_dim
-            elif name in ("q_proj", "k_proj", "v_proj") and "square" not in has:
-                outputs = cfg.n_heads * cfg.head_dim
-            elif name == "o_proj" and "square" not in has:
-                inputs = cfg.n_heads * cfg.head_dim
-            if "product" in has:
-                numbers = inputs * outputs
-            else:
-                numbers = ("B alone" not in has) * inputs + ("A alone" not in has) * outputs
-            total += numbers if "no rank" in has else r * numbers + ("rank twice" in has) * r * numbers
-    return total
+def gradients_by_einsum(x, grad, a, b, scale, has):
+    a_scale, b_scale = (1.0 if f"scale of {name}" in has else scale for name in ("da", "db"))
+    if "without B" in has:
+        da = torch.einsum("...n,...c->nc", grad * a_scale, x)
+    else:
+        da = torch.einsum("...n,nr,...c->rc", grad * a_scale, b, x)
+    if "without A" in has:
+        db = torch.einsum("...n,...c->nc", grad, x * b_scale)
+    else:
+        db = torch.einsum("...n,...c,rc->nr", grad, x * b_scale, a)
+    both = [db, da] if "order" in has else [da, db]
+    places = x[..., 0].numel() if "mean" in has else 1
+    return [(-g if "downhill" in has else g) / places for g in both]
 
 
-def count_by_shapes(cfg, r, targets, has):
-    q = cfg.hidden_size if "square" in has else cfg.n_heads * cfg.head_dim
-    kv = q if "kv heads" in has else q * cfg.n_kv_heads // cfg.n_heads
-    if "square" in has and "kv heads" not in has:
-        kv = cfg.n_kv_heads * cfg.head_dim
-    inner = cfg.hidden_size if "narrow" in has else cfg.intermediate_size
-    rows = {"q": q, "k": kv, "v": kv, "o": cfg.hidden_size, "g": inner, "u": inner, "d": cfg.hidden_size}
-    columns = {"o": q, "d": inner}
-    numbers = 0
-    for name in targets:
-        N, C = rows[name[0]], columns.get(name[0], cfg.hidden_size)
-        k = 1 if "no rank" in has else r
-        a, b = np.empty((k, C)), np.empty((N, k))
-        numbers += k * N * C if "product" in has else a.size * ("B alone" not in has) + b.size * ("A alone" not in has)
-    return int(numbers) * (2 if "rank twice" in has else 1) * (1 if "one block" in has else cfg.n_layers)
+def gradients_by_place(x, grad, a, b, scale, has):
+    places = list(zip(x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1]), strict=True))
+    da = db = 0
+    for xs, gs in places:
+        inner = xs if "without A" in has else a.mv(xs)
+        back = gs if "without B" in has else b.T.mv(gs)
+        da = da + torch.outer(back, xs) * (1 if "scale of da" in has else scale)
+        db = db + torch.outer(gs, inner) * (1 if "scale of db" in has else scale)
+    share = (1 / len(places) if "mean" in has else 1) * (-1 if "downhill" in has else 1)
+    da, db = da * share, db * share
+    return (db, da) if "order" in has else (da, db)
 
 
-# ---- 09.2 in three ways: functional, modules and matmul, einsum ----
+# ---- 09.3 in three ways: functional, modules and matmul, einsum ----
 
 
 def scale_of(alpha, r, has):
@@ -151,7 +138,7 @@ def layer_by_einsum(has):
     return Layer
 
 
-# ---- 09.3 in three ways: matmul, loops over the ranks, addmm ----
+# ---- 09.4 in three ways: matmul, loops over the ranks, addmm ----
 
 
 def merge_scale(a, b, alpha, has):
@@ -198,7 +185,7 @@ def merge_by_addmm(weight, a, b, alpha, has):
     return torch.addmm(weight.float(), b, a, beta=beta, alpha=scale).to(weight.dtype)
 
 
-# ---- 09.4 in three ways: cumsum, a loop with numpy, approximations ----
+# ---- 09.1 in three ways: cumsum, a loop with numpy, approximations ----
 
 
 def shift_of(has):
@@ -258,47 +245,42 @@ def rank_by_eigenvalues(update, share, has):
 
 
 WAYS = {
-    "09.1": (count_by_table, count_by_branches, count_by_shapes),
-    "09.2": (functional_layer, layer_of_matrices, layer_by_einsum),
-    "09.3": (merge_by_matmul, merge_by_loop, merge_by_addmm),
-    "09.4": (rank_by_cumsum, rank_by_loop, rank_by_eigenvalues),
+    "09.2": (gradients_by_rows, gradients_by_einsum, gradients_by_place),
+    "09.3": (functional_layer, layer_of_matrices, layer_by_einsum),
+    "09.4": (merge_by_matmul, merge_by_loop, merge_by_addmm),
+    "09.1": (rank_by_cumsum, rank_by_loop, rank_by_eigenvalues),
 }
 # what a message must hold, for each fault
 TOLD = {
-    "09.1": {"kv heads": "as many outputs as q_proj", "square": "hidden_size for the queries",
-             "one block": "counted one block", "A alone": "counted A alone", "B alone": "counted B alone",
-             "no rank": "left out the rank", "rank twice": "counted r twice", "product": "multiplied N and C",
-             "narrow": "both sides of the feed-forward"},
-    "09.2": {"both random": "B begins random", "both zero": "neither ever gets", "A zero": "the other way round",
+    "09.2": {"scale of da": "missing in da", "scale of db": "missing in db", "without B": "leaves out B",
+             "without A": "leaves out A", "order": "da comes first", "mean": "took the mean",
+             "downhill": "points uphill"},
+    "09.3": {"both random": "B begins random", "both zero": "neither ever gets", "A zero": "the other way round",
              "no scale": "left out the scale", "alpha alone": "divide it by r", "upside down": "upside down",
              "root": "rsLoRA", "no base": "update alone", "no update": "never uses A and B", "no bias": "base's bias",
              "trains": "base still trains"},
-    "09.3": {"no scale": "left out the scale", "alpha alone": "multiplied by alpha", "by C": "columns of a",
+    "09.4": {"no scale": "left out the scale", "alpha alone": "multiplied by alpha", "by C": "columns of a",
              "by N": "rows of b", "update alone": "update alone", "subtracted": "subtracted the update",
              "update rounded": "rounded the update", "strips rounded": "converted a and b"},
-    "09.4": {"values": "added up singular values", "squared twice": "squared twice", "too few": "One too few",
+    "09.1": {"values": "added up singular values", "squared twice": "squared twice", "too few": "One too few",
              "too many": "One too many", "more than": "more than the share", "weakest first": "began with the weakest",
              "of the largest": "compared each", "residue": "the rest is down", "zeros": "needs no rank"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
-    "09.1": [
-        {"A alone", "B alone", "product"},  # each says which matrices count
-        {"no rank", "rank twice"},  # each says how often the rank counts
-        {"kv heads", "A alone"},  # K and V are too wide in their outputs, which A alone does not count
-    ],
-    "09.2": [
+    "09.2": [],
+    "09.3": [
         {"both random", "both zero", "A zero"},  # each says how A and B begin
         {"no base", "no bias"},  # the bias is the base's
         {"no scale", "alpha alone", "upside down", "root", "no update"},  # each says by what the update is multiplied
         {"no base", "no update"},  # nothing is left
     ],
-    "09.3": [
+    "09.4": [
         {"no scale", "alpha alone", "by C", "by N"},  # each says by what the update is multiplied
         {"update alone", "update rounded"},  # an update that is given alone is rounded at the end
         {"strips rounded", "update rounded"},  # the product of rounded strips is rounded already
     ],
-    "09.4": [
+    "09.1": [
         {"values", "squared twice"},  # each says which power is added up
         {"too few", "too many"},  # together the right number
         {"of the largest", "weakest first"}, {"of the largest", "residue"},  # each alone is compared, nothing added up
@@ -308,7 +290,7 @@ APART = {
 
 
 def written(way, faults):
-    return way(faults) if way in WAYS["09.2"] else with_faults(way, faults)
+    return way(faults) if way in WAYS["09.3"] else with_faults(way, faults)
 
 
 @pytest.mark.parametrize("exercise", WAYS)
@@ -382,27 +364,32 @@ def added_in_place(weight, a, b, alpha):
 
 
 OTHERWISE = [
-    ("09.1", lambda *_: "many", "form: .*should be a number"),
-    ("09.1", lambda *case: count_by_table(*case, ()) + 1, "all results: .*should be 5636096, got 5636097"),
-    ("09.2", lambda *_: [], r"its parameters: .*should be an nn.Module, got \[\]"),
-    ("09.2", WithoutParameters, "no nn.Parameter called a and b"),
-    ("09.2", Transposed, r"a should have the shape \(2, 7\), it has \(7, 2\)"),
-    ("09.2", InHalf, "a should be fp32, it is torch.float16"),
-    ("09.2", Detached, "what trains: no gradient for b:"),
-    ("09.2", Bottleneck, "what trains: gate would train as well"),
-    ("09.2", Doubled, r"all numbers: for weight \[\[2, 1\]\], .*\[0\] should be 89, got 178"),
-    ("09.2", OneVector, r"shape should be \(2, 3, 4\), got \(6, 4\)"),
-    ("09.3", lambda *case: right_merge(*case).double(), "dtype: .*is float64, the weight float32. Give it back"),
-    ("09.3", lambda w, *case: right_merge(w.float(), *case), "is float32, the weight bfloat16. Give it back"),
-    ("09.3", in_place, "changed it in place"),
-    ("09.3", added_in_place, "rounded the update .*\\n.*changed it in place"),
-    ("09.3", lambda w, a, b, alpha: merge_by_matmul(w, b, a, alpha, ()), "it raised RuntimeError"),
-    ("09.3", lambda w, *_: w.clone(), "all numbers: "),
-    ("09.3", lambda *case: right_merge(*case).tolist(), "should be a tensor"),
-    ("09.4", lambda *_: math.nan, "form: .*should be 1, got nan"),
-    ("09.4", lambda *_: [1], "should be a number"),
-    ("09.4", lambda update, _: int(torch.linalg.matrix_rank(update)), "all results: .*at .'share 0.5'.*be 2, got 5"),
-    ("09.4", lambda update, share: rank_by_cumsum(update, share, ()) or None, "an update of zeros: .*got None"),
+    ("09.2", lambda x, grad, a, b, scale: gradients_by_rows(x, grad, a, b, scale, ())[0], "form: .*should be"),
+    ("09.2", lambda *case: tuple(g.T for g in gradients_by_rows(*case, ())), "form: .*the shape should be"),
+    ("09.2", lambda *case: tuple(2 * g for g in gradients_by_rows(*case, ())), "all results: .*should be"),
+    ("09.2", lambda x, grad, *rest: gradients_by_rows(x[0], grad[0], *rest, ()), "all results"),
+    ("09.2", lambda x, grad, a, b, scale: (scale * (grad @ b).T @ x, scale * grad.T @ (x @ a.T)), "it raised"),
+    ("09.2", lambda x, grad, a, b, scale: gradients_by_rows(x.mul_(1.5).div_(1.5).add_(1e-3), grad, a, b, scale, ()),
+     "inputs stay.*changes `x`"),
+    ("09.3", lambda *_: [], r"its parameters: .*should be an nn.Module, got \[\]"),
+    ("09.3", WithoutParameters, "no nn.Parameter called a and b"),
+    ("09.3", Transposed, r"a should have the shape \(2, 7\), it has \(7, 2\)"),
+    ("09.3", InHalf, "a should be fp32, it is torch.float16"),
+    ("09.3", Detached, "what trains: no gradient for b:"),
+    ("09.3", Bottleneck, "what trains: gate would train as well"),
+    ("09.3", Doubled, r"all numbers: for weight \[\[2, 1\]\], .*\[0\] should be 89, got 178"),
+    ("09.3", OneVector, r"shape should be \(2, 3, 4\), got \(6, 4\)"),
+    ("09.4", lambda *case: right_merge(*case).double(), "dtype: .*is float64, the weight float32. Give it back"),
+    ("09.4", lambda w, *case: right_merge(w.float(), *case), "is float32, the weight bfloat16. Give it back"),
+    ("09.4", in_place, "changed it in place"),
+    ("09.4", added_in_place, "rounded the update .*\\n.*changed it in place"),
+    ("09.4", lambda w, a, b, alpha: merge_by_matmul(w, b, a, alpha, ()), "it raised RuntimeError"),
+    ("09.4", lambda w, *_: w.clone(), "all numbers: "),
+    ("09.4", lambda *case: right_merge(*case).tolist(), "should be a tensor"),
+    ("09.1", lambda *_: math.nan, "form: .*should be 1, got nan"),
+    ("09.1", lambda *_: [1], "should be a number"),
+    ("09.1", lambda update, _: int(torch.linalg.matrix_rank(update)), "all results: .*at .'share 0.5'.*be 2, got 5"),
+    ("09.1", lambda update, share: rank_by_cumsum(update, share, ()) or None, "an update of zeros: .*got None"),
 ]
 
 
@@ -416,16 +403,16 @@ def test_what_no_fault_explains_is_told_with_its_numbers(exercise, answer, messa
 
 
 def test_a_message_names_the_property_the_input_and_both_numbers():
-    message = check("09.2", written(WAYS["09.2"][0], ("alpha alone", "trains"))).message
+    message = check("09.3", written(WAYS["09.3"][0], ("alpha alone", "trains"))).message
     assert "for weight [[2, 1]], bias [50], r 2, alpha 6, a [[1, 0], [0, 2]], b [[3, 1]], x [1, 4]: [0]" in message
     assert "should be 89, got 122. You multiplied by alpha: divide it by r" in message
     assert "the base still trains, its weight and its bias" in message
-    message = check("09.4", written(WAYS["09.4"][0], ("more than",))).message
+    message = check("09.1", written(WAYS["09.1"][0], ("more than",))).message
     assert "for an update (2, 2) of the strengths 2, 2: at ['share 0.5']: the result should be 1, got 2" in message
 
 
 def test_an_error_in_every_property_is_told_once():
-    message = check("09.1", lambda *case: case[0].width).message
+    message = check("09.3", lambda weight, *_: weight.width).message
     assert message.startswith("it raised AttributeError in line 1 of your function") and "\n" not in message
 
 

@@ -6,7 +6,6 @@ Each exercise is written in three ways that have little in common, and each way 
 import math
 import re
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,64 +13,7 @@ import torch.nn.functional as F
 from llamamm.course.checks import check, exercises_of
 from tests.course.checks.ways import assert_right, assert_told, with_faults
 
-# ---- 11.1 in three ways: formulas, ranges, shapes of tensors ----
-
-
-def count_by_formula(height, width, patch, hidden, cls, has):
-    rows, columns = height // patch, width // patch
-    if "rounded up" in has:
-        rows, columns = math.ceil(height / patch), math.ceil(width / patch)
-    n = {"area": height * width // (patch * patch), "pixels": height * width, "one column": rows, "one row": columns,
-         "overlap": (height - patch + 1) * (width - patch + 1)}.get(grid_of(has), rows * columns)  # fmt: skip
-    P = patch * hidden if "a line" in has else patch**2 * hidden
-    parameters = (P if "one channel" in has else 3 * P) + ("no bias" not in has) * hidden
-    parameters = parameters * n if "for each patch" in has else parameters
-    tokens = n + (cls or "always CLS" in has) * ("no CLS" not in has)
-    return (parameters, tokens) if "order" in has else (tokens, parameters)
-
-
-def grid_of(has):
-    return next((f for f in ("area", "pixels", "one column", "one row", "overlap") if f in has), "")
-
-
-def count_by_ranges(height, width, patch, hidden, cls, has):
-    step = 1 if {"overlap", "pixels"} & {*has} else patch
-    wide = 1 if {"rounded up", "pixels"} & {*has} else patch
-    ys, xs = range(0, height - wide + 1, step), range(0, width - wide + 1, step)
-    ys = range(1) if "one row" in has else ys
-    xs = range(1) if "one column" in has else xs
-    patches = [(y, x) for y in ys for x in xs]
-    if "area" in has:
-        patches = patches[:0] + [None] * int(height * width / patch**2)
-    numbers = 0
-    for _ in range(1 if "one channel" in has else 3):
-        for _ in range(1 if "a line" in has else patch):
-            numbers += patch * hidden
-    numbers += 0 if "no bias" in has else hidden
-    numbers = sum(numbers for _ in patches) if "for each patch" in has else numbers
-    if "no CLS" not in has and (cls or "always CLS" in has):
-        patches.append("CLS")
-    answer = [len(patches), numbers]
-    return tuple(answer[::-1]) if "order" in has else tuple(answer)
-
-
-def count_by_shapes(height, width, patch, hidden, cls, has):
-    grid = [divmod(side, patch) for side in (height, width)]
-    sides = [n + (rest > 0) if "rounded up" in has else n for n, rest in grid]
-    if "pixels" in has:
-        sides = [height, width]
-    if "overlap" in has:
-        sides = [side - patch + 1 for side in (height, width)]
-    sides = sides[:1] if "one column" in has else sides[1:] if "one row" in has else sides
-    n = math.prod(sides) if "area" not in has else (height * width) // (patch * patch)
-    weight = np.empty((hidden, 1 if "one channel" in has else 3, *([patch] if "a line" in has else [patch, patch])))
-    parameters = weight.size + (0 if "no bias" in has else len(weight))
-    extra = 0 if "no CLS" in has else max(int(cls), "always CLS" in has)
-    result = n + extra, parameters * (n if "for each patch" in has else 1)
-    return (result[1], result[0]) if "order" in has else result
-
-
-# ---- 11.2 in three ways: reshape, slices, gathered indices ----
+# ---- 11.1 in three ways: reshape, slices, gathered indices ----
 
 
 def corner(pixels, patch, has):
@@ -206,7 +148,124 @@ def positions_by_channel(table, rows, columns, has):
     return with_first(table, new, has)
 
 
-# ---- 11.4 in three ways: logsigmoid, binary cross-entropy, a loop over pairs ----
+# ---- 11.4 in three ways: cat, a tensor that is filled, picture by picture ----
+
+
+def rows_of(places, has):
+    """The places as they are added, a row for each token, the CLS token's first."""
+    places = places.flip(0) if "places from the end" in has else places
+    places = torch.cat([places[-1:], places[:-1]]) if "off by one" in has else places
+    keep = torch.ones(len(places), 1)
+    keep[0] = 0.0 if {"CLS without", "none"} & {*has} else 1.0
+    keep[1:] = 0.0 if {"patches without", "none"} & {*has} else 1.0
+    return places * keep
+
+
+def joined(x, rows, has):
+    return x * rows if "times" in has else x - rows if "minus" in has else x + rows
+
+
+def enter_by_cat(patches, cls, places, has):
+    rows = rows_of(places, has)
+    first = cls.repeat(len(patches), 1)
+    first = torch.cat([first[:1], torch.zeros_like(first[1:])]) if "first picture alone" in has else first
+    first, rest = joined(first, rows[0], has), joined(patches + cls * ("to all" in has), rows[1:], has)
+    return torch.cat([rest, first[:, None]] if "last" in has else [first[:, None], rest], dim=1)
+
+
+def enter_by_filling(patches, cls, places, has):
+    B, N, C = patches.shape
+    x = patches.new_zeros(B, N + 1, C)
+    x[:, 1:] = patches
+    x[: 1 if "first picture alone" in has else B, 0] = cls
+    if "to all" in has:
+        x[:, 1:] += cls
+    x = joined(x, rows_of(places, has), has)
+    return x[:, [*range(1, N + 1), 0]] if "last" in has else x
+
+
+def enter_by_pictures(patches, cls, places, has):
+    pictures, rows = [], rows_of(places, has).unbind()
+    for n, picture in enumerate(patches):
+        first = torch.zeros_like(cls) if n and "first picture alone" in has else cls
+        tokens = [first, *(token + cls if "to all" in has else token for token in picture)]
+        tokens = [joined(token, row, has) for token, row in zip(tokens, rows, strict=True)]
+        pictures.append(torch.stack(tokens[1:] + tokens[:1] if "last" in has else tokens))
+    return torch.stack(pictures)
+
+
+# ---- 11.5 in three ways: cross-entropy, logsumexp, a loop over queries ----
+
+
+def halves(one, other, n, has):
+    loss = one if "rows" in has else other if "columns" in has else one + other if "not halved" in has else (
+        one + other) / 2
+    return loss * (n if "sum" in has else 1) * (-1 if "below zero" in has else 1)
+
+
+def scaled(cos, scale, has):
+    return cos / scale if "divided" in has else cos if "no scale" in has else scale * cos
+
+
+def clip_by_cross_entropy(images, texts, scale, has):
+    if "long" not in has:
+        images, texts = (F.normalize(x, dim=0 if "wrong axis" in has else 1) for x in (images, texts))
+    if "right pairs" in has:
+        return 1 - (images * texts).sum(dim=1).mean()
+    logits, n = scaled(images @ texts.T, scale, has), len(images)
+
+    def choice(x):
+        if "no logarithm" in has:
+            return 1 - x.softmax(1).diagonal().mean()
+        loss = F.cross_entropy(x.softmax(1) if "softmax twice" in has else x, torch.arange(n))
+        if "others alone" in has:
+            loss = loss + (1 - x.softmax(1).diagonal()).log().mean()
+        return loss
+
+    return halves(choice(logits), choice(logits.mT), n, has)
+
+
+def clip_by_logsumexp(images, texts, scale, has):
+    dim = 0 if "wrong axis" in has else 1
+    if "long" not in has:
+        images, texts = images / images.norm(dim=dim, keepdim=True), texts / texts.norm(dim=dim, keepdim=True)
+    cos = torch.einsum("ne,me->nm", images, texts)
+    if "right pairs" in has:
+        return torch.mean(1 - cos.diag())
+    logits = scaled(cos, scale, has)
+    losses = []
+    for axis in (1, 0):
+        x = logits.softmax(axis) if "softmax twice" in has else logits
+        if "no logarithm" in has:
+            losses.append((1 - x.softmax(axis).diag()).mean())
+            continue
+        among = x.clone().fill_diagonal_(-math.inf) if "others alone" in has else x
+        losses.append((among.logsumexp(axis) - x.diag()).mean())
+    return halves(*losses, len(images), has)
+
+
+def clip_by_loop(images, texts, scale, has):
+    def unit(x):
+        length = (x * x).sum(0 if "wrong axis" in has else 1, keepdim=True).sqrt()
+        return x if "long" in has else x / length
+
+    a, b, n = unit(images), unit(texts), len(images)
+    if "right pairs" in has:
+        return torch.stack([1 - a[i] @ b[i] for i in range(n)]).mean()
+    totals = []
+    for queries, others in ((a, b), (b, a)):
+        losses = []
+        for i, query in enumerate(queries):
+            x = scaled(torch.stack([query @ other for other in others]), scale, has)
+            x = torch.softmax(x, 0) if "softmax twice" in has else x
+            among = torch.cat([x[:i], x[i + 1 :]]) if "others alone" in has else x
+            loss = torch.logsumexp(among, 0) - x[i]
+            losses.append(1 - torch.exp(-loss) if "no logarithm" in has else loss)
+        totals.append(sum(losses) / n)
+    return halves(*totals, n, has)
+
+
+# ---- 11.6 in three ways: logsigmoid, binary cross-entropy, a loop over pairs ----
 
 
 def logit_of(cos, scale, bias, has):
@@ -276,20 +335,17 @@ def loss_by_loop(images, texts, scale, bias, has):
 
 
 WAYS = {
-    "11.1": (count_by_formula, count_by_ranges, count_by_shapes),
-    "11.2": (cut_by_reshape, cut_by_slices, cut_by_indices),
+    "11.1": (cut_by_reshape, cut_by_slices, cut_by_indices),
     "11.3": (positions_by_permute, positions_by_movedim, positions_by_channel),
-    "11.4": (loss_by_logsigmoid, loss_by_entropy, loss_by_loop),
+    "11.4": (enter_by_cat, enter_by_filling, enter_by_pictures),
+    "11.5": (clip_by_cross_entropy, clip_by_logsumexp, clip_by_loop),
+    "11.6": (loss_by_logsigmoid, loss_by_entropy, loss_by_loop),
 }
 ONE_SIDE = "one side of the grid"
 IN_LINE = "like a line: a place is a row and a column of a square, stretch it in both directions"
 # what a message must hold, for each fault
 TOLD = {
-    "11.1": {"no CLS": "One token is missing", "always CLS": "CLS token always", "rounded up": "rounded up",
-             "area": "divided the area", "pixels": "You count pixels", "overlap": "patches overlap",
-             "one column": ONE_SIDE, "one row": ONE_SIDE, "one channel": "three numbers, red", "no bias": "with a bias",
-             "a line": "P high and P wide", "for each patch": "share one matrix", "order": "wrong order"},
-    "11.2": {"viewed": "runs of rows", "channels apart": "channels came apart", "down": "go down the columns",
+    "11.1": {"viewed": "runs of rows", "channels apart": "channels came apart", "down": "go down the columns",
              "channel last": "channel comes last", "tipped": "is tipped over",
              "tipped, channel last": "column, row, channel", "bottom right": "at the top and left",
              "centre": "at each side", "squeezed": "squeezed the picture"},
@@ -297,7 +353,18 @@ TOLD = {
              "swapped": "swapped rows", "tipped": "tipped over", "line": IN_LINE,
              "CLS in line": IN_LINE + "; and keep the CLS token's row out of it", "bilinear": "That is bilinear",
              "nearest": "nearest old place", "corners": "align_corners=True", "as they are": "as they are"},
-    "11.4": {"long": "as long as they are", "no bias": "bias is missing", "minus bias": "subtract the bias",
+    "11.4": {"last": "stands last", "first picture alone": "Only the first picture", "off by one": "off by one",
+             "places from the end": "from the end to the start", "none": "No places were added",
+             "CLS without": "The CLS token has no place", "patches without": "The patches have no places",
+             "times": "You multiplied by the places", "minus": "You subtracted the places",
+             "to all": "added the CLS vector to the patches"},
+    "11.5": {"long": "as long as they are", "wrong axis": "the columns of length 1", "no scale": "scale is missing",
+             "divided": "divided by the scale", "rows": "pictures choose among the texts, but not",
+             "columns": "texts choose among the pictures, but not", "not halved": "added both directions",
+             "sum": "added up the pairs", "no logarithm": "There is no logarithm",
+             "softmax twice": "the softmax of a softmax", "others alone": "by the wrong pairs alone",
+             "right pairs": "at the right pairs alone", "below zero": "below zero: a logarithm"},
+    "11.6": {"long": "as long as they are", "no bias": "bias is missing", "minus bias": "subtract the bias",
              "bias inside": "scale the bias", "no scale": "scale is missing", "divided": "divide by the scale",
              "mean": "took the mean", "sum": "You didn't divide", "right pairs": "right pairs alone",
              "wrong pairs": "wrong pairs alone", "all yes": "every pair to be one", "1 and 0": "multiply by 1 and 0",
@@ -307,11 +374,6 @@ TOLD = {
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
     "11.1": [
-        {"no CLS", "always CLS"},  # each says when a CLS token counts
-        {"area", "pixels", "overlap", "one column", "one row"},  # each says how patches are counted
-        *({"rounded up", one} for one in ("area", "pixels", "overlap")),  # no side is divided by the patch's
-    ],
-    "11.2": [
         {"viewed", "channels apart", "channel last", "tipped", "tipped, channel last"},  # how a patch's numbers stand
         {"viewed", "down"}, {"channels apart", "down"},  # no token is a patch, so none has a place
         {"bottom right", "centre", "squeezed"},  # each says what is left of a picture that doesn't fit
@@ -324,6 +386,25 @@ APART = {
             "as they are")),  # in a line, or unstretched, there is no square to be mistaken
     ],
     "11.4": [
+        {"none", one} for one in ("places from the end", "off by one", "CLS without", "patches without", "times",
+                                  "minus")] + [  # nothing is left to be added wrongly
+        {"places from the end", "off by one"},  # each says which row belongs to which token
+        {"CLS without", "patches without"},  # together they are "none"
+        {"off by one", "patches without"},  # the CLS token gets the last row, as from the end
+        {"times", "minus"},  # each says what is done with a place
+        *({"times", one} for one in ("CLS without", "patches without")),  # times nothing is nothing
+    ],
+    "11.5": [
+        {"long", "wrong axis"},  # each says how long a vector is
+        {"no scale", "divided"},  # each says what becomes of the scale
+        {"rows", "columns"}, {"rows", "not halved"}, {"columns", "not halved"},  # each says which directions count
+        {"no logarithm", "softmax twice"}, {"no logarithm", "others alone"},  # each says what a choice costs
+        {"softmax twice", "others alone"},
+        *({"right pairs", one} for one in (
+            "no scale", "divided", "rows", "columns", "not halved", "sum", "no logarithm", "softmax twice",
+            "others alone", "below zero")),  # nobody chooses
+    ],
+    "11.6": [
         {"no bias", "minus bias", "bias inside"},  # each says what becomes of the bias
         {"no scale", "divided"}, {"no scale", "bias inside"},  # without a scale nothing can be scaled wrongly
         {"mean", "sum"},  # one number divides the sum
@@ -358,6 +439,14 @@ def positions_for(*case):
     return positions_by_permute(*case, ())
 
 
+def enter(*case):
+    return enter_by_cat(*case, ())
+
+
+def clip_of(*case):
+    return clip_by_cross_entropy(*case, ())
+
+
 def loss_of(*case):
     return loss_by_logsigmoid(*case, ())
 
@@ -377,7 +466,7 @@ def by_convolution(pixels, patch):
 
 @pytest.mark.parametrize("answer", [by_unfold, by_methods, by_convolution])
 def test_cutting_by_what_the_exercise_forbids_is_noticed(answer):
-    assert "calls PyTorch's own" in check("11.2", answer).message
+    assert "calls PyTorch's own" in check("11.1", answer).message
 
 
 def by_hand(toward):
@@ -394,9 +483,9 @@ def by_hand(toward):
     lambda x: torch.log(1 + torch.exp(-x)), lambda x: -(x.exp() / (1 + x.exp())).log(),
 ])  # fmt: skip
 def test_a_loss_that_overflows_is_told(toward):
-    message = check("11.4", by_hand(toward)).message
+    message = check("11.6", by_hand(toward)).message
     assert "large logits: " in message and "F.logsigmoid computes both at once" in message
-    assert not any(told in message for told in TOLD["11.4"].values()), message
+    assert not any(told in message for told in TOLD["11.6"].values()), message
 
 
 @pytest.mark.parametrize("toward", [
@@ -404,34 +493,75 @@ def test_a_loss_that_overflows_is_told(toward):
     lambda x: -torch.log(torch.sigmoid(x.clamp(-40, 40))),
 ])  # fmt: skip
 def test_a_loss_that_is_cut_off_is_told(toward):
-    message = check("11.4", by_hand(toward)).message
+    message = check("11.6", by_hand(toward)).message
     assert message.startswith("6 of 7 properties hold") and "A large loss is cut off" in message
 
 
 def test_a_loss_that_overflows_is_told_beside_another_fault():
-    message = check("11.4", lambda a, b, scale, _: by_hand(lambda x: -x.sigmoid().log())(a, b, scale, 0.0)).message
+    message = check("11.6", lambda a, b, scale, _: by_hand(lambda x: -x.sigmoid().log())(a, b, scale, 0.0)).message
     assert "bias is missing" in message and "not finite" in message
 
 
+def clip_by_hand(toward):
+    """CLIP's loss, with a road of its own from logits to -log of the softmax."""
+    def answer(images, texts, scale):
+        logits = F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T * scale
+        return (toward(logits).diagonal() + toward(logits.T).diagonal()).mean() / 2
+
+    return answer
+
+
+@pytest.mark.parametrize("toward", [
+    lambda x: -torch.log(torch.softmax(x, dim=1)), lambda x: -(x.exp() / x.exp().sum(dim=1, keepdim=True)).log(),
+    lambda x: x.exp().sum(dim=1, keepdim=True).log() - x,
+])  # fmt: skip
+def test_a_choice_that_overflows_is_told(toward):
+    message = check("11.5", clip_by_hand(toward)).message
+    assert "large logits: " in message and "take the largest logit off first" in message
+    assert not any(told in message for told in TOLD["11.5"].values()), message
+
+
+@pytest.mark.parametrize("toward", [
+    lambda x: -torch.log(torch.softmax(x, dim=1) + 1e-9), lambda x: -torch.softmax(x, dim=1).clamp(min=1e-12).log(),
+    lambda x: -torch.log_softmax(x.clamp(-40, 40), dim=1),
+])  # fmt: skip
+def test_a_choice_that_is_cut_off_is_told(toward):
+    message = check("11.5", clip_by_hand(toward)).message
+    assert message.startswith("6 of 7 properties hold") and "F.cross_entropy needs no clamp" in message
+
+
+def test_tokens_put_first_in_place_are_told():
+    def in_place(patches, cls, places):
+        patches += places[1:]
+        return torch.cat([(cls + places[0]).expand(len(patches), 1, -1), patches], dim=1)
+
+    assert "your function changes `patches`" in check("11.4", in_place).message
+
+
 OTHERWISE = [
-    ("11.1", lambda *case: count_by_formula(*case, ())[0], r"form: .*should be \(257, 226176\)"),
-    ("11.1", lambda h, w, p, c, cls: (h / p * w / p + cls, 3 * c * p * p + c), "all results: .*should be 19, got 24.4"),
-    ("11.1", lambda h, w, p, c, cls: (h // p * (w // p) + cls, c * p**3), "all results: .*should be 226176"),
-    ("11.2", lambda x, p: cut(x, p).mT, r"got \(1, 12, 4\). Lay each patch out in one row"),
-    ("11.2", lambda x, p: cut(x, p).unflatten(2, (3, p, p)), "Lay each patch out in one row"),
-    ("11.2", lambda x, p: cut(x, p).unflatten(2, (3, -1)), "Lay each patch out in one row"),
-    ("11.2", lambda x, p: cut(x, p).double(), "dtype should be torch.float32"),
-    ("11.2", lambda x, p: cut(x, p)[:, :-1], r"shape should be \(1, 4, 12\), got \(1, 3, 12\)"),
-    ("11.2", lambda x, p: cut(x, p) / 255, "all numbers: "),
+    ("11.1", lambda x, p: cut(x, p).mT, r"got \(1, 12, 4\). Lay each patch out in one row"),
+    ("11.1", lambda x, p: cut(x, p).unflatten(2, (3, p, p)), "Lay each patch out in one row"),
+    ("11.1", lambda x, p: cut(x, p).unflatten(2, (3, -1)), "Lay each patch out in one row"),
+    ("11.1", lambda x, p: cut(x, p).double(), "dtype should be torch.float32"),
+    ("11.1", lambda x, p: cut(x, p)[:, :-1], r"shape should be \(1, 4, 12\), got \(1, 3, 12\)"),
+    ("11.1", lambda x, p: cut(x, p) / 255, "all numbers: "),
     ("11.3", lambda *case: positions_for(*case)[1:], r"got \(6, 6\). The CLS token's row is missing"),
     ("11.3", lambda t, r, c: positions_for(t, r, c).split((1, r * c))[1], "The CLS token's row is missing"),
     ("11.3", lambda t, r, c: torch.stack([*positions_for(t, r, c)][1:]), "The CLS token's row is missing"),
     ("11.3", lambda *case: positions_for(*case).T, r"shape should be \(7, 6\), got \(6, 7\)"),
     ("11.3", lambda t, r, c: F.interpolate(t, (r, c)), "it raised"),
     ("11.3", lambda *case: positions_for(*case) * 2, "all numbers: "),
-    ("11.4", lambda *case: loss_of(*case)[None], r"shape should be \(\)"),
-    ("11.4", lambda *_: 0.0, "should be a tensor"),
-    ("11.4", lambda *case: loss_of(*case) + 0.1, "all numbers: "),
+    ("11.4", lambda *case: enter(*case)[:, 1:], "The CLS token is missing: it is a token of its own"),
+    ("11.4", lambda p, c, places: p + places[1:], "The CLS token is missing: it is a token of its own"),  # noqa: ARG005
+    ("11.4", lambda *case: enter(*case).transpose(1, 2), r"shape should be \(1, 5, 6\), got \(1, 6, 5\)"),
+    ("11.4", lambda p, c, places: torch.cat([c, p], dim=1) + places, "it raised"),
+    ("11.4", lambda *case: 2 * enter(*case), "all numbers: "),
+    ("11.5", lambda *case: clip_of(*case)[None], r"shape should be \(\)"),
+    ("11.5", lambda *_: 0.0, "should be a tensor"),
+    ("11.5", lambda *case: clip_of(*case) + 0.1, "all numbers: "),
+    ("11.6", lambda *case: loss_of(*case)[None], r"shape should be \(\)"),
+    ("11.6", lambda *_: 0.0, "should be a tensor"),
+    ("11.6", lambda *case: loss_of(*case) + 0.1, "all numbers: "),
 ]
 
 
@@ -444,14 +574,15 @@ def test_what_no_fault_explains_is_told_with_its_numbers(exercise, answer, messa
 
 
 def test_a_message_names_the_property_the_input_and_both_numbers():
-    message = check("11.2", with_faults(WAYS["11.2"][0], ("tipped", "down"))).message
+    message = check("11.1", with_faults(WAYS["11.1"][0], ("tipped", "down"))).message
     assert "inside a patch: for pixels (1, 3, 4, 4), the numbers 0, 1, 2, ..., and patch 2: [" in message
     assert "one patch after another: for pixels (1, 3, 4, 6), " in message
-    message = check("11.1", with_faults(WAYS["11.1"][0], ("no bias",))).message
-    assert "the parameters: for (107, 79, 10, 7, False) at [1]: the result should be 2107, got 2100. The" in message
+    message = check("11.4", with_faults(WAYS["11.4"][0], ("CLS without",))).message
+    assert ("the places: for patches (2, 3, 2), cls (2,), places (4, 2): [0, 0, 1] should be 17, got 2. The CLS token "
+            "has no place") in message  # fmt: skip
 
 
-# ---- 11.5: many answers are right ----
+# ---- 11.2: many answers are right ----
 
 
 def put(patches, picture, patch):
@@ -475,7 +606,7 @@ def rolled(across, down=0):
     lambda n: torch.arange(n).roll(1), lambda n: torch.arange(n).roll(-1), lambda n: [n - 1, *range(n - 1)],
 ])  # fmt: skip
 def test_every_picture_of_moved_patches_passes(order):
-    result = check("11.5", in_order(order))
+    result = check("11.2", in_order(order))
     assert result, result.message
 
 
@@ -505,7 +636,7 @@ def test_every_picture_of_moved_patches_passes(order):
     (lambda *_: "a picture", ["return a picture"]),
 ])  # fmt: skip
 def test_two_pictures_that_are_told_apart_are_told_why(answer, phrases):
-    result = check("11.5", answer)
+    result = check("11.2", answer)
     assert not result
     assert all(phrase in result.message for phrase in phrases), result.message
 
