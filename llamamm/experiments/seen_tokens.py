@@ -38,7 +38,7 @@ def tokens_of(llama: MultimodalLlama, processor: MultimodalProcessor, pictures: 
 
 
 def asked_about(
-    llama: MultimodalLlama, processor: MultimodalProcessor, tokens: Tensor, question: str, splice: Splice = fill_places
+    llama: MultimodalLlama, processor: MultimodalProcessor, tokens: Tensor, question: str, fill: Splice = fill_places
 ) -> tuple[Tensor, Tensor]:
     """The same question about n pictures, from their tokens (n, M, C). -> vectors (n, T, C), places (n, T) bool"""
     blank = Image(torch.zeros(3, 64, 64, dtype=torch.uint8))  # for its places alone
@@ -46,7 +46,7 @@ def asked_about(
     ids = torch.tensor([prompt.ids] * len(tokens))
     where = ids == llama.multimodal_cfg.image_token
     framed, real = llama.image_bridge.framed(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
-    return splice(llama.embed_tokens(ids.masked_fill(where, 0)), where, framed[real]), where
+    return fill(llama.embed_tokens(ids.masked_fill(where, 0)), where, framed[real]), where
 
 
 def first_scores(llama: MultimodalLlama, x: Tensor) -> Tensor:
