@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "tasks": "assets multimodal senses",
     "train": "pretrained tasks lora weights multimodal generation text files devices",
     "evals": "train tasks pretrained lora multimodal generation text",
-    "experiments": "evals train tasks pretrained assets multimodal generation senses text files",
+    "experiments": "evals train tasks pretrained assets llama32_vision multimodal generation senses text files",
 }  # fmt: skip
 MAY_IMPORT["course"] = " ".join(MAY_IMPORT)
 MAY_IMPORT["cli"] = " ".join([*MAY_IMPORT, "__init__"])  # the face tells the version

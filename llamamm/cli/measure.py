@@ -112,17 +112,25 @@ def release(
 @experiment.command()
 @evaluate.command(hidden=True)
 def fusion(
-    steps: Annotated[int, typer.Option(help="Steps of each way.", min=1)] = 2000,
-    read: Annotated[int, typer.Option(help="Steps in which their common text model learns to read.", min=1)] = 1500,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same models on the same machine.")] = 0,
+    steps: Annotated[int, typer.Option(help="Steps of each way.", min=1)] = 150,
+    read: Annotated[int, typer.Option(help="Steps in which their common text model learns to read.", min=1)] = 250,
+    seed: Annotated[int, typer.Option(help="The first seed; learning rates are looked for with one more.")] = 0,
+    seeds: Annotated[int, typer.Option(help="How many seeds are reported.", min=1)] = 3,
+    output: Annotated[Path | None, typer.Option(help="File to write all runs to, as JSON.", **AS_PATH)] = None,
     device: DeviceOption = None,
 ) -> None:
-    """Give one text model eyes in three ways, on the same questions, and compare them on held-out pictures."""
+    """Give one text model eyes in three ways, frozen and tuned, each at its own learning rate, and compare them."""
     from llamamm.devices import pick_device
-    from llamamm.experiments.fusion_ways import comparison, run_comparison
+    from llamamm.experiments.fusion_record import run_comparison
+    from llamamm.files import require_writable, write_file
 
-    ways, tasks = run_comparison(steps=steps, read=read, seed=seed, device=pick_device(device), say=err().print)
-    out(width=120).print(comparison(ways, tasks))
+    if output is not None:
+        require_writable(output.parent)  # before the minutes, not after
+    record = run_comparison(steps=steps, read=read, seed=seed, n_seeds=seeds, device=pick_device(device),
+                            say=err().print)  # fmt: skip
+    if output is not None:
+        write_file(output, record.to_json())
+    out(width=120).print(record.table())
 
 
 @experiment.command()

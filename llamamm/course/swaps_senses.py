@@ -1,21 +1,19 @@
-"""What lessons 11 to 13 and 15 have the learner write, put into the real eye (ViT-S), the real ear (Whisper tiny), and
-models around them. Each function takes an answer and gives a verdict.
+"""What lessons 11 to 13 have the learner write, put into the real eye (ViT-S), the real ear (Whisper tiny), and bridges
+after them. Each function takes an answer and gives a verdict.
 
-The bridges of 13 and the Llama 3.2 Vision of 15 have random weights: what comes out means nothing, but must equal what
-comes out with the package's part.
+The bridges of 13 have random weights: what comes out means nothing, but must equal what comes out with the package's
+part.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from functools import cache
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from llamamm.assets.fetch import fetch
 from llamamm.assets.openmoji import load_pictures
@@ -23,9 +21,6 @@ from llamamm.assets.spoken_words import load_words
 from llamamm.course.swap import real_model
 from llamamm.course.swap_towers import real_ear, real_eye, real_words, swap_part
 from llamamm.course.swaps_verdict import ROUNDING, SAME, Verdict, apart, distance
-from llamamm.llama32_vision.config import MllamaConfig
-from llamamm.llama32_vision.model import MllamaModel, TiledImages
-from llamamm.llama32_vision.tiles import TileProcessor
 from llamamm.multimodal.bridge import Bridge
 from llamamm.multimodal.config import BridgeConfig
 from llamamm.multimodal.processor import make_media
@@ -158,9 +153,10 @@ def _bridged_words() -> tuple[Tensor, list[str], list[str], Tensor, Callable[[],
     def heard(clips: list) -> tuple[Tensor, Tensor]:
         media = make_media([], [cut_mel(clip.wave) for clip in clips])
         with torch.no_grad():
-            features = real_ear()(media.mel)  # without lengths: behind a word's end stands something
+            features = real_ear()(media.mel)  # without lengths: after a word's end stands something, and NaN, too
         features = features[:, : (features.shape[1] - 1) // 4 * 4 + 1]  # four places a token, and one is left over
-        return features, torch.arange(features.shape[1]) < media.lengths[:, None]
+        mask = torch.arange(features.shape[1]) < media.lengths[:, None]
+        return features.where(mask[..., None] | (torch.arange(WIDTH) > 0), float("nan")), mask
 
     @torch.no_grad()
     def tokens(features: Tensor, mask: Tensor) -> Tensor:
@@ -190,68 +186,6 @@ def stack(answer: Any) -> Verdict:
                   _bridged_words)  # fmt: skip
 
 
-# ---- 15: Llama 3.2 Vision, tiny and random ----
-
-
-@cache
-def _tiny_mllama() -> MllamaModel:
-    """Its gates are open."""
-    torch.manual_seed(1)
-    model = MllamaModel(MllamaConfig.tiny()).eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.15)
-    return model
-
-
-@torch.no_grad()
-def best_canvas(answer: Any) -> Verdict:
-    """15.2: pictures of many sizes, of which the model reads five."""
-    model, tiles, rng = _tiny_mllama(), TileProcessor(tile_size=28), random.Random(0)
-    sizes = [(60, 100), (20, 20), (28, 200), (90, 15), (29, 28)]
-    sizes += [(rng.randint(1, 300), rng.randint(1, 300)) for _ in range(195)]
-    agree = sum(tuple(answer(*size, 28, 4)) == tiles.canvas(*size) for size in sizes)
-    pictures = [torch.randint(256, (3, *size), generator=torch.Generator().manual_seed(0)).byte() for size in sizes[:5]]
-    ids = torch.tensor([[1, model.mllama_cfg.image_token, 5, 6, 7]])
-
-    def logits() -> Tensor:
-        return torch.cat([model(ids, images=tiles([[picture]])) for picture in pictures])
-
-    right = logits()
-    with patch.object(TileProcessor, "canvas", lambda self, h, w: tuple(answer(h, w, self.tile_size, self.max_tiles))):
-        difference = apart(logits(), right)
-    begin = (f"a tiny Llama 3.2 Vision with your best_canvas: {agree} of {len(sizes)} pictures on the package's canvas "
-             f"· {distance(difference)}: ")  # fmt: skip
-    if difference <= ROUNDING and agree == len(sizes):
-        return Verdict(True, begin + "the same")
-    return Verdict(False, f"{begin}it looks at different tiles")
-
-
-@torch.no_grad()
-def visible(answer: Any) -> Verdict:
-    """15.3: a prompt with three images, two of them side by side."""
-    model = _tiny_mllama()
-    image = model.mllama_cfg.image_token
-    row = [1, 5, image, 6, 7, image, image, 8, 9]
-    images = TiledImages(torch.randn(1, 3, 4, 3, 28, 28, generator=torch.Generator().manual_seed(0)),
-                         torch.tensor([[2, 6, 1]]), torch.tensor([[2, 4, 1]]))  # fmt: skip
-
-    def seen(_ids: Tensor, images: TiledImages, image_token: int) -> Tensor:
-        marks = torch.zeros(1, len(row), 3, 4, dtype=torch.bool)
-        for t, some in enumerate(answer(list(row), image_token)):
-            for i in some:
-                marks[0, t, i, : int(images.n_tiles[0, i])] = True
-        return marks
-
-    right = model(torch.tensor([row]), images=images)
-    with patch("llamamm.llama32_vision.model.seen_tiles", seen):
-        moved = (model(torch.tensor([row]), images=images) - right)[0].abs().amax(dim=1)
-    begin = f"a tiny Llama 3.2 Vision with your visible, 3 images: {distance(float(moved.max()))}"
-    if moved.max() <= ROUNDING:
-        return Verdict(True, f"{begin}: the same")
-    first = int((~(moved <= ROUNDING)).nonzero()[0])
-    return Verdict(False, f"{begin}: from token {first} on it looks at different images")
-
-
 SWAPS = {
     "11.1": cut,
     "11.3": positions_for,
@@ -259,6 +193,4 @@ SWAPS = {
     "12.2": triangles,
     "13.2": shuffle,
     "13.3": stack,
-    "15.2": best_canvas,
-    "15.3": visible,
 }

@@ -179,8 +179,8 @@ def seen_tiles(ids: Tensor, images: TiledImages, image_token: int) -> Tensor:
     Raises InputError, with both counts, where a prompt has more or fewer image tokens than images.
     """
     B, T = ids.shape
-    I, t = images.n_tiles.shape[1], images.pixels.shape[2]  # noqa: E741
-    marks = torch.zeros(B, T, I, t, dtype=torch.bool, device=ids.device)
+    shape = B, T, images.n_tiles.shape[1], images.pixels.shape[2]  # (B, T, I, t)
+    marks = torch.zeros(shape, dtype=torch.bool, device=ids.device)
     for b in range(B):
         spans = image_spans(ids[b].tolist(), image_token)
         n_images = int((images.n_tiles[b] > 0).sum())

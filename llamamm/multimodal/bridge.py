@@ -45,12 +45,13 @@ def pixel_shuffle(features: Tensor, grid: tuple[int, int], *, merge: int) -> Ten
 def stack_frames(features: Tensor, mask: Tensor | None, *, merge: int) -> tuple[Tensor, Tensor]:
     """So many frames in a row become one; zeros fill the last. (B, N, F) -> (B, ceil(N / merge), merge F), mask.
 
-    mask (B, N) bool: the real frames, which stand first; None: all. A stack is real if its first frame is.
+    mask (B, N) bool: the real frames, which stand first; None: all. A stack is real if its first frame is. What is not
+    real becomes 0, whatever it was: 0 times NaN would be NaN.
     """
     B, N, n_numbers = features.shape
     if mask is None:
         mask = torch.ones(B, N, dtype=torch.bool, device=features.device)
-    features = F.pad(features * mask[..., None], (0, 0, 0, -N % merge))
+    features = F.pad(features.where(mask[..., None], 0), (0, 0, 0, -N % merge))
     return features.reshape(B, -1, merge * n_numbers), mask[:, ::merge]
 
 
@@ -173,9 +174,10 @@ class PerceiverResampler(nn.Module):
         self.norm = RMSNorm(cfg.hidden_size, cfg.norm_eps)
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """mask: (B, N) bool, True for real features; None: all are."""
+        """mask: (B, N) bool, True for real features; None: all are. The others may hold anything, NaN too."""
         latents = self.latents.expand(len(features), -1, -1)  # (B, L, C)
         if mask is not None:
+            features = features.where(mask[..., None], 0)  # no weight is small enough for NaN
             mask = F.pad(mask, (0, len(self.latents)), value=True)[:, None, None]  # latents see each other
         for layer in self.layers:
             latents = layer(latents, features, mask)

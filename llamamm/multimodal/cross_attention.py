@@ -79,8 +79,13 @@ class CrossAttentionBlock(nn.Module):
         self.mlp = FeedForward(cfg)
         self.cross_attn_mlp_gate = nn.Parameter(torch.zeros(1, dtype=cfg.dtype))
 
-    def keys_values(self, memory: Tensor) -> KeysValues:
-        """Keys and values of the prompts and the memory (B, S, C): two (B, K, P + S, D)."""
+    def keys_values(self, memory: Tensor, real: Tensor | None = None) -> KeysValues:
+        """Keys and values of the prompts and the memory (B, S, C): two (B, K, P + S, D).
+
+        real: (B, S) bool; the memory's other places may hold anything, NaN too, and no word may look there. None: all.
+        """
+        if real is not None:
+            memory = memory.where(real[..., None], 0)  # a weight of 0 times NaN is NaN
         if self.prompts is not None:
             memory = torch.cat([self.prompts.expand(len(memory), -1, -1), memory], dim=1)
         return self.cross_attn.keys_values(memory)
@@ -95,10 +100,10 @@ class CrossAttentionBlock(nn.Module):
                 mask = F.pad(mask, (len(self.prompts), 0), value=True)  # (B, 1, T, P + S)
         attended = self.cross_attn(self.input_layernorm(x), keys_values, mask)
         if sees is not None and not self.blind_rows_attend:
-            attended = attended * sees
+            attended = attended.where(sees, 0)
         x = x + self.cross_attn_attn_gate.tanh() * attended
         fed = self.mlp(self.post_attention_layernorm(x))
-        return x + self.cross_attn_mlp_gate.tanh() * (fed if sees is None else fed * sees)
+        return x + self.cross_attn_mlp_gate.tanh() * (fed if sees is None else fed.where(sees, 0))
 
 
 class CrossAttentionCache(KVCache):

@@ -45,8 +45,8 @@ class AudioEncoder(nn.Module):
         """mel (B, n_mels, T), from `log_mel`; T is even and at most 3000 -> features (B, T / 2, C).
 
         A clip is read whole with the silence that pads it, as Whisper was trained; a cut mel takes less time.
-        lengths (B,): how many of the T / 2 places hold sound. The others are not seen, and come back as zeros: each
-        clip of a batch has the features that it has when cut and read alone.
+        lengths (B,): how many of the T / 2 places hold sound. The others may hold anything, NaN too; they are not seen,
+        and come back as zeros: each clip of a batch has the features that it has when cut and read alone.
         layer: None for the last, after the final norm; -2 for what leaves the block before the last, and so on.
         Raises InputError.
         """
@@ -54,17 +54,18 @@ class AudioEncoder(nn.Module):
         mel = mel.to(self.conv1.weight.dtype)
         places = keys = None
         if lengths is not None:
-            # Cut off by multiplying, since what lies behind would reach across the border through the convolutions.
+            # Cut off before each convolution, which would carry what lies after a clip's end across the border; with
+            # `where`, since 0 times NaN is NaN.
             places = (torch.arange(T // 2, device=mel.device) < lengths[:, None])[..., None]  # (B, T/2, 1)
             frames = places.repeat_interleave(2, dim=1).transpose(1, 2)  # (B, 1, T)
             keys = places[:, None].transpose(2, 3)  # (B, 1, 1, T/2)
-        x = mel if places is None else mel * frames
+        x = mel if places is None else mel.where(frames, 0)
         x = F.gelu(self.conv1(x))  # (B, C, T)
-        x = x if places is None else x * frames
+        x = x if places is None else x.where(frames, 0)
         x = F.gelu(self.conv2(x)).transpose(1, 2)  # (B, T/2, C)
         x = self.encoder(x + self.embed_positions[: T // 2], mask=keys, layer=layer)
         x = self.layer_norm(x) if layer is None else x
-        return x if places is None else x * places
+        return x if places is None else x.where(places, 0)
 
     def _check(self, mel: Tensor, lengths: Tensor | None) -> int:
         n_mels, longest = self.cfg.n_mels, 2 * self.cfg.n_positions

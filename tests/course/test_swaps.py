@@ -130,6 +130,10 @@ def averaged_means(weight, pieces):
     return float(loss.detach())
 
 
+def tiled(x, table, gate, ids, opened=torch.tanh):
+    return x + opened(gate) * table[ids].view(*x.shape[:2], 1, x.shape[-1])
+
+
 def visible(ids, image_token, late=0):
     spans = image_spans(ids, image_token)
     return [[i for i, (begin, end) in enumerate(spans) if begin + late <= t < end] for t in range(len(ids))]
@@ -210,7 +214,10 @@ WRONG = {
     "12.5": [(lambda scores, prompt, *_: [int(scores(prompt).argmax())], "a different text; with the package's own"),
              (lambda *given: [*reference("12.5")(*given), 50256], "a different text")],
     "13.2": [(lambda features, *_: features.reshape(len(features), -1, features.shape[2] * 4), "features, such as")],
-    "13.3": [(lambda features, mask, merge: stack_frames(features, None, merge=merge), "different features")],  # noqa: ARG005
+    "13.3": [(lambda features, mask, merge: stack_frames(features, None, merge=merge), "different features"),  # noqa: ARG005
+             (lambda features, mask, merge: (
+                 F.pad(features * mask[..., None], (0, 0, 0, -features.shape[1] % merge)).reshape(
+                     len(features), -1, merge * features.shape[2]), mask[:, ::merge]), "different features")],
     "14.2": [(lambda x, where, features: splice(x, where, features.flip(0)), "a different prompt"),
              (lambda x, where, features: x.masked_scatter(where[..., None], features), "place is not refused"),
              (lambda x, where, features: x.copy_(splice(x, where, features)), "own embeddings were changed")],
@@ -218,7 +225,8 @@ WRONG = {
     "14.4": [(lambda x, donor, where, chosen: x, "it says 'red'.*different tokens"),  # noqa: ARG005
              (lambda x, donor, where, chosen: donor, "different tokens")],  # noqa: ARG005
     "15.2": [(lambda *given: canvas(*given)[::-1], "of 200 pictures.*looks at different tiles")],
-    "15.3": [(lambda *given: visible(*given, late=1), "from token 2 on it looks at different images")],
+    "15.3": [(lambda *given: tiled(*given, opened=torch.sigmoid), "takes its tiles for others")],
+    "15.5": [(lambda *given: visible(*given, late=1), "from token 2 on it looks at different images")],
 }  # fmt: skip
 PAIRS = [(name, *fault) for name, faults in WRONG.items() for fault in faults]
 

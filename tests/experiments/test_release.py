@@ -116,6 +116,6 @@ def test_a_card_is_a_readme_with_the_figures(tmp_path):
     write_card([Line("sprites named", Interval(0.5, 0.4, 0.6, 9), items=[{"given": "gem"}])], tmp_path / "card",
                made="seed 3")  # fmt: skip
     text = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
-    assert "| sprites named | 9 | 50.0% (40.0% to 60.0%) |" in text and "(seed 3)" in text
+    assert "| sprites named | 9 | 50.0% (40.0% to 60.0%) |" in text and "OUT`,\nseed 3. **Learned" in text
     assert "{" not in text.replace("{figures}", "")
     assert json.loads((tmp_path / "card" / "card.json").read_text())[0]["items"] == [{"given": "gem"}]

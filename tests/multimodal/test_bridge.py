@@ -92,6 +92,15 @@ def test_stack_frames_by_hand():
     assert mask.tolist() == [[True, True, False]]
 
 
+@pytest.mark.parametrize("filling", [float("nan"), float("inf"), -float("inf")])
+def test_stacks_are_clean_whatever_the_padding_holds(filling):
+    mask = torch.tensor([[True, True, True, False, False]])
+    features = torch.arange(1.0, 6.0).view(1, 5, 1).masked_fill(~mask[..., None], filling)
+    stacked, _ = stack_frames(features, mask, merge=2)
+    assert stacked.tolist() == [[[1, 2], [3, 0], [0, 0]]]
+    assert (features * mask[..., None]).isnan().any()  # as a product would have it
+
+
 @pytest.mark.parametrize("B", [1, 2])
 def test_features_may_lie_in_memory_in_any_order(B):
     """An encoder's hidden states come out of a convolution, channels last."""
@@ -222,6 +231,18 @@ def test_a_perceiver_does_not_see_what_is_masked(perceivers):
     assert (ours(context)[1] - ours(context, mask)[1]).abs().max() > 1e-3  # without the mask they are seen
 
 
+def test_a_perceiver_takes_nan_where_nothing_is_real(perceivers):
+    _, ours = perceivers
+    mask = torch.arange(9) < torch.tensor([[9], [4]])
+    context = rows(2, 9, 64).requires_grad_()
+    tokens = ours(context.masked_fill(~mask[..., None], float("nan")), mask)
+    assert torch.equal(tokens, ours(context, mask))
+    tokens.sum().backward()
+    assert context.grad.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in ours.parameters())
+    ours.zero_grad(set_to_none=True)
+
+
 # ---- all of it ----
 
 BRIDGES = {
@@ -265,6 +286,17 @@ def test_masked_features_have_no_influence(cfg):
     assert torch.equal(real, real_2) and torch.equal(tokens[real], tokens_2[real])
     seen, _ = ear(features + mask[..., None], mask)
     assert (seen[1][real[1]] - tokens[1][real[1]]).abs().max() > 1e-4  # real ones have some
+
+
+@pytest.mark.parametrize("cfg", BRIDGES.values(), ids=BRIDGES)
+def test_nan_behind_a_sound_reaches_neither_tokens_nor_gradients(cfg):
+    ear = bridge(cfg, flat=True)
+    features, mask = rows(2, 12, 10), torch.arange(12) < torch.tensor([[12], [5]])
+    spoiled = features.masked_fill(~mask[..., None], float("nan"))
+    (tokens, real), (expected, _) = ear(spoiled, mask), ear(features, mask)
+    assert tokens.isfinite().all() and torch.equal(tokens[real], expected[real])
+    tokens.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in ear.parameters())
 
 
 @torch.no_grad()

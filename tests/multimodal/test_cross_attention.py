@@ -124,6 +124,29 @@ def test_blind_rows_may_attend_as_in_transformers():
     assert (out[:, 1:] - block(x[:, 1:], view)).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("n_prompts", [0, 3])
+def test_nan_in_the_memory_stays_where_nothing_is_real(n_prompts):
+    block = opened(n_prompts=n_prompts)
+    x, memory, real = rows(2, 3), rows(2, 6, seed=1), torch.arange(6) < torch.tensor([[6], [4]])
+    mask = real[:, None, None].repeat(1, 1, 3, 1)
+    mask[:, :, 0] = False  # a word that sees nothing
+    spoiled = memory.masked_fill(~real[..., None], float("nan"))
+    out, expected = block(x, block.keys_values(spoiled, real), mask), block(x, block.keys_values(memory), mask)
+    assert out.isfinite().all() and (out - expected).abs().max() < 1e-5
+    assert torch.equal(out[:, 0], x[:, 0])
+    out.sum().backward()
+    assert all(p.grad.isfinite().all() for p in block.parameters())
+    assert block(x, block.keys_values(spoiled), mask).isnan().any()  # without `real`
+
+
+@torch.no_grad()
+def test_what_sees_nothing_stays_as_it_is_even_beside_nan():
+    block = opened()
+    x, memory = rows(1, 2), torch.full((1, 4, CFG.hidden_size), float("nan"))
+    mask = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1]]).bool()[None, None]
+    assert torch.equal(block(x, block.keys_values(memory), mask)[:, 0], x[:, 0])
+
+
 # ---- prompts ----
 
 

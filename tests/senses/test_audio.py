@@ -58,6 +58,18 @@ def test_clips_in_a_batch_equal_each_cut_and_alone(generator):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("filling", [float("nan"), float("inf")])
+@pytest.mark.parametrize("layer", [None, -2])
+def test_what_stands_after_a_clip_is_not_heard_not_even_nan(generator, filling, layer):
+    encoder = AudioEncoder(AudioConfig.tiny()).eval()
+    mel, lengths = torch.randn(2, 16, 40, generator=generator), torch.tensor([20, 7])
+    expected = encoder(mel, lengths=lengths, layer=layer)
+    mel[1, :, 14:] = filling
+    assert torch.equal(encoder(mel, lengths=lengths, layer=layer), expected)
+    assert encoder(mel, layer=layer)[1].isnan().any()  # without lengths it is
+
+
+@torch.no_grad()
 def test_a_long_sound_is_read_piece_by_piece(generator):
     cfg = AudioConfig.whisper(32, 1, 2)
     encoder = AudioEncoder(cfg).eval()

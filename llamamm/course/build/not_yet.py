@@ -13,8 +13,4 @@ NOT_YET = {  # lesson -> rules
     " paragraphs, words, pictures, captions, plumbing",
     "08_generation": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson lines,"
     " paragraphs, words, pictures, captions",
-    "13_fusion": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson lines,"
-    " paragraphs, words, pictures, captions, plumbing",
-    "15_llama32_vision": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson"
-    " lines, paragraphs, words, pictures, captions, plumbing",
 }

@@ -90,7 +90,7 @@ _RANK = fault_exercise(
         ((5.0, 4.0, 3.0, 2.0, 1.0), (0.9,), 9, 12), ((24.0**0.5,), (0.99, 1.0), 4, 6),
     ],
     run=_run_ranks, tolerance=0.0, show=_strengths_in_words,
-    id="09.1", name="smallest_rank", minutes=15, level="hard", importance=1,
+    id="09.1", name="smallest_rank", minutes=10, level="warm-up", importance=2,
     reference=lambda update, share: _rank(update, share, ()) if update.any() else 0,
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llamamm.course.checks.core import Exercise, Property
 from llamamm.course.checks.faults import fault_exercise
+from llamamm.course.checks.inputs import inputs_stay
 from llamamm.multimodal.bridge import pixel_shuffle, stack_frames
 
 # ---- 13.1: places ----
@@ -49,7 +50,7 @@ PLACES = fault_exercise(
         "unmerged": "You didn't merge: merge × merge features become one token",
         "beside": "You count features beside the latents: only the latents are spliced",
         "merged latents": "You divided the latents: merging comes before the Perceiver, whose number is fixed",
-        "no latents": "The Perceiver is missing: behind it are as many tokens as latents",
+        "no latents": "The Perceiver is missing: it gives as many tokens as it has latents",
         "nothing": "With gated blocks the learned start still stands in the prompt: one",
         "start and end": "With gated blocks no end is needed: the start alone stands in the prompt",
         "spliced": "With gated blocks nothing is spliced: one token, the start, stands for the picture",
@@ -122,7 +123,7 @@ SHUFFLE = fault_exercise(
                for B, rows, columns, merge, width in ((1, 4, 6, 2, 3), (2, 6, 3, 3, 2), (1, 3, 5, 1, 4),
                                                       (2, 12, 8, 4, 5))],
     repair=_as_wide, form="One feature came out for each square",
-    id="13.2", name="shuffle", minutes=10, level="core",
+    id="13.2", name="shuffle", minutes=10, level="core", importance=3,
     reference=lambda features, rows, columns, merge: pixel_shuffle(features, (rows, columns), merge=merge),
 )  # fmt: skip
 
@@ -133,7 +134,10 @@ SHUFFLE = fault_exercise(
 def _stack(features: Tensor, mask: Tensor, merge: int, faults: Collection[str]) -> tuple[Tensor, Tensor]:
     B, N, width = features.shape
     missing = -N % merge
-    features = features if "not real" in faults else features * mask[..., None]
+    if "times mask" in faults:
+        features = features * mask[..., None]
+    elif "not real" not in faults:
+        features = features.where(mask[..., None], 0)
     if "drop" in faults:
         filled, real = features[:, : N - N % merge], mask[:, : N - N % merge]
     else:
@@ -152,9 +156,14 @@ def _stack(features: Tensor, mask: Tensor, merge: int, faults: Collection[str]) 
 
 
 def _frames(lengths: tuple[int, ...], n: int, merge: int, width: int) -> tuple:
-    """Frames that are numbered from 1, those behind a sound, too."""
+    """Frames that are numbered from 1, those after a sound, too."""
     numbers = torch.arange(1, 1 + len(lengths) * n * width).float().view(len(lengths), n, width)
     return numbers, torch.arange(n) < torch.tensor(lengths)[:, None], merge
+
+
+def _spoiled() -> tuple:
+    """Two frames that are real; after them a stack of numbers, and one with NaN."""
+    return torch.tensor([[1.0, 2, 7, 8, math.nan, 3]])[..., None], torch.arange(6)[None] < 2, 2
 
 
 def _sounds(g: torch.Generator) -> list[tuple]:
@@ -165,8 +174,10 @@ def _sounds(g: torch.Generator) -> list[tuple]:
 STACK = fault_exercise(
     _stack,
     {
-        "not real": "What isn't real is still in the stacks: behind a short sound may be anything, make it 0 by the "
+        "not real": "What isn't real is still in the stacks: after a short sound may be anything, make it 0 by the "
                     "mask first",
+        "times mask": "You multiply by the mask, and 0 times NaN is NaN: choose instead, with torch.where or "
+                      "masked_fill",
         "drop": "You drop the last frames where they don't fill a stack: fill it up with zeros",
         "before": "You fill up at the beginning: the last stack is the one that is filled",
         "repeat": "You fill the last stack with its last frame: zeros are asked for",
@@ -180,12 +191,14 @@ STACK = fault_exercise(
     },
     {
         "frames in a row": (lambda _: [_frames((4,), 4, 2, 2)], ("spread", "apart", "mean")),
-        "behind a sound": (lambda _: [_frames((2,), 4, 2, 1), _frames((3,), 6, 2, 1)], ("not real",)),
+        "after a sound": (lambda _: [_frames((2,), 4, 2, 1), _frames((3,), 6, 2, 1)], ("not real",)),
+        "NaN after a sound": (lambda _: [_spoiled()], ("times mask",)),
         "which stacks are real": (lambda _: [_frames((3,), 8, 2, 1)], ("all", "every", "head")),
         "the last stack": (lambda _: [_frames((5,), 5, 3, 1)], ("drop", "before", "repeat")),
     },
     _sounds,
-    id="13.3", name="stack", minutes=10, level="core",
+    extra=(inputs_stay(("features", "mask", "merge"), _sounds),),
+    id="13.3", name="stack", minutes=10, level="core", importance=3,
     reference=lambda features, mask, merge: stack_frames(features, mask, merge=merge),
 )  # fmt: skip
 
@@ -242,7 +255,7 @@ FETCH = fault_exercise(
         "features alone": "Your latents see the features alone, not each other: keys and values come from the latents, "
                           "too, and the mask grows by L columns of True",
         "latents first": "Your mask is on the wrong columns: it begins with the features, so put the features first, "
-                         "the latents behind",
+                         "then the latents",
         "inverted": "Your mask is the wrong way round: True are the real features",
         "no mask": "The mask isn't used: latents look at filling, too",
         "times mask": "You multiply scores by the mask: a score of 0 still gets a share, make it −inf before the "

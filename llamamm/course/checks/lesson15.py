@@ -1,4 +1,5 @@
-"""Checks of lesson 15: an image's tokens, its canvas, who sees it, features side by side, a wasteful picture."""
+"""Checks of lesson 15: an image's tokens, its canvas, gated tiles, features side by side, who sees it, a wasteful
+picture."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from llamamm.course.checks.compare import describe
 from llamamm.course.checks.core import Exercise, Mistake, Property
 from llamamm.course.checks.faults import fault_exercise
+from llamamm.course.checks.inputs import inputs_stay
 from llamamm.llama32_vision.config import TiledVisionConfig
 from llamamm.llama32_vision.tiles import TileProcessor
 from llamamm.llama32_vision.tower import MULTIPLE
@@ -60,7 +62,7 @@ TOKENS = fault_exercise(
     {
         "the tokens of a tile": (_three_tiles, ("no CLS", "one row")),
         "several tiles": (_three_tiles, ("one tile",)),
-        "another patch": (lambda _: [(42, 3, 7)], ("always 14",)),
+        "a different patch": (lambda _: [(42, 3, 7)], ("always 14",)),
         "filled up to 8": (_three_tiles, ("sum filled", "never filled", "rounded down")),
     },
     lambda _: [(560, 1), (560, 4), (448, 3), (28, 2, 7), (56, 1, 7), (98, 4)],
@@ -154,7 +156,7 @@ def _canvas_faults(*own: str) -> Callable[[list[Any], tuple], str | None]:
 
 
 CANVAS = Exercise(
-    id="15.2", name="best_canvas", minutes=10, level="core",
+    id="15.2", name="best_canvas", minutes=10, level="core", importance=3,
     reference=lambda height, width, side, max_tiles=4: TileProcessor(tile_size=side, max_tiles=max_tiles).canvas(
         height, width),
     properties=tuple(
@@ -168,52 +170,47 @@ CANVAS = Exercise(
 )  # fmt: skip
 
 
-# ---- 15.3: who sees which image ----
+# ---- 15.3: tiles and a gate ----
 
 
-def _visible(ids: Sequence[int], image_token: int, faults: Collection[str]) -> list[list[int]]:
-    out, sight, n = [], [], 0
-    for i, token in enumerate(ids):
-        before = sight
-        if token == image_token:
-            beside = i > 0 and ids[i - 1] == image_token
-            number = n + ("from 1" in faults)
-            if "apart" in faults or not beside:
-                sight = [*sight, number] if "to the end" in faults else [number]
-            else:
-                sight = [*sight, number]
-            n += 1
-        out.append(list(before if "from the next" in faults else sight))
-    if "words before" in faults and n:
-        return [row or [int("from 1" in faults)] for row in out]
-    return out
+def _add_gated(x: Tensor, table: Tensor, gate: Tensor, ids: Tensor, faults: Collection[str] = ()) -> Tensor:
+    B, t, _, C = x.shape
+    opened = gate.sigmoid() if "sigmoid" in faults else gate if "no tanh" in faults else gate.tanh()
+    rows = table[ids[:1].expand(B) if "first image" in faults else ids]  # (B, t C)
+    tiles = rows.view(B, C, t).transpose(1, 2) if "interleaved" in faults else rows.view(B, t, C)
+    tiles = tiles[:, :1] if "one tile" in faults else tiles
+    added = opened * tiles[:, :, None]
+    if "blend" in faults:
+        return (1 - opened) * x + added
+    return opened * x + added if "all gated" in faults else x + added
 
 
-def _by_spans(ids: Sequence[int], image_token: int) -> list[list[int]]:
-    spans = image_spans(ids, image_token)
-    return [[n for n, (begin, end) in enumerate(spans) if begin <= i < end] for i in range(len(ids))]
+def _gated(g: torch.Generator, gate: float, shape: tuple[int, ...] = (1, 2, 2, 3)) -> tuple:
+    B, t, _, C = shape
+    ids = torch.arange(1, B + 1)
+    return torch.randn(shape, generator=g), torch.randn(B + 1, t * C, generator=g), torch.tensor([gate]), ids
 
 
-VISIBLE = fault_exercise(
-    _visible,
+ADD_GATED = fault_exercise(
+    _add_gated,
     {
-        "apart": "Images side by side are seen together by the words behind them: your second hides the first",
-        "to the end": "An image is seen up to the next image's token, not to the end: a word looks at the last one "
-                      "before it",
-        "from the next": "An image's own token sees it already",
-        "words before": "Words before the first image see nothing: an empty list",
-        "from 1": "Images are counted from 0",
+        "sigmoid": "A sigmoid is 0.5 at 0, so the gate would begin half open: tanh is 0 there",
+        "all gated": "The gate stands before the table alone: what comes in as x must pass whatever the gate",
+        "no tanh": "You multiply by the gate itself: by its tanh, which stays between -1 and 1",
+        "blend": "You blend x and the table: x stays whole, and the table is added to it",
+        "one tile": "You add the first tile's vector to every tile: each has its own",
+        "interleaved": "In a row of the table the first C numbers are tile 1's, the next C tile 2's: view it as (t, C)",
+        "first image": "You take the first image's row for all images: each has its own number in `ids`",
     },
     {
-        "before the first image": (lambda _: [([4, 9, 4], 9)], ("words before",)),
-        "an image's own token": (lambda _: [([4, 9, 4], 9), ([9, 4, 9, 4], 9)], ("from the next",)),
-        "how images are counted": (lambda _: [([4, 9, 4], 9)], ("from 1",)),
-        "side by side": (lambda _: [([9, 9, 4], 9)], ("apart",)),
-        "one after the other": (lambda _: [([9, 4, 9, 4], 9)], ("to the end",)),
+        "a gate at 0": (lambda g: [_gated(g, 0.0)], ("sigmoid",)),
+        "an open gate": (lambda g: [_gated(g, 0.8)], ("all gated", "no tanh", "blend")),
+        "which tile": (lambda g: [_gated(g, 0.8)], ("one tile", "interleaved")),
+        "several images": (lambda g: [_gated(g, 0.8, (2, 2, 1, 2))], ("first image",)),
     },
-    lambda _: [([1, 2, 3], 9), ([9, 1, 2], 9), ([1, 9, 2, 3, 9, 4], 9), ([1, 9, 9, 2, 3], 9), ([9, 9, 9], 9),
-               ([1, 9, 9, 2, 9, 3, 3], 9), ([5, 5, 7, 5, 7, 7, 5], 7), ([4, 1], 4)],
-    id="15.3", name="visible", minutes=12, level="core", reference=_by_spans,
+    lambda g: [_gated(g, 0.8), _gated(g, -1.5, (3, 4, 5, 6)), _gated(g, 0.0, (2, 4, 3, 8))],
+    extra=(inputs_stay(("x", "table", "gate", "ids"), lambda g: [_gated(g, 0.8)]),),
+    id="15.3", name="add_gated", minutes=6, level="core", importance=3,
 )  # fmt: skip
 
 
@@ -261,8 +258,8 @@ HAND_OUT = fault_exercise(
     {
         "leaves": "You keep what leaves the blocks (as transformers 5 does): keep what enters them",
         "normed": "The kept features are not normalised",
-        "no norm": "You leave out the norm behind the blocks",
-        "norm last": "The norm stands before the functions in `after`, not behind them",
+        "no norm": "You leave out the norm after the blocks",
+        "norm last": "The norm stands before the functions in `after`, not after them",
         "no after": "You leave out the functions in `after`",
         "blocks": "The kept features stand block after block: for each channel its kept values stand together; stack "
                   "on the last dimension, then flatten",
@@ -280,7 +277,56 @@ HAND_OUT = fault_exercise(
 )  # fmt: skip
 
 
-# ---- 15.5: a wasteful picture ----
+# ---- 15.5: who sees which image ----
+
+
+def _visible(ids: Sequence[int], image_token: int, faults: Collection[str]) -> list[list[int]]:
+    out, sight, n = [], [], 0
+    for i, token in enumerate(ids):
+        before = sight
+        if token == image_token:
+            beside = i > 0 and ids[i - 1] == image_token
+            number = n + ("from 1" in faults)
+            if "apart" in faults or not beside:
+                sight = [*sight, number] if "to the end" in faults else [number]
+            else:
+                sight = [*sight, number]
+            n += 1
+        out.append(list(before if "from the next" in faults else sight))
+    if "words before" in faults and n:
+        return [row or [int("from 1" in faults)] for row in out]
+    return out
+
+
+def _by_spans(ids: Sequence[int], image_token: int) -> list[list[int]]:
+    spans = image_spans(ids, image_token)
+    return [[n for n, (begin, end) in enumerate(spans) if begin <= i < end] for i in range(len(ids))]
+
+
+VISIBLE = fault_exercise(
+    _visible,
+    {
+        "apart": "Images side by side are seen together by the words after them: your second hides the first",
+        "to the end": "An image is seen up to the next image's token, not to the end: a word looks at the last one "
+                      "before it",
+        "from the next": "An image's own token sees it already",
+        "words before": "Words before the first image see nothing: an empty list",
+        "from 1": "Images are counted from 0",
+    },
+    {
+        "before the first image": (lambda _: [([4, 9, 4], 9)], ("words before",)),
+        "an image's own token": (lambda _: [([4, 9, 4], 9), ([9, 4, 9, 4], 9)], ("from the next",)),
+        "how images are counted": (lambda _: [([4, 9, 4], 9)], ("from 1",)),
+        "side by side": (lambda _: [([9, 9, 4], 9)], ("apart",)),
+        "one after the other": (lambda _: [([9, 4, 9, 4], 9)], ("to the end",)),
+    },
+    lambda _: [([1, 2, 3], 9), ([9, 1, 2], 9), ([1, 9, 2, 3, 9, 4], 9), ([1, 9, 9, 2, 3], 9), ([9, 9, 9], 9),
+               ([1, 9, 9, 2, 9, 3, 3], 9), ([5, 5, 7, 5, 7, 7, 5], 7), ([4, 1], 4)],
+    id="15.5", name="visible", minutes=12, level="core", reference=_by_spans,
+)  # fmt: skip
+
+
+# ---- 15.6: a wasteful picture ----
 
 
 def _picture(size: Any) -> tuple[int, int] | None:
@@ -320,11 +366,11 @@ def _tile_sizes(_: torch.Generator) -> list[tuple]:
 
 
 WASTEFUL = Exercise(
-    id="15.5", name="wasteful", minutes=10, level="break it", reference=lambda side: (side + 1, side + 1),
+    id="15.6", name="wasteful", minutes=10, level="break it", importance=1, reference=lambda side: (side + 1, side + 1),
     properties=(
         Property("two whole numbers", _tile_sizes, accept=_is_picture),
         Property("more than 70% is black", _tile_sizes, accept=_wastes),
     ),
 )  # fmt: skip
 
-EXERCISES: tuple[Exercise, ...] = (TOKENS, CANVAS, VISIBLE, HAND_OUT, WASTEFUL)
+EXERCISES: tuple[Exercise, ...] = (TOKENS, CANVAS, ADD_GATED, HAND_OUT, VISIBLE, WASTEFUL)

@@ -27,9 +27,11 @@ TAUGHT = [
     "experiments.word_recognition", "llama32_vision.config", "llama32_vision.tower", "llama32_vision.model",
     "llama32_vision.tiles", "llama32_vision.processor", "llama32_vision.memory", "weights.mllama_names",
     "multimodal.bridge", "multimodal.cross_attention", "multimodal.places", "experiments.fusion_ways",
+    "experiments.fusion_record", "experiments.fusion_looks",
     "generation.prompts", "multimodal.config", "multimodal.model", "multimodal.processor", "tasks.items",
     "tasks.senses", "train.media_rows", "train.tokenizer", "train.stages", "evals.senses",
     "experiments.small_multimodal", "assets.easy_vqa", "experiments.drawn_shapes", "experiments.seen_tokens",
+    "experiments.receipts",
 ]  # fmt: skip
 
 # module: {name: why no lesson quotes it}
@@ -301,6 +303,10 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "llama32_vision.tower": {
         "MULTIPLE": CONSTANT,
         "TiledVisionTower": TOO_LONG,
+        "TileBlock": "lesson 11's block with two gates",
+        "GatedTileEmbedding": "exercise 15.3 as a module",
+        "GatedPositionEmbedding": IN_WORDS,
+        "tile_mask": "who sees the filling, a detail of the weights",
     },
     "llama32_vision.model": {
         "TiledImages": RECORD,
@@ -322,9 +328,16 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "multimodal.bridge": {
         "make_projector": PIECE,
+        "AUDIO_EPS": CONSTANT,
+        **dict.fromkeys(("LinearProjector", "SwiGLUProjector", "PositionTags"), IN_WORDS),
+        "PerceiverBlock": "what exercise 13.4 builds, with heads and norms",
+        "PerceiverResampler": "a loop over the blocks",
+        "Bridge": TOO_LONG,
     },
     "multimodal.cross_attention": {
         "KeysValues": TYPE_NAME,
+        "CrossAttentionBlock": "too long for a cell; put into the real model",
+        "CrossAttentionCache": "lesson 05's cache, with a memory's keys and values",
     },
     "multimodal.places": {
         "image_spans": IN_WORDS, "require_matching": IN_WORDS,
@@ -332,9 +345,16 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "experiments.fusion_ways": {
         "Way": RECORD,
-        **dict.fromkeys(("compare", "comparison", "reading_model"), USED),
+        **dict.fromkeys(("WAYS", "READ_RATE"), CONSTANT),
+        **dict.fromkeys(("text_shape", "fusion_tasks", "build_way", "compare", "reading_model"), USED),
+    },
+    "experiments.fusion_record": {
+        **dict.fromkeys(("RATES", "PACKAGED"), CONSTANT),
+        **dict.fromkeys(("Run", "Record"), RECORD),
+        **dict.fromkeys(("read_record", "mean_loss"), USED),
         "run_comparison": "what the command calls",
     },
+    "experiments.fusion_looks": dict.fromkeys(("attention_shares", "patch_shares", "shape_patches"), USED),
     "generation.prompts": {
         **dict.fromkeys(("Image", "Sound", "Prompt"), RECORD),
         **dict.fromkeys(("Part", "Conversation"), TYPE_NAME),
@@ -344,7 +364,20 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "check_parts": "checks of a prompt's parts",
         "place_media": "the command line's markers, for words and files that come apart",
     },
-    "weights.mllama_names": {"name_in_memory": "for adapter files of peft"},
+    "weights.mllama_names": {
+        "name_in_memory": "for adapter files of peft",
+        "mllama_names": "a few names that differ on disk",
+    },
+    "experiments.receipts": {
+        **dict.fromkeys(("SIDE", "PATCH", "LINE", "MOST_LETTERS", "GOODS", "TOTAL", "CENTS", "MEAN",
+                         "DEVIATION", "WIDTH", "TABLES", "CONFIDENCE"), CONSTANT),
+        "Rule": TYPE_NAME,
+        **dict.fromkeys(("Receipt", "ReceiptBatch", "Lines"), RECORD),
+        **dict.fromkeys(("make_receipts", "receipt_processor", "new_reader", "with_tiles", "train_reader", "question",
+                         "read_lines", "one_question_each", "measure"), USED),
+        **dict.fromkeys(("print_receipt", "RuledTiles", "reader_config"), PIECE),
+        "ReceiptBatches": "what lesson 10's trainer asks for, of receipts",
+    },
     "multimodal.config": {
         **dict.fromkeys(("PROJECTORS", "MODEL_TYPE"), CONSTANT),
         **dict.fromkeys(("BridgeConfig", "MultimodalConfig"), "settings with checks of their range"),

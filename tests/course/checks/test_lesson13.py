@@ -128,7 +128,8 @@ def shuffle_by_einops_like_steps(features, rows, columns, merge, has):
 
 def stack_of_tensors(features, mask, merge, has):
     B, N, width = features.shape
-    clean = features if "not real" in has else features.masked_fill(~mask[:, :, None], 0.0)
+    clean = features if {"not real", "times mask"} & {*has} else features.masked_fill(~mask[:, :, None], 0.0)
+    clean = clean * mask[:, :, None] if "times mask" in has else clean
     n = -N % merge
     if "drop" in has:
         clean, mask, n = clean[:, : N // merge * merge], mask[:, : N // merge * merge], 0
@@ -147,7 +148,10 @@ def stack_of_tensors(features, mask, merge, has):
 
 def stack_by_parts(features, mask, merge, has):
     B, N, width = features.shape
-    rows = [f if "not real" in has else f * m[:, None] for f, m in zip(features.unbind(1), mask.unbind(1), strict=True)]
+    rows = []
+    for f, m in zip(features.unbind(1), mask.unbind(1), strict=True):
+        clean = f * m[:, None].float() if "times mask" in has else torch.where(m[:, None], f, torch.zeros_like(f))
+        rows.append(f if "not real" in has else clean)
     marks = list(mask.unbind(1))
     empty = torch.zeros(B, width)
     while len(rows) % merge:
@@ -178,6 +182,7 @@ def stack_by_index(features, mask, merge, has):
     marks = F.pad(mask, (1, M * merge))[:, at.clamp(min=-1).flatten() + 1].view(B, M, merge)
     at = at.flatten().view(merge, M).T if "spread" in has else at
     source = torch.where(mask[..., None] | torch.tensor("not real" in has), features, 0.0)
+    source = torch.einsum("bnf,bn->bnf", features, mask.float()) if "times mask" in has else source
     last = features[:, -1:] if "repeat" in has else torch.zeros(B, 1, width)
     source = torch.cat([torch.zeros(B, 1, width), source, last], 1)
     frames = source[:, at.clamp(-1, N) + 1]  # (B, M, merge, F)
@@ -271,7 +276,8 @@ TOLD = {
     "13.2": {"runs": "runs of a row", "spread": "far apart", "grid": "swapped rows and columns",
              "outer": "squares go down", "inner": "Inside each square", "apart": "features came apart",
              "mean": "the mean of a square", "sum": "added a square's", "first": "kept one feature"},
-    "13.3": {"not real": "isn't real is still", "drop": "drop the last frames", "before": "at the beginning",
+    "13.3": {"not real": "isn't real is still", "times mask": "0 times NaN", "drop": "drop the last frames",
+             "before": "at the beginning",
              "repeat": "its last frame:", "all": "only if all", "every": "every stack real", "head": "first M frames",
              "spread": "far apart", "apart": "came apart", "mean": "mean of the frames"},
     "13.4": {"features alone": "features alone", "latents first": "wrong columns", "inverted": "wrong way round",
@@ -294,6 +300,7 @@ APART = {
         {"mean", "sum", "first", "apart"},  # nor are there several to come apart
     ],
     "13.3": [
+        {"not real", "times mask"},  # each says what becomes of what isn't real
         {"drop", "before", "repeat"},  # each says what becomes of the last stack
         {"all", "every", "head"},  # each says which stacks are real
         {"apart", "mean"},  # a mean is no longer several frames
