@@ -11,7 +11,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from llamamm.course import swaps_eye, swaps_llama32_vision, swaps_senses, swaps_speech, swaps_text, swaps_weights
+from llamamm.course import (
+    swaps_eye,
+    swaps_llama32_vision,
+    swaps_seeing,
+    swaps_senses,
+    swaps_speech,
+    swaps_text,
+    swaps_weights,
+)
 from llamamm.course.blanks import is_blank
 from llamamm.course.checks import find_exercise
 from llamamm.course.checks.compare import describe, explained
@@ -20,7 +28,7 @@ from llamamm.course.checks.watch import Watch
 from llamamm.course.swaps_verdict import Verdict
 from llamamm.errors import InputError
 
-PARTS = swaps_text, swaps_weights, swaps_senses, swaps_eye, swaps_speech, swaps_llama32_vision
+PARTS = swaps_text, swaps_weights, swaps_senses, swaps_eye, swaps_speech, swaps_seeing, swaps_llama32_vision
 SWAPS = dict(sorted(item for part in PARTS for item in part.SWAPS.items()))
 SECONDS = 120.0  # a right answer takes a few; this ends a loop that never does
 

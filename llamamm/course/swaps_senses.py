@@ -1,8 +1,8 @@
-"""What lessons 11 to 14 have the learner write, put into the real eye (ViT-S), the real ear (Whisper tiny), and models
-around them. Each function takes an answer and gives a verdict.
+"""What lessons 11 to 13 have the learner write, put into the real eye (ViT-S), the real ear (Whisper tiny), and bridges
+after them. Each function takes an answer and gives a verdict.
 
-No trained model of this size reads pictures and sounds, so the bridges of 13 and 14 have random weights: what comes out
-means nothing, but must equal what comes out with the package's part.
+The bridges of 13 have random weights: what comes out means nothing, but must equal what comes out with the package's
+part.
 """
 
 from __future__ import annotations
@@ -21,15 +21,10 @@ from llamamm.assets.spoken_words import load_words
 from llamamm.course.swap import real_model
 from llamamm.course.swap_towers import real_ear, real_eye, real_words, swap_part
 from llamamm.course.swaps_verdict import ROUNDING, SAME, Verdict, apart, distance
-from llamamm.course.swaps_weights import loss_of, of_losses
 from llamamm.multimodal.bridge import Bridge
-from llamamm.multimodal.config import BridgeConfig, MultimodalConfig
-from llamamm.multimodal.model import Features, Media, MultimodalLlama
+from llamamm.multimodal.config import BridgeConfig
 from llamamm.multimodal.processor import make_media
 from llamamm.senses.mel import HOP, MAX_SAMPLES, N_BINS, N_FFT, RATE, cut_mel, hz_to_mel, mel_filterbank, mel_to_hz
-from llamamm.text.chat import chat_format
-from llamamm.train.losses import IGNORE
-from llamamm.train.rows import encode_dialogue
 
 WIDTH = 384  # of what the eye gives, and the ear
 N_WORDS = 20  # spoken words with a bridge behind them, each in two voices
@@ -191,67 +186,6 @@ def stack(answer: Any) -> Verdict:
                   _bridged_words)  # fmt: skip
 
 
-# ---- 14: the multimodal Llama ----
-
-
-@cache
-def _seeing() -> tuple[MultimodalLlama, Features, Tensor, Tensor]:
-    """SmolLM2 with the eye and a random bridge; a picture's features; a dialogue about it: ids, learn."""
-    text, tokenizer = real_model()
-    tower, processor = real_eye()
-    flags = [p.requires_grad for p in text.parameters()]
-    torch.manual_seed(0)
-    cfg = MultimodalConfig(text.cfg, tower.cfg, image_bridge=BridgeConfig("mlp", merge=4), image_size=(224, 224))
-    model = MultimodalLlama(cfg, text=text, vision=tower).eval()
-    for p, flag in zip(text.parameters(), flags, strict=True):
-        p.requires_grad_(flag)
-    pixels, names = _things()
-    with torch.no_grad():
-        features = model.perceive(Media(pixels=processor([pixels[0]])))
-    content = [[cfg.image_token] * cfg.n_image_places(), "What is this?"]
-    example = encode_dialogue([{"role": "user", "content": content},
-                               {"role": "assistant", "content": f"It is a {names[0]}."}],
-                              tokenizer, chat=chat_format(tokenizer))  # fmt: skip
-    return model, features, torch.tensor(example.ids), torch.tensor(example.learn)
-
-
-@torch.no_grad()
-def splice(answer: Any) -> Verdict:
-    """14.2: a picture's tokens among the words, and then a prompt that has lost a place."""
-    model, features, ids, _ = _seeing()
-    where = ids[None] == model.multimodal_cfg.image_token
-    framed, mask = model.image_bridge.framed(*model.bridged(features)["image"])
-    x = model.embed_tokens(ids[None].masked_fill(where, 0))
-    given = x.clone()
-    out = answer(given, where.clone(), framed[mask])
-    difference = apart(model.lm_head(model.norm(model.run_blocks(out))), model(ids[None], features=features))
-    begin = f"SmolLM2 and ViT-S with your splice, {int(where.sum())} places: {distance(difference)}: "
-    if not difference <= ROUNDING:
-        return Verdict(False, f"{begin}a different prompt")
-    if not torch.equal(given, x):
-        return Verdict(False, f"{begin}the same, but the words' own embeddings were changed")
-    short = where.clone()
-    short[0, int(where[0].nonzero()[0])] = False
-    try:
-        answer(x.clone(), short, framed[mask])
-    except ValueError:
-        return Verdict(True, f"{begin}{SAME if difference else 'the same'}; a prompt that lost a place is refused")
-    return Verdict(False, f"{begin}the same, but a prompt that lost a place is not refused")
-
-
-@torch.no_grad()
-def learned(answer: Any) -> Verdict:
-    """14.3: the loss of an answer about a picture; all of its places are marked by mistake."""
-    model, features, ids, learn = _seeing()
-    learn = learn | (ids == model.multimodal_cfg.image_token)
-    right = ids.where(learn & (ids < model.cfg.vocab_size), IGNORE)[1:]
-    read, targets = answer(ids.clone(), learn.clone(), model.cfg.vocab_size)
-    hidden = model.hidden_states(read[None], features=features)[0]
-    ours = loss_of(model.hidden_states(ids[None, :-1], features=features)[0], right)
-    same = torch.equal(read, ids[:-1]) and torch.equal(targets, right)
-    return of_losses("SmolLM2 and ViT-S with your learned", loss_of(hidden, targets), ours, same)
-
-
 SWAPS = {
     "11.1": cut,
     "11.3": positions_for,
@@ -259,6 +193,4 @@ SWAPS = {
     "12.2": triangles,
     "13.2": shuffle,
     "13.3": stack,
-    "14.2": splice,
-    "14.3": learned,
 }

@@ -222,6 +222,8 @@ WRONG = {
              (lambda x, where, features: x.masked_scatter(where[..., None], features), "place is not refused"),
              (lambda x, where, features: x.copy_(splice(x, where, features)), "own embeddings were changed")],
     "14.3": [(lambda *given: learned(*given, shift=0), "it would learn something different")],
+    "14.4": [(lambda x, donor, where, chosen: x, "it says 'red'.*different tokens"),  # noqa: ARG005
+             (lambda x, donor, where, chosen: donor, "different tokens")],  # noqa: ARG005
     "15.2": [(lambda *given: canvas(*given)[::-1], "of 200 pictures.*looks at different tiles")],
     "15.3": [(lambda *given: tiled(*given, opened=torch.sigmoid), "takes its tiles for others")],
     "15.5": [(lambda *given: visible(*given, late=1), "from token 2 on it looks at different images")],

@@ -13,6 +13,4 @@ NOT_YET = {  # lesson -> rules
     " paragraphs, words, pictures, captions, plumbing",
     "08_generation": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson lines,"
     " paragraphs, words, pictures, captions",
-    "14_multimodal_llama": "hook, time, course map, exercise lines, open task, papers, close, cell lines, lesson"
-    " lines, paragraphs, words, pictures, captions, plumbing",
 }

@@ -1,4 +1,4 @@
-"""Checks for lesson 14: a prompt's length, features spliced, labels masked, whose media are whose, a model fooled."""
+"""Checks for lesson 14: a prompt's length, features spliced, labels masked, tokens exchanged, a model fooled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from llamamm.course.checks.compare import difference
 from llamamm.course.checks.core import Diagnosis, Exercise, Property
-from llamamm.course.checks.faults import fault_exercise
+from llamamm.course.checks.faults import fault_exercise, input_stays
 from llamamm.train.losses import IGNORE
 
 # ---- 14.1: the length of a prompt ----
@@ -157,7 +157,7 @@ SPLICE = fault_exercise(
         Property("counts that differ", lambda g: [_to_fill(g, [".mmm"], 2), _to_fill(g, [".mm."], 3),
                                                   _to_fill(g, ["mmm."], 1)], run=_refused, accept=_refuses),
     ),
-    id="14.2", name="splice", minutes=10, level="core", reference=_checked_splice,
+    id="14.2", name="splice", minutes=10, level="core", importance=3, reference=_checked_splice,
 )  # fmt: skip
 
 
@@ -196,12 +196,12 @@ LABELS = fault_exercise(
                        "on",
         "both shifted": "You shifted what is read, too: that begins with the first token and ends with the last but "
                         "one",
-        "long": "Nothing comes behind the last token: what is read ends with the last but one, T - 1 in all",
+        "long": "Nothing comes after the last token: what is read ends with the last but one, T - 1 in all",
         "cut out": "You took the places out of the row: they stay in what is read, only their targets are -100",
         "mask first": "Your mask is one place late: `learn` says which tokens are learned, so it moves along with them",
         "all": "The question is learned, too: only tokens whose `learn` is True are",
         "turned": "You learn just what should not be learned: turn the mask around",
-        "media": "Places of media are learned: their ids lie behind the vocabulary, no score is theirs",
+        "media": "Places of media are learned: their ids come after the vocabulary, no score is theirs",
         "zero": "What isn't learned has the target 0, which is a token like others: it is -100",
         "no end": "The last learned token is missing: the end of the answer is learned, or it never stops",
     },
@@ -216,90 +216,70 @@ LABELS = fault_exercise(
                _conversation([3, 4, 5, 3, 6, 5], "011011", 20),
                _conversation([1, 60, 7, 61, 61, 8, 30, 31, 2], "000111111", 60)],
     run=lambda answer, case: list(answer(*case)), tolerance=0.0,
-    id="14.3", name="learned", minutes=8, level="core",
+    id="14.3", name="learned", minutes=8, level="core", importance=3,
 )  # fmt: skip
 
 
-# ---- 14.4: whose picture is it? ----
+# ---- 14.4: tokens of one picture in a prompt about another ----
 
 
-def _owners(ids: Tensor, token: int, sizes: list[int], faults: Collection[str]) -> list[list[int]]:
-    """For a batch in which nothing is to be refused."""
-    counts = (ids == token).sum(dim=1).tolist()
-    if "runs" in faults:
-        begins = (ids == token) & ~(ids.roll(1, dims=1) == token).index_fill(1, torch.tensor([0]), False)
-        n_media = begins.sum(dim=1).tolist()
-    elif "even" in faults:
-        n_media = [len(sizes) // len(counts)] * len(counts)
-    elif "first size" in faults:
-        n_media = [count // sizes[0] if sizes else 0 for count in counts]
-    else:
-        ends = torch.tensor([0, *sizes]).cumsum(dim=0)[1:]
-        before = [0, *((ends <= end).sum().item() for end in torch.tensor(counts).cumsum(dim=0))]
-        n_media = [after - begin for begin, after in zip(before, before[1:], strict=False)]
-    first, out = int("from 1" in faults), []
-    for n in n_media:
-        out.append(list(range(first, first + n)))
-        first = first if "restart" in faults else first + n
-    return [row for row in out if row] if "holes" in faults else out
-
-
-def _checked_owners(ids: Tensor, token: int, sizes: list[int]) -> list[list[int]]:
-    out = _owners(ids, token, sizes, ())
-    if [sum(sizes[n] for n in row) for row in out] != (ids == token).sum(dim=1).tolist() or sum(map(len, out)) < len(
-        sizes
-    ):
-        raise ValueError("a medium was cut, or something is left over")
+def _patched(x: Tensor, donor: Tensor, where: Tensor, chosen: list[int], faults: Collection[str]) -> Tensor:
+    places = where.nonzero().flatten()
+    n_tokens = len(places) - 2  # without start and end
+    wanted = list(chosen)
+    if "whole" in faults:
+        wanted = list(range(n_tokens))
+    elif "others" in faults:
+        wanted = [n for n in range(n_tokens) if n not in chosen]
+    first = 0 if "frame" in faults else 1
+    numbers = torch.tensor(wanted, dtype=torch.int64)
+    at = numbers if "prompt" in faults else places[numbers + first]
+    source = places[torch.arange(len(wanted)) + 1] if "order" in faults else at
+    into, other = (donor, x) if "back" in faults else (x, donor)
+    out = into.clone()
+    out[at] = (into[at] + other[source]) if "added" in faults else other[source]
     return out
 
 
-def _batch(rows: list[str], sizes: list[int]) -> tuple:
-    return (torch.tensor([[99 if letter == "m" else 5 for letter in row] for row in rows]), 99, sizes)
+def _prompts(g: torch.Generator, row: str, chosen: list[int]) -> tuple:
+    """Two random prompts of width 3 with a picture where the row has m."""
+    where = torch.tensor([letter == "m" for letter in row])
+    x, donor = torch.randn(2, len(row), 3, generator=g)
+    return x, donor, where, chosen
 
 
-def _must_refuse(sentence: str) -> Callable[[Any, tuple], str | None]:
-    def accept(result: Any, case: tuple) -> str | None:
-        if result == "ValueError":
-            return None
-        counts = (case[0] == case[1]).sum(dim=1).tolist()
-        given = f"for rows of {' and '.join(map(str, counts))} places and sizes {case[2]} it should raise a ValueError"
-        if isinstance(result, str):
-            return f"{given}, it raised {result}"
-        return Diagnosis.of(f"{given}, got {result[0]}", sentence)
-
-    return accept
+def _counted(_: torch.Generator) -> list[tuple]:
+    where = torch.tensor([False] * 2 + [True] * 6 + [False])
+    x = torch.arange(1.0, 10.0)[:, None]
+    return [(x, 10 * x, where, [0, 3])]
 
 
-def _side_by_side(_: torch.Generator) -> list[tuple]:
-    return [_batch(["mmmm", "....", "mmmm"], [1, 3, 2, 2])]
+def _words_differ(g: torch.Generator) -> list[tuple]:
+    """The donor's words differ, too: they must stay out."""
+    return [_prompts(g, ".mmmmmm.", [3])]
 
 
-OWNERS = fault_exercise(
-    _owners,
+PATCHED = fault_exercise(
+    _patched,
     {
-        "runs": "You count runs of places: two media that stand side by side make one run; their sizes tell them apart",
-        "even": "You gave each row equally many: a row may hold none, or several; its places say how many",
-        "first size": "You take every medium to be as long as the first: each has its own number in sizes",
-        "restart": "The numbers begin again in each row: they go on through the whole batch, like the list of features",
-        "from 1": "The first medium has the number 0: you count from 1",
-        "holes": "A row without media is left out: it has an empty list",
+        "frame": "You are one place early: the picture's first place is its learned start, so token 0 stands at the "
+                 "second",
+        "prompt": "You count from the beginning of the prompt: token 0 stands inside the picture, after its start",
+        "others": "You exchanged the tokens that were not chosen",
+        "whole": "You exchanged all of the picture's tokens: only the chosen ones",
+        "order": "The donor's first tokens come in: token n takes the place of token n",
+        "added": "You add the donor's tokens to what was there: exchange them",
+        "back": "It is the wrong way round: start from x, and take only the chosen tokens from the donor",
     },
     {
-        "how many media a row has": (_side_by_side, ("runs", "even", "first size")),
-        "how media are numbered": (_side_by_side, ("restart", "from 1")),
-        "a row without media": (_side_by_side, ("holes",)),
+        "which places change": (_counted, ("frame", "prompt", "others", "whole")),
+        "what comes in": (_counted, ("order", "added")),
+        "whose prompt it stays": (_words_differ, ("back",)),
     },
-    lambda _: [_batch(["..mmm.", "mm..mm", "mm...."], [3, 2, 2, 2]), _batch(["mmmm..", "......", ".mmm.."], [2, 2, 3]),
-               _batch(["...", "..."], []), _batch(["..m"], [1])],
-    extra=(
-        Property("a medium that was cut", lambda _: [_batch(["mmmm", "mmmm"], [5, 3])], run=_refused,
-                 accept=_must_refuse("The totals agree, and yet the first was cut: each medium has to end in the row "
-                                     "where it began")),
-        Property("places or media left over",
-                 lambda _: [_batch(["mmm.", "mmmm"], [3, 3]), _batch(["mm..", ".mm."], [2, 2, 2])], run=_refused,
-                 accept=_must_refuse("Nothing may be left over, neither a place nor a medium: compare the counts")),
-    ),
-    id="14.4", name="owners", minutes=15, level="hard", reference=_checked_owners,
+    lambda g: [_prompts(g, ".mmmmmm.", [1]), _prompts(g, "..mmmmmmmmmmm...", [7, 1, 4]),
+               _prompts(g, "mmmmm", [0, 1, 2]), _prompts(g, ".mmmm..", [])],
+    extra=(input_stays(lambda g: [_prompts(g, ".mmmmmm.", [1])]),),
+    id="14.4", name="patched", minutes=8, level="core", importance=3,
 )  # fmt: skip
 
 
@@ -427,4 +407,4 @@ FOOL = Exercise(
     ),
 )  # fmt: skip
 
-EXERCISES: tuple[Exercise, ...] = (LENGTH, SPLICE, LABELS, OWNERS, FOOL)
+EXERCISES: tuple[Exercise, ...] = (LENGTH, SPLICE, LABELS, PATCHED, FOOL)

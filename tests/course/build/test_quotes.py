@@ -30,7 +30,8 @@ TAUGHT = [
     "experiments.fusion_record", "experiments.fusion_looks",
     "generation.prompts", "multimodal.config", "multimodal.model", "multimodal.processor", "tasks.items",
     "tasks.senses", "train.media_rows", "train.tokenizer", "train.stages", "evals.senses",
-    "experiments.small_multimodal", "assets.easy_vqa", "experiments.receipts",
+    "experiments.small_multimodal", "assets.easy_vqa", "experiments.drawn_shapes", "experiments.seen_tokens",
+    "experiments.receipts",
 ]  # fmt: skip
 
 # module: {name: why no lesson quotes it}
@@ -360,6 +361,8 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "Processor": PROTOCOL,
         **dict.fromkeys(("TextProcessor", "as_processor", "on_device"), IN_WORDS),
         **dict.fromkeys(("as_part", "place_contents"), PIECE),
+        "check_parts": "checks of a prompt's parts",
+        "place_media": "the command line's markers, for words and files that come apart",
     },
     "weights.mllama_names": {
         "name_in_memory": "for adapter files of peft",
@@ -400,6 +403,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "train.media_rows": {
         "VERSIONS": CONSTANT,
+        "RowMaker": "what exercise 14.3 builds, for a batch of tasks",
         "encode_conversation": USED,
         "encode_media_record": "of one's own data, which lesson 16 trains on",
         "MediaObjective": "lesson 10's objective, and zeros for idle bridges",
@@ -413,6 +417,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("SHARES", "BLIND"), CONSTANT),
         "Stage": RECORD,
         "TaskBatches": "a stream as in lesson 10, of tasks",
+        **dict.fromkeys(("stage_trainer", "run_stage"), "lesson 10's trainer, a stage at a time"),
     },
     "evals.senses": {
         **dict.fromkeys(("count_right", "misled", "measure", "controls", "baselines", "table"), USED),
@@ -429,6 +434,16 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "Questions": RECORD,
         **dict.fromkeys(("load_questions", "majority", "text_only_best", "write_questions"), USED),
         "right_without_looking": "what majority and text_only_best count",
+    },
+    "experiments.drawn_shapes": {
+        **dict.fromkeys(("RGB", "GROUND", "FINER", "SMALLEST", "LARGEST"), CONSTANT),
+        "Scene": "a record that draws itself",
+        **dict.fromkeys(("random_scenes", "touched"), USED),
+    },
+    "experiments.seen_tokens": {
+        "Splice": TYPE_NAME,
+        "fill_places": "what exercise 14.2 builds, in one line",
+        **dict.fromkeys(("pixel_scores", "noise_like", "as_many_others"), USED),
     },
 }  # fmt: skip
 
