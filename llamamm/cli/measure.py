@@ -88,13 +88,12 @@ def released(
     """What a model like `senses` sees and hears of held-out pictures and sounds, and what it has forgotten."""
     from llamamm.devices import pick_device
     from llamamm.experiments.release import measure, write_card
-
-    lines = measure(model, size=size, with_cascade=cascade, dtype=dtype, device=pick_device(device),
-                    say=lambda line: err().print(line, end="\r"))  # fmt: skip
-    if output is not None:
-        write_card(lines, output)
     from llamamm.experiments.release_card import card_table
 
+    lines = measure(model, size=size, with_cascade=cascade, dtype=dtype, device=pick_device(device),
+                    say=err().print)  # fmt: skip
+    if output is not None:
+        write_card(lines, output, name="card.md")  # a README there is somebody's own
     out(width=140).print(card_table(lines))
 
 

@@ -4,6 +4,7 @@
     plain_words      an answer as it is compared: small letters, no punctuation
     word_errors      words put in, taken out or changed, the least that turns one text into the other
     interval         of a mean or of a rate, from items drawn again by groups (the bootstrap)
+    wilson           the same for a share of independent items, by a formula
     bits_per_byte    of texts without anything seen or heard
 
 Sources: the percentile bootstrap, Efron 1979, https://doi.org/10.1214/aos/1176344552; over groups, so that five
@@ -107,6 +108,17 @@ def interval(
     drawn = sums[generator.integers(len(names), size=(DRAWS, len(names)))].sum(axis=1)  # (DRAWS, 2)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
     return Interval(float(sums[:, 0].sum() / sums[:, 1].sum()), float(low), float(high), len(parts))
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """The ends of the 95 % interval of a share, right of n independent items; it holds near 0 and 1, too.
+
+    Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
+    """
+    z, share = 1.96, right / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 @torch.no_grad()

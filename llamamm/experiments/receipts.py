@@ -11,7 +11,6 @@ Used in notebook 15.
 
 from __future__ import annotations
 
-import math
 import random
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from PIL import ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from llamamm.errors import InputError
+from llamamm.evals.answers import wilson
 from llamamm.generation.generate import generate
 from llamamm.generation.prompts import Image
 from llamamm.llama32_vision.config import MllamaConfig, TiledVisionConfig
@@ -49,7 +49,6 @@ CENTS = 10, 499  # a price, from and to
 MEAN, DEVIATION = (0.91,) * 3, (0.29,) * 3  # of a receipt's pixels, from 0 to 1
 WIDTH = 64
 TABLES = 4.0  # deviation of fresh tables that tell tiles apart: a gate that is hardly open lets them matter
-CONFIDENCE = 1.96  # standard deviations to each side: 95%
 
 Rule = Callable[[int, int, int, int], tuple[int, int]]  # height, width, tile_size, max_tiles -> rows, columns
 
@@ -302,10 +301,7 @@ class Lines:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95% interval of the share, from 0 to 1."""
-        z, n, share = CONFIDENCE, self.n, self.right / self.n
-        middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-        return max(0.0, middle - half), min(1.0, middle + half)
+        return wilson(self.right, self.n)
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -5,7 +5,7 @@
     tags       paintings: F1 of the museum's keywords; the five most frequent ones
     words      single words, of other voices and of people; the most frequent word
     speech     word errors, by what is new in a clip: voice, text, both; everyday sentences and an encyclopedia's
-    forgotten  bits a byte on Wikipedia, and twenty plain questions, of the text model and of senses
+    forgotten  bits a byte on Wikipedia and Shakespeare, and twenty plain questions, of the text model and of senses
 
 Every figure has its interval, see `evals.answers.interval`. `llamamm eval senses` prints them.
 """
@@ -37,7 +37,7 @@ from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
 
-SHAPES, ARTICLES = 600, 60  # questions, articles that are asked and read
+SHAPES, TEXTS, BEGINNING = 600, 60, 1500  # questions asked, texts read, characters of a long one
 PLAIN = (
     ("What is the capital of France?", "paris"), ("What is the capital of Italy?", "rome"),
     ("What is the capital of Japan?", "tokyo"), ("What is two plus two?", "4|four"),
@@ -136,16 +136,19 @@ class Measured:
         frequent = Counter(sprite.name for sprite in train).most_common(1)[0][0]
         return self._named("sprites named", [Image(s.path) for s in test], [s.name for s in test], frequent)
 
-    def _named(self, what: str, media: Sequence[Image | Sound], names: Sequence[str], frequent: str) -> Line:
+    def _named(
+        self, what: str, media: Sequence[Image | Sound], names: Sequence[str], frequent: str,
+        groups: Sequence[str] | None = None,
+    ) -> Line:  # fmt: skip
         question = NAME[0] if isinstance(media[0], Image) else SAID[0]
         given = self.asked(what, [_chat(question, medium) for medium in media])
         right, always = ([plain_words(a) == plain_words(b) for a, b in zip(found, names, strict=True)]
                          for found in (given, [frequent] * len(names)))  # fmt: skip
         words = interval([len({*plain_words(a)} & {*plain_words(b)}) for a, b in zip(given, names, strict=True)],
-                         [len({*plain_words(b)}) for b in names])  # fmt: skip
-        beside = {"most frequent": interval(always), "of the names' words": words}
+                         [len({*plain_words(b)}) for b in names], groups=groups)  # fmt: skip
+        beside = {"most frequent": interval(always, groups=groups), "of the names' words": words}
         items = [{"answer": a, "given": g} for a, g in zip(names, given, strict=True)]
-        return Line(what, interval(right), beside, items=items)
+        return Line(what, interval(right, groups=groups), beside, items=items)
 
     def tags(self) -> Line:
         """Keywords of paintings: F1 over all of them."""
@@ -165,11 +168,12 @@ class Measured:
     # ---- sounds ----
 
     def words(self, who: str) -> Line:
-        """Single words of other voices ("test"), or of people ("real")."""
+        """Single words of other voices ("test"), or of people ("real"); groups: voices, or recordings."""
         clips = self.some(getattr(load_words(fetch("words")), who))
         frequent = Counter(clip.word for clip in clips).most_common(1)[0][0]
         of = {"test": "other voices", "real": "people"}[who]
-        return self._named(f"words of {of}", [Sound(clip.wave) for clip in clips], [c.word for c in clips], frequent)
+        waves, words, voices = zip(*clips, strict=True)
+        return self._named(f"words of {of}", [Sound(wave) for wave in waves], words, frequent, groups=voices)
 
     def speech(self, name: str, new: str, transcribe: Transcriber | None) -> Line:
         """Word errors of one part of an asset of sentences, beside Whisper's; groups: voices where they are new."""
@@ -181,9 +185,10 @@ class Measured:
         if transcribe is not None:
             heard["Whisper tiny.en"] = transcribe(clips)
         said = [clip.words for clip in clips]
+        voices = None if new == "text" else [clip.voice for clip in clips]
         figures = {
             who: interval([word_errors(a, plain_words(b)) for a, b in zip(said, texts, strict=True)],
-                          [len(words) for words in said])
+                          [len(words) for words in said], groups=voices)
             for who, texts in heard.items()
         }  # fmt: skip
         items = [{"answer": " ".join(a), "given": g, "voice": clip.voice}
@@ -193,13 +198,10 @@ class Measured:
     # ---- what was known before ----
 
     def forgotten(self, base: Llama3Model, tokenizer: Tokenizer) -> list[Line]:
-        """Wikipedia's text and plain questions, beside the text model's own figures."""
-        lines = (fetch("wiki") / "test.jsonl").read_text(encoding="utf-8").splitlines()
-        texts = [f"{r['title']}\n\n{r['text']}" for r in map(json.loads, self.some(lines)[:ARTICLES])]
-        self.say("Wikipedia")
-        mine, theirs = (bits_per_byte(model, tokenizer, texts) for model in (self.model, base))
-        read = Line("Wikipedia, bits a byte", interval(mine), {"SmolLM2": interval(theirs), "times SmolLM2's": interval(
-            mine, theirs)}, better="less")
+        """Text and plain questions, beside the text model's own figures. Of Wikipedia, `senses` has read other articles
+        in training, of Shakespeare nothing."""
+        read = [self._read(of, asset, base, tokenizer)
+                for of, asset in (("Wikipedia", "wiki"), ("Shakespeare", "shakespeare"))]
         asked = [_chat(question, None) for question, _ in self.some(PLAIN)]
         keys = [key for _, key in self.some(PLAIN)]
         mine, theirs = self.asked("plain questions", asked), answers(base, tokenizer, asked)
@@ -207,7 +209,17 @@ class Measured:
                              zip(keys, found, strict=True)]) for found in (mine, theirs)]
         items = [{"question": a[0]["content"], "answer": k, "given": g, "SmolLM2": t}
                  for a, k, g, t in zip(asked, keys, mine, theirs, strict=True)]
-        return [read, Line("plain questions answered", figures[0], {"SmolLM2": figures[1]}, items=items)]
+        return [*read, Line("plain questions answered", figures[0], {"SmolLM2": figures[1]}, items=items)]
+
+    def _read(self, of: str, asset: str, base: Llama3Model, tokenizer: Tokenizer) -> Line:
+        """Bits a byte of an asset's held-out texts, or of where they begin."""
+        lines = (fetch(asset) / "test.jsonl").read_text(encoding="utf-8").splitlines()
+        found = list(map(json.loads, self.some(lines)[:TEXTS]))
+        texts = ["\n\n".join([r["title"], r["text"]] if "title" in r else [r["text"][:BEGINNING]]) for r in found]
+        self.say(of)
+        mine, theirs = (bits_per_byte(model, tokenizer, texts) for model in (self.model, base))
+        beside = {"SmolLM2": interval(theirs), "times SmolLM2's": interval(mine, theirs)}
+        return Line(f"{of}, bits a byte", interval(mine), beside, better="less")
 
 
 def other_pictures(images: Sequence[int]) -> list[int]:

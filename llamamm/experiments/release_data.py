@@ -8,8 +8,10 @@
     words.jsonl       single words
     sounds.jsonl      sounds of games, with their names
     plain.jsonl       questions without a picture or a sound
+    text.jsonl        articles of Wikipedia
 
-The answers of plain.jsonl are the text model's own, so that it goes on saying what it said.
+The answers of plain.jsonl are the text model's own, so that it goes on saying what it said; the articles are for what
+it knew before.
 Each question about a medium is asked in a few ways. Nothing of any asset's test part is here.
 """
 
@@ -58,7 +60,7 @@ def write_data(folder: Path, *, seed: int = 0, say: Callable[[str], None] = lamb
         (new / "media").mkdir()
         for name, records in (("shapes", _shapes(new, draw)), ("drawings", _drawings(new, draw)),
                               ("paintings", _paintings()), ("speech", _speech(draw)), ("words", _words(new, draw)),
-                              ("sounds", _sounds(draw)), ("plain", _plain())):  # fmt: skip
+                              ("sounds", _sounds(draw)), ("plain", _plain()), ("text", _text())):  # fmt: skip
             made = list(records)
             say(f"{name}: {len(made):,} records")
             if name == "shapes":
@@ -158,3 +160,12 @@ def _plain() -> Iterator[Record]:
             text = tokenizer.decode(answer[: next((i for i, t in enumerate(answer) if t in tokenizer.stop_ids), None)])
             if whole := re.match(r".*[.!?]", text, re.DOTALL):
                 yield {"messages": [*messages, {"role": "assistant", "content": whole[0]}]}
+
+
+# ---- text ----
+
+
+def _text() -> Iterator[Record]:
+    for line in (fetch("wiki") / "train.jsonl").read_text(encoding="utf-8").splitlines():
+        article = json.loads(line)
+        yield {"text": f"{article['title']}\n\n{article['text']}"}

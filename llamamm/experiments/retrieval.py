@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from llamamm.assets.openmoji import Pictures
 from llamamm.errors import ConfigError, InputError
+from llamamm.evals.answers import wilson
 from llamamm.senses.contrastive import LOSSES, Loss, TwoTowers, recall_at, similarities, split_words
 from llamamm.train.config import TrainConfig
 from llamamm.train.log import RunLog
@@ -110,9 +111,7 @@ def cosines_of(model: TwoTowers, pixels: Tensor, texts: list[str]) -> Tensor:
 
 def share_of(hits: Tensor) -> tuple[float, float, float]:
     """The share of hits, (N,) bool, and the ends of its 95% interval: Wilson's, right near 0 and 1, too."""
-    n, p, z = len(hits), hits.float().mean().item(), 1.96
-    middle, half = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
-    return p, (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
+    return hits.float().mean().item(), *wilson(int(hits.sum()), len(hits))
 
 
 def lead_of(ours: Tensor, theirs: Tensor, *, draws: int = 5000) -> tuple[float, float, float]:

@@ -191,6 +191,7 @@ class Bridge(nn.Module):
     """A tower's features -> tokens for a text model of the shape `text`, with fresh weights in fp32.
 
     n_numbers: the width F of the features. flat: they stand in a line (sound), not in a grid (picture).
+    known: of a compact one, which ids of the vocabulary its tokens may say, (V,) bool: all, until an alignment tells.
     """
 
     def __init__(self, cfg: BridgeConfig, text: TextConfig, *, n_numbers: int, flat: bool) -> None:
@@ -207,6 +208,8 @@ class Bridge(nn.Module):
             self.resampler = PerceiverResampler(shape, n_latents=cfg.latents, depth=cfg.depth)
         self.start = nn.Parameter(torch.randn(C) * 0.02)
         self.end = nn.Parameter(torch.randn(C) * 0.02)
+        if cfg.compact:
+            self.register_buffer("known", torch.ones(text.vocab_size, dtype=torch.bool))
         self.projector.apply(init_weights)
 
     def forward(

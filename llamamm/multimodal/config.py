@@ -29,8 +29,8 @@ class BridgeConfig:
     0: the text model's width, for "swiglu" twice that.
     merge: how many features become one first: of a picture merge x merge neighbours, of a sound `merge` in a row.
     tags: learned position tags, so many for rows and for columns of a picture, or for places of a sound; 0: none.
-    compact: tokens that are nearest to no word are moved to the end, see `llamamm.multimodal.compact`: for a sound's
-    bridge that was aligned with words.
+    compact: tokens are read as words, and those that say none moved to the end, see `llamamm.multimodal.compact`: for
+    a sound's bridge that was aligned with words.
     latents: a Perceiver of so many latents after the projector; 0: none. depth: its blocks; heads: in each.
     Raises ConfigError with the value that is wrong.
     """

@@ -166,9 +166,9 @@ class MultimodalLlama(Llama3Model):
         return tokens
 
     def _read(self, tokens: dict[str, Tokens]) -> dict[str, Tokens]:
-        """The bridges' tokens as the text model reads them: words first, where a bridge asks for it."""
+        """The bridges' tokens as the text model reads them: as words and these first, where a bridge asks for it."""
         table = self.embed_tokens.weight
-        return {kind: (compacted(found, mask, table) if bridge.cfg.compact else found, mask)
+        return {kind: (compacted(found, mask, table, bridge.known) if bridge.cfg.compact else found, mask)
                 for kind, _, bridge in self._senses() if kind in tokens for found, mask in [tokens[kind]]}
 
     def _embedded(self, ids: Tensor, places: Tensor, tokens: dict[str, Tokens]) -> Tensor:

@@ -3,13 +3,13 @@ says.
 
     tokens of the bridge (M, C), embeddings of the answer's words (L, C)
     score of word k at token h: -|h - e_k|² / 2, and of "nothing here" the same with the mean of all embeddings
-    -> a small pull of each token to the embeddings of what it says, and
+    -> a small pull of each token to the embedding of what it says, and
     -> of a sound, CTC: the answer's probability, over all ways to lay its words along the tokens
     -> of a picture, whose words stand in no order: the probability that some token says each word, and that each token
        says one of them, or nothing
 
-The text model then finds tokens that lie near words it knows, and has less to learn. A step runs the bridge alone, no
-block of the text model.
+The text model then finds tokens that lie near words it knows, and has less to learn. Tokens of a bridge that is compact
+are read as words anyway and are not pulled. A step runs the bridge alone, no block of the text model.
 
 Source: connectionist temporal classification, Graves et al., ICML 2006,
 https://www.cs.toronto.edu/~graves/icml_2006.pdf. Built in notebook 16.
@@ -34,7 +34,6 @@ from llamamm.train.records import Record
 from llamamm.train.rows import encode_dialogue
 
 RARE = 1e-4  # probability below which 1 - (1 - p)(1 - q)... is p + q + ..., also where fp32 has no more digits for it
-
 PULL = 0.1  # of the distance to what a token says, beside what it should say
 
 
@@ -72,12 +71,12 @@ def words_of(sources: Iterable[Sequence[Record]], tokenizer: Tokenizer) -> list[
 
 
 def distance(tokens: Tensor, shares: Tensor, words: Tensor, nothing: Tensor) -> Tensor:
-    """How far tokens (..., C) are from what they say: SHARPNESS |h - e|² / 2, e the mean of words and "nothing here" by
-    their log-probabilities (..., 1 + V). words (V, C), nothing (C,) -> (...).
+    """How far tokens (..., C) are from what they say: SHARPNESS |h - e|² / 2, e the likeliest word, or "nothing here",
+    by the log-probabilities (..., 1 + V). words (V, C), nothing (C,) -> (...).
 
     Scores alone leave a token's length free, and the longest are the surest; a text model knows words of one length.
     """
-    said = shares.detach().exp() @ torch.cat([nothing[None], words])
+    said = torch.cat([nothing[None], words])[shares.argmax(dim=-1)]
     return SHARPNESS / 2 * (tokens - said).square().sum(dim=-1)
 
 
@@ -85,8 +84,8 @@ class AlignmentObjective(MediaObjective):
     """The summed loss of a batch whose rows hold one sound or one picture each, and what it says as the answer.
 
     words: ids among which the tokens are to find theirs, such as all that the data hold; None: the whole vocabulary,
-    which takes longer. stops: ids that end an answer and are not said. Of a transcript with more words than its sound
-    has tokens nothing is learned but the pull.
+    which takes longer; a compact bridge notes them as those it knows. stops: ids that end an answer and are not said.
+    Of a transcript with more words than its sound has tokens nothing is learned but the pull.
     """
 
     def __init__(
@@ -100,6 +99,9 @@ class AlignmentObjective(MediaObjective):
         self._class_of = {word: n for n, word in enumerate(known, start=1)}  # 0: nothing here
         device = model.embed_tokens.weight.device
         self.register_buffer("words", torch.tensor(known, device=device), persistent=False)
+        for bridge in (getattr(model, name, None) for name in ("image_bridge", "audio_bridge")):
+            if bridge is not None and bridge.cfg.compact:
+                bridge.known.zero_()[self.words] = True
 
     def forward(
         self, ids: Tensor, targets: Tensor, segments: Tensor | None = None, *, media: Media | None = None,
@@ -129,7 +131,8 @@ class AlignmentObjective(MediaObjective):
         with torch.autocast(tokens.device.type, enabled=False):
             tokens, words, nothing = tokens.float(), table[self.words], table.mean(dim=0)
             shares = word_scores(tokens, words, nothing).log_softmax(dim=-1)
-            pull = PULL * distance(tokens, shares, words, nothing)[mask].sum()
+            is_read_as_words = getattr(self.model, f"{kind}_bridge").cfg.compact
+            pull = 0.0 if is_read_as_words else PULL * distance(tokens, shares, words, nothing)[mask].sum()
             if kind == "image":
                 parts = [picture_loss(one, columns) for one, columns in zip(shares, said, strict=True)]
                 return torch.stack(parts).sum() + pull

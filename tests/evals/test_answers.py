@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llamamm import Llama3Model, TextConfig
 from llamamm.errors import InputError
 from llamamm.evals import answers as module
-from llamamm.evals.answers import Interval, answers, bits_per_byte, interval, plain_words, word_errors
+from llamamm.evals.answers import Interval, answers, bits_per_byte, interval, plain_words, wilson, word_errors
 from llamamm.generation.prompts import Image, Sound
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
@@ -212,3 +212,9 @@ def test_an_answer_ends_before_what_stops_it(text_model, tokenizer, monkeypatch)
 
 def test_nothing_asked_is_nothing_answered(text_model, tokenizer):
     assert answers(text_model, tokenizer, []) == []
+
+
+@pytest.mark.parametrize("right, n, ends", [(5, 10, (0.2366, 0.7634)), (0, 10, (0, 0.2775)), (10, 10, (0.7225, 1))])
+def test_wilsons_interval(right, n, ends):
+    """Five of ten by the table of Newcombe 1998; none of ten: z² / (n + z²)."""
+    assert wilson(right, n) == pytest.approx(ends, abs=1e-4)

@@ -119,3 +119,9 @@ def test_a_card_is_a_readme_with_the_figures(tmp_path):
     assert "| sprites named | 9 | 50.0% (40.0% to 60.0%) |" in text and "OUT`,\nseed 3. **Learned" in text
     assert "{" not in text.replace("{figures}", "")
     assert json.loads((tmp_path / "card" / "card.json").read_text())[0]["items"] == [{"given": "gem"}]
+
+
+def test_a_measurements_card_leaves_a_readme_alone(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    write_card([Line("sprites named", Interval(0.5, 0.4, 0.6, 9))], tmp_path, name="card.md")
+    assert (tmp_path / "README.md").read_text() == "mine" and "sprites" in (tmp_path / "card.md").read_text()

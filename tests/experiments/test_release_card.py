@@ -101,6 +101,17 @@ def test_words_wrong_by_what_is_new(measured, monkeypatch, tmp_path):
     assert "voice" in line.what and measured.speech("speech", "voice", None).beside == {}
 
 
+def test_clips_of_one_voice_are_drawn_together_where_voices_are_new(measured, monkeypatch, tmp_path):
+    """Two voices, one heard well and one badly: an interval over voices holds 0 and 1, one over 40 clips does not."""
+    clips = [Sentence(tmp_path / f"{n}.wav", "one word", "good" if n < 20 else "bad", new)
+             for new in ("voice", "text") for n in range(40)]  # fmt: skip
+    monkeypatch.setattr(release_card, "load_speech", lambda _folder: ([], clips))
+    measured.answer = lambda _q, medium: "one word" if int(medium.source.stem) < 20 else ""
+    voices, texts = (measured.speech("speech", new, None).value for new in ("voice", "text"))
+    assert voices.value == texts.value == 0.5
+    assert (voices.low, voices.high) == (0, 1) and 0.2 < texts.low < texts.high < 0.8
+
+
 def test_names_are_right_as_a_whole_or_by_their_words(measured):
     measured.answer = lambda _question, medium: {"a": "red cat", "b": "a dog"}[medium.source]
     line = measured._named("things", [Image("a"), Image("b")], ["Red cat", "small dog"], "small dog")

@@ -26,6 +26,10 @@ def said(tokens):
     return [None if torch.equal(t, NOTHING) else int(t.argmax()) for t in tokens[0]]
 
 
+def scores_of(tokens):
+    return word_scores(tokens, TABLE, NOTHING)
+
+
 def test_words_move_up_and_silence_follows():
     tokens = tokens_of(None, 2, None, None, 0, 1, None)
     mask = torch.ones(1, 7, dtype=torch.bool)
@@ -39,15 +43,49 @@ def test_what_repeats_counts_once_unless_silence_is_between():
 
 def test_padding_says_nothing():
     mask = torch.tensor([[True, True, False, False]])
-    assert says_something(tokens_of(1, 2, 3, 0), mask, TABLE).tolist() == [[True, True, False, False]]
+    assert says_something(scores_of(tokens_of(1, 2, 3, 0)), mask).tolist() == [[True, True, False, False]]
 
 
-def test_a_token_keeps_its_own_numbers_and_its_gradient():
-    tokens = (tokens_of(None, 1) + 0.1).requires_grad_()
-    out = compacted(tokens, torch.ones(1, 2, dtype=torch.bool), TABLE)
-    assert torch.equal(out[0, 0], tokens[0, 1])
-    out.sum().backward()
-    assert tokens.grad[0].tolist() == [[0.0] * 4, [1.0] * 4]
+def test_a_token_is_read_as_the_words_that_it_may_be():
+    """Between two words, a little nearer to the first: e^-2d² of each, "nothing here" too, by hand."""
+    token = (0.92 * TABLE[1] + 0.9 * TABLE[2]).requires_grad_()
+    places = torch.stack([NOTHING, *TABLE])
+    weights = [float(torch.exp(-2.0 * (token.detach() - place).square().sum())) for place in places]
+    expected = sum(w / sum(weights) * place for w, place in zip(weights, places, strict=True))
+    out = compacted(torch.stack([NOTHING, token])[None], torch.ones(1, 2, dtype=torch.bool), TABLE)
+    assert torch.allclose(out[0, 0], expected, atol=1e-5)
+    assert 0 < weights[3] < weights[2] and torch.equal(out[0, 1], NOTHING)
+    out[0, 0, 1].backward()
+    assert token.grad[1] > 0 > token.grad[2]  # what is said can be learned through it
+
+
+def test_a_sure_token_is_its_word_however_long_it_is():
+    out = compacted(12 * tokens_of(1), torch.ones(1, 1, dtype=torch.bool), TABLE)
+    assert torch.equal(out[0, 0], TABLE[1])
+
+
+def test_only_known_words_are_said():
+    known = torch.tensor([True, False, True, True])
+    token = TABLE[1] + 0.9 * TABLE[2]  # nearest to a word that is not known
+    out = compacted(token[None, None], torch.ones(1, 1, dtype=torch.bool), TABLE, known)
+    places = torch.stack([NOTHING, *TABLE[known]])
+    shares = (-2.0 * (token - places).square().sum(dim=1)).softmax(dim=0)
+    assert shares.argmax() == 2 and torch.allclose(out[0, 0], shares @ places, atol=1e-5)
+    assert torch.equal(compacted(token[None, None], torch.ones(1, 1, dtype=torch.bool), TABLE),
+                       compacted(token[None, None], torch.ones(1, 1, dtype=torch.bool), TABLE, known | True))
+    assert not torch.equal(out[0, 0], compacted(token[None, None], torch.ones(1, 1, dtype=torch.bool), TABLE)[0, 0])
+
+
+def test_what_is_not_real_may_be_anything():
+    tokens = torch.cat([tokens_of(2), torch.full((1, 1, 4), torch.nan)], dim=1)
+    out = compacted(tokens, torch.tensor([[True, False]]), TABLE)
+    assert said(out) == [2, None]
+
+
+def test_bf16_and_an_empty_batch_keep_their_shape():
+    assert compacted(tokens_of(2, None).bfloat16(), torch.ones(1, 2, dtype=torch.bool), TABLE.bfloat16()).dtype is (
+        torch.bfloat16)
+    assert compacted(torch.zeros(0, 3, 4), torch.ones(0, 3, dtype=torch.bool), TABLE).shape == (0, 3, 4)
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 3)), min_size=1, max_size=12))

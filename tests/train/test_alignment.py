@@ -176,12 +176,12 @@ def test_the_loss_is_pytorchs(model):
 
 
 def test_a_distance_by_hand():
-    """A token at (3, 4) that says the word at (1, 0) and nothing, at (0, 2), half each: their mean is (0.5, 1)."""
-    tokens, words, nothing = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([0.0, 2.0])
-    found = distance(tokens.requires_grad_(), torch.tensor([[0.5, 0.5]]).log(), words, nothing)
-    assert found.item() == pytest.approx(SHARPNESS / 2 * (2.5**2 + 3**2))
+    """A token at (3, 4) that rather says the word at (1, 0) than nothing, at (0, 2); and one for which it is not so."""
+    tokens, words, nothing = torch.tensor([[3.0, 4.0]] * 2), torch.tensor([[1.0, 0.0]]), torch.tensor([0.0, 2.0])
+    found = distance(tokens.requires_grad_(), torch.tensor([[0.4, 0.6], [0.6, 0.4]]).log(), words, nothing)
+    assert found.tolist() == pytest.approx([SHARPNESS / 2 * (2**2 + 4**2), SHARPNESS / 2 * (3**2 + 2**2)])
     found.sum().backward()
-    assert torch.allclose(tokens.grad, SHARPNESS * torch.tensor([[2.5, 3.0]]))  # towards it, shares held
+    assert torch.allclose(tokens.grad, SHARPNESS * torch.tensor([[2.0, 4.0], [3.0, 2.0]]))  # towards it
 
 
 @pytest.mark.parametrize("kind", ["image", "audio"])
@@ -199,6 +199,23 @@ def test_the_pull_is_that_of_all_real_tokens(model, monkeypatch, kind):
     assert real.sum() == (8 if kind == "image" else 6)
     expected = PULL * distance(tokens, shares, *said)[real].sum()
     assert torch.allclose(whole - objective(*given, features=features), expected, rtol=1e-3)
+
+
+def test_a_compact_bridge_is_not_pulled_and_notes_the_words_it_knows(model):
+    cfg = MultimodalConfig(model.cfg, None, AudioConfig.tiny(), audio_bridge=BridgeConfig("swiglu", 2, compact=True))
+    compact = MultimodalLlama(cfg)
+    compact.embed_tokens.weight.data.copy_(model.embed_tokens.weight)
+    compact.audio_bridge.load_state_dict(model.audio_bridge.state_dict(), strict=False)
+    given, features = rows([3, 5]), Features(sounds=sounds(model, 1))
+    pulled, free = (AlignmentObjective(some, words=WORDS, stops=(STOP,)) for some in (model, compact))
+    tokens, real = model.bridged(features)["audio"]
+    table = model.embed_tokens.weight
+    said = table[list(WORDS)], table.mean(dim=0)
+    pull = PULL * distance(tokens, word_scores(tokens, *said).log_softmax(-1), *said)[real].sum()
+    given = given[0].where(given[0] != AUDIO, compact.multimodal_cfg.audio_token), given[1]
+    assert torch.allclose(pulled(*rows([3, 5]), features=features) - free(*given, features=features), pull, rtol=1e-3)
+    assert compact.audio_bridge.known.nonzero().flatten().tolist() == list(WORDS)
+    assert not hasattr(model.audio_bridge, "known")
 
 
 # ---- pictures: words in no order ----

@@ -370,7 +370,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "experiments.receipts": {
         **dict.fromkeys(("SIDE", "PATCH", "LINE", "MOST_LETTERS", "GOODS", "TOTAL", "CENTS", "MEAN",
-                         "DEVIATION", "WIDTH", "TABLES", "CONFIDENCE"), CONSTANT),
+                         "DEVIATION", "WIDTH", "TABLES"), CONSTANT),
         "Rule": TYPE_NAME,
         **dict.fromkeys(("Receipt", "ReceiptBatch", "Lines"), RECORD),
         **dict.fromkeys(("make_receipts", "receipt_processor", "new_reader", "with_tiles", "train_reader", "question",
