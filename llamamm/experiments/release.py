@@ -136,9 +136,7 @@ def store(skill: Path, folder: Path) -> None:
             if path.name in ("adapter_model.safetensors", "bridges.safetensors"):
                 with safe_open(path, framework="pt") as file:
                     about = file.metadata()
-                tensors = {name: t.to(torch.bfloat16) if t.is_floating_point() else t
-                           for name, t in load_file(path).items()}  # fmt: skip
-                save_file(tensors, new / path.name, about)
+                save_file({name: t.to(torch.bfloat16) for name, t in load_file(path).items()}, new / path.name, about)
         about = {**read_json(skill / "skill.json"), "base": NAME}
         write_file(new / "skill.json", json.dumps(about, indent=2) + "\n")
         shape = read_composed_config(**about["compose"]).to_hf()

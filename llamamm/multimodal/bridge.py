@@ -191,7 +191,7 @@ class Bridge(nn.Module):
     """A tower's features -> tokens for a text model of the shape `text`, with fresh weights in fp32.
 
     n_numbers: the width F of the features. flat: they stand in a line (sound), not in a grid (picture).
-    known: of a compact one, which ids of the vocabulary its tokens may say, (V,) bool: all, until an alignment tells.
+    known: of a compact one, which ids of the vocabulary its tokens may say, (V,), 1 or 0: all, until an alignment tells.
     """
 
     def __init__(self, cfg: BridgeConfig, text: TextConfig, *, n_numbers: int, flat: bool) -> None:
@@ -209,7 +209,7 @@ class Bridge(nn.Module):
         self.start = nn.Parameter(torch.randn(C) * 0.02)
         self.end = nn.Parameter(torch.randn(C) * 0.02)
         if cfg.compact:
-            self.register_buffer("known", torch.ones(text.vocab_size, dtype=torch.bool))
+            self.known = nn.Parameter(torch.ones(text.vocab_size), requires_grad=False)  # goes wherever weights go
         self.projector.apply(init_weights)
 
     def forward(

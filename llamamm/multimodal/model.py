@@ -168,7 +168,7 @@ class MultimodalLlama(Llama3Model):
     def _read(self, tokens: dict[str, Tokens]) -> dict[str, Tokens]:
         """The bridges' tokens as the text model reads them: as words and these first, where a bridge asks for it."""
         table = self.embed_tokens.weight
-        return {kind: (compacted(found, mask, table, bridge.known) if bridge.cfg.compact else found, mask)
+        return {kind: (compacted(found, mask, table, bridge.known > 0.5) if bridge.cfg.compact else found, mask)
                 for kind, _, bridge in self._senses() if kind in tokens for found, mask in [tokens[kind]]}
 
     def _embedded(self, ids: Tensor, places: Tensor, tokens: dict[str, Tokens]) -> Tensor:
@@ -271,6 +271,9 @@ class MultimodalLlama(Llama3Model):
             )  # fmt: skip
         if towers and self.multimodal_cfg.audio is not None:
             self.audio_encoder.embed_positions.requires_grad_(False)  # fixed sines
+        for _, _, bridge in self._senses():
+            if bridge.cfg.compact:
+                bridge.known.requires_grad_(False)  # noted, not learned
         return self
 
     def added_parameters(self) -> Iterator[nn.Parameter]:

@@ -101,9 +101,8 @@ def parts_of(folder: str | Path) -> dict[str, Any] | None:
 
 
 def added_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of bridges and gated blocks, by name; none of a model that reads text alone."""
-    named = (*model.named_parameters(), *model.named_buffers())
-    return {name: tensor for name, tensor in named if name.split(".")[0] in getattr(model, "ADDED", ())}
+    """The parameters of bridges and gated blocks, by name; none of a model that reads text alone."""
+    return {name: p for name, p in model.named_parameters() if name.split(".")[0] in getattr(model, "ADDED", ())}
 
 
 def _shape(tensors: Any, name: str) -> Sequence[int] | str:

@@ -101,7 +101,7 @@ class AlignmentObjective(MediaObjective):
         self.register_buffer("words", torch.tensor(known, device=device), persistent=False)
         for bridge in (getattr(model, name, None) for name in ("image_bridge", "audio_bridge")):
             if bridge is not None and bridge.cfg.compact:
-                bridge.known.zero_()[self.words] = True
+                bridge.known.zero_()[self.words] = 1
 
     def forward(
         self, ids: Tensor, targets: Tensor, segments: Tensor | None = None, *, media: Media | None = None,

@@ -10,6 +10,9 @@ from llamamm.multimodal.bridge import Bridge
 from llamamm.multimodal.compact import compacted, says_something, word_scores
 from llamamm.multimodal.config import BridgeConfig, MultimodalConfig
 from llamamm.multimodal.model import Features, MultimodalLlama
+from llamamm.pretrained.load import from_pretrained
+from llamamm.pretrained.save import save_pretrained
+from llamamm.pretrained.skill import load_skill, save_skill
 from llamamm.senses.config import AudioConfig
 from llamamm.text.config import TextConfig
 
@@ -117,6 +120,20 @@ def test_the_model_reads_compacted_tokens_where_its_bridge_says_so():
     assert torch.equal(tokens, plain.bridged(features)["audio"][0])  # what is aligned stays as it is
     plain.bridged = lambda _features: {"audio": (compacted(tokens, mask, plain.embed_tokens.weight), mask)}
     assert torch.equal(plain(ids, features=features), compact(ids, features=features))
+
+
+def test_what_a_bridge_knows_is_kept_by_a_skill_and_never_learned(tmp_path):
+    cfg = MultimodalConfig.tiny(audio_bridge=BridgeConfig("swiglu", merge=2, compact=True))
+    model, fresh = (MultimodalLlama(cfg).set_trainable(bridges=True) for _ in range(2))
+    assert not model.audio_bridge.known.requires_grad and model.audio_bridge.known.all()
+    model.audio_bridge.known.zero_()[[2, 5]] = 1
+    save_skill(model, tmp_path / "skill")
+    load_skill(fresh, tmp_path / "skill", check_base=False)
+    assert fresh.audio_bridge.known.nonzero().flatten().tolist() == [2, 5]
+    save_pretrained(model, tmp_path / "whole")
+    whole, _ = from_pretrained(tmp_path / "whole", dtype=torch.bfloat16)
+    assert whole.audio_bridge.known.nonzero().flatten().tolist() == [2, 5]
+    assert not whole.audio_bridge.known.requires_grad
 
 
 def test_compact_is_kept_in_the_configuration_and_checked():
