@@ -191,7 +191,7 @@ class Bridge(nn.Module):
     """A tower's features -> tokens for a text model of the shape `text`, with fresh weights in fp32.
 
     n_numbers: the width F of the features. flat: they stand in a line (sound), not in a grid (picture).
-    known: of a compact one, which ids of the vocabulary its tokens may say, (V,), 1 or 0: all, until an alignment tells.
+    known: of a compact one, the ids of the vocabulary that its tokens may say, (V,) of 1 or 0: all, until aligned.
     """
 
     def __init__(self, cfg: BridgeConfig, text: TextConfig, *, n_numbers: int, flat: bool) -> None:
