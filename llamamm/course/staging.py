@@ -106,7 +106,7 @@ class Workshop:
         clips = load_words(fetch("words", progress=False))
         spoken = join_words(clips.train, phrases, seed=0)
         for n, phrase in enumerate(spoken):
-            save_wave(phrase.wave, folder / f"said{n:03}.wav")
+            save_wave(folder / f"said{n:03}.wav", phrase.wave)
         self._write("said", ({"audio": f"said{n:03}.wav", "text": " ".join(phrase.words)}
                              for n, phrase in enumerate(spoken)))  # fmt: skip
         self.phrases = join_words(clips.test, heard, seed=1)

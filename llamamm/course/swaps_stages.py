@@ -50,7 +50,8 @@ def nearness(answer: Any) -> Verdict:
     theirs = word_scores(tokens, table, nothing) / SHARPNESS - tokens.square().sum(dim=1, keepdim=True) / 2
     tokenizer, difference = real_model()[1], apart(ours, theirs)
     said = " ".join("·" if n == 0 else tokenizer.decode([n - 1]).strip() for n in ours.argmax(dim=1).tolist())
-    begin = f"six tokens among SmolLM2's embeddings, read with your nearness: {said} · {distance(difference, 'numbers')}: "
+    begin = (f"six tokens among SmolLM2's embeddings, read with your nearness: {said} · "
+             f"{distance(difference, 'numbers')}: ")  # fmt: skip
     if difference <= ROUNDING:
         return Verdict(True, begin + (SAME if difference else "the same"))
     return Verdict(False, f"{begin}different distances")
@@ -65,7 +66,7 @@ def words_loss(answer: Any) -> Verdict:
         tokens = start.clone().requires_grad_()
         value = loss(word_scores(tokens, table[words], nothing).log_softmax(dim=-1), [1, 2])
         value.backward()
-        return float(value), tokens.grad
+        return float(value.detach()), tokens.grad
 
     (mine, ours), (value, theirs) = gradient(answer), gradient(picture_loss)
     difference = max(apart(ours, theirs), abs(mine - value))
@@ -81,7 +82,7 @@ def _shapes() -> dict[str, nn.Parameter]:
     """The parameters of SmolLM2 with an eye, an ear and LoRA, without their numbers."""
     with torch.device("meta"):
         model = MultimodalLlama(read_composed_config(image_size=168, image_bridge={"width": 256}))
-        apply_lora(model, targets=[f"layers.*.{name}" for name in ("q_proj", "v_proj", "up_proj")])
+        apply_lora(model, r=8, alpha=16.0, targets=[f"layers.*.{name}" for name in ("q_proj", "v_proj", "up_proj")])
     return dict(model.named_parameters())
 
 

@@ -36,7 +36,7 @@ from llamamm.text.model import TransformerBlock
 from llamamm.text.rope import rope_frequencies
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-LESSONS = [f"{n:02}" for n in range(16)]
+LESSONS = [f"{n:02}" for n in range(17)]
 
 
 def reference(exercise_id):

@@ -78,20 +78,21 @@ def learned_and_forgotten(rows: Mapping[str, tuple[Interval, Interval, Interval]
              xlabel="questions answered; hollow: without picture")  # fmt: skip
     right.axvline(1, color=ORANGE, linestyle="--", linewidth=1.5)
     right.set(xlabel="bits a byte, by SmolLM2's own")
-    show(figure, alt="Two panels of points with intervals. Left, questions answered: those with LoRA answer most, those "
-                     "without a picture few. Right, what was forgotten: with LoRA alone the bits a byte are above one, "
-                     "with text replayed nearer to it, and without LoRA exactly one.")  # fmt: skip
+    show(figure, alt="Two panels of points with intervals. Left, questions answered: those with LoRA answer most, "
+                     "those without a picture few. Right, what was forgotten: with LoRA alone the bits a byte are "
+                     "above one, with text replayed nearer to it, and without LoRA exactly one.")  # fmt: skip
 
 
 def path(shares: Tensor, names: Sequence[str], best: Sequence[str]) -> None:
     """How probable each word is at each token of a sound: (M, 1 + V), with a row for "_" and each word named."""
     figure, ax = plt.subplots(figsize=(8.6, 0.9 + 0.3 * len(names)))
     image = ax.imshow(shares.T, aspect="auto", vmin=0, vmax=1, cmap="cividis")
-    ax.set(yticks=range(len(names)), yticklabels=list(names), xticks=range(len(best)), xlabel="the likeliest of each token")
+    ax.set(yticks=range(len(names)), yticklabels=list(names), xticks=range(len(best)),
+           xlabel="the likeliest of each token")  # fmt: skip
     ax.set_xticklabels(list(best), fontsize=SMALL, rotation=90)
     figure.colorbar(image, ax=ax, label="probability", ticks=[0, 0.5, 1])
-    show(figure, alt="A map of probabilities, a column for each token and a row for each word. Most columns are sure of "
-                     "nothing here; three short runs of columns are sure of one word each.")  # fmt: skip
+    show(figure, alt="A map of probabilities, a column for each token and a row for each word. Most columns are sure "
+                     "of nothing here; three short runs of columns are sure of one word each.")  # fmt: skip
 
 
 def margins(before: Tensor, after: Tensor) -> None:

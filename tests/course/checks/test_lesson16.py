@@ -263,9 +263,9 @@ TOLD = {
              "towers": "the eye and the ear themselves", "gated": "Gated blocks join", "ends": "the last norm"},
     "16.4": {"blanks first": "before you look for repeats", "repeats": "repeats the token before it counts once",
              "blanks": "it is no word", "once each": "said again later", "backwards": "opposite order"},
-    "16.5": {"no reference": "from before is missing", "crossed": "changed places", "chosen alone": "rejected answer out",
-             "turned": "wrong way round", "no beta": "beta is missing", "divided": "divide by beta",
-             "no log": "logarithm is missing", "sign": "sign is wrong"},
+    "16.5": {"no reference": "from before is missing", "crossed": "changed places",
+             "chosen alone": "rejected answer out", "turned": "wrong way round", "no beta": "beta is missing",
+             "divided": "divide by beta", "no log": "logarithm is missing", "sign": "sign is wrong"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
