@@ -50,6 +50,7 @@ from llamamm.train.rows import encode_record
 from llamamm.train.run import run_training
 
 SENTENCE_END = re.compile(r"(?<=[a-z0-9)]\.) (?=[A-Z])")
+BEGINNING = 600  # characters of a play: more than are read
 GAP = 1600  # samples of silence between two words, a tenth of a second
 
 
@@ -65,20 +66,21 @@ class Phrase:
 @dataclass(frozen=True)
 class Stage:
     """What is measured after a stage: held-out questions right, the same without a picture, and bits a byte of
-    held-out text, by those of the text model as it was."""
+    held-out texts, by those of the text model as it was: of articles, and of plays, which no stage reads."""
 
     answered: Interval
     blind: Interval
-    forgotten: Interval
+    articles: Interval
+    plays: Interval
 
 
 class Workshop:
     """The files, in `folder`, which goes away with the object; and what is held out: `names`, `pixels` of 120 pictures,
-    questions, texts, phrases and pairs. sizes: other numbers of each, to try it."""
+    questions, texts, phrases and pairs. The arguments say how many of each; texts: articles, and as many plays."""
 
     def __init__(
-        self, *, pictures: int = 300, questions: int = 200, texts: int = 30, phrases: int = 240, heard: int = 120,
-        pairs: int = 160,
+        self, *, pictures: int = 300, questions: int = 100, texts: int = 8, phrases: int = 240, heard: int = 120,
+        pairs: int = 160, tried: int = 24,
     ) -> None:  # fmt: skip
         self.folder = folder = Path(tempfile.mkdtemp(prefix="lesson-16-"))
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
@@ -96,11 +98,13 @@ class Workshop:
         self.names, self.pixels = [*known.values()], [Image(test.pixels[n]) for n in known]
         self._seen = {n: Image(test.pixels[n]) for n in set(self.test.images)}
 
-        articles = [_articles(part) for part in ("train", "test")]
+        articles = [_records("wiki", part) for part in ("train", "test")]
         random.Random(0).shuffle(articles[0])
         self._write("text", ({"text": _as_text(article)} for article in articles[0][:pictures]))
+        plays = _records("shakespeare", "test")[:texts]
         self.texts = [_as_text(article) for article in articles[1]][:texts]
-        learned, self.pairs = (_pairs(part)[:pairs] for part in articles)
+        self.texts += [play["text"][:BEGINNING] for play in plays]
+        learned, self.pairs = _pairs(articles[0])[:pairs], _pairs(articles[1])[:tried]
         self._write("pairs", learned)
 
         clips = load_words(fetch("words", progress=False))
@@ -110,7 +114,6 @@ class Workshop:
         self._write("said", ({"audio": f"said{n:03}.wav", "text": " ".join(phrase.words)}
                              for n, phrase in enumerate(spoken)))  # fmt: skip
         self.phrases = join_words(clips.test, heard, seed=1)
-        self._before: list[float] = []
 
     def _write(self, name: str, records: Iterable[dict[str, Any]]) -> None:
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
@@ -136,7 +139,7 @@ class Workshop:
         asked = [[{"role": "user", "content": [*picture, question]}]
                  for picture, question in zip(pictures, self.test.questions, strict=True)]  # fmt: skip
         with _in_bf16():
-            return answers(model, processor, asked, max_new_tokens=4, batch_size=50)
+            return answers(model, processor, asked, max_new_tokens=3, batch_size=60)
 
     def answered(self, said: Sequence[str]) -> Interval:
         """The share of the held-out questions with that answer and no other word; intervals by pictures."""
@@ -144,16 +147,15 @@ class Workshop:
         return interval(right, groups=self.test.images)
 
     def bits(self, model: Llama3Model, tokenizer: Tokenizer) -> list[float]:
-        """Bits a byte of each held-out text."""
+        """Bits a byte of each held-out text: the articles, then the plays."""
         with _in_bf16():
             return bits_per_byte(model, tokenizer, self.texts, length=128)
 
     def measure(self, model: MultimodalLlama, processor: MultimodalProcessor, before: Sequence[float]) -> Stage:
         """All of `Stage`. before: `bits` of the text model as it was."""
-        return Stage(
-            self.answered(self.ask(model, processor)), self.answered(self.ask(model, processor, blind=True)),
-            interval(self.bits(model, processor.tokenizer), before),
-        )  # fmt: skip
+        seen, blind = (self.answered(self.ask(model, processor, blind=blind)) for blind in (False, True))
+        bits, n = self.bits(model, processor.tokenizer), len(self.texts) // 2
+        return Stage(seen, blind, interval(bits[:n], before[:n]), interval(bits[n:], before[n:]))
 
     @torch.no_grad()
     def heard(self, model: MultimodalLlama, processor: MultimodalProcessor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
@@ -208,8 +210,8 @@ def _save_picture(path: Path, pixels: Tensor) -> None:
     PillowImage.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())).save(path)
 
 
-def _articles(part: str) -> list[dict[str, str]]:
-    lines = (fetch("wiki", progress=False) / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()
+def _records(asset: str, part: str) -> list[dict[str, str]]:
+    lines = (fetch(asset, progress=False) / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 

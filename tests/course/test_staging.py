@@ -16,7 +16,7 @@ from llamamm.train.records import check_pair, check_record, read_record
 
 @pytest.fixture(scope="module")
 def shop():
-    return Workshop(pictures=12, questions=10, texts=3, phrases=4, heard=3, pairs=5)
+    return Workshop(pictures=12, questions=10, texts=3, phrases=4, heard=3, pairs=5, tried=2)
 
 
 def lines_of(shop, name):
@@ -44,7 +44,7 @@ def test_nothing_is_learned_that_is_held_out(shop):
     assert not any(torch.equal(image.source, pixels) for image in shop.pixels for pixels in train.pixels[:200])
     assert not {record["text"] for record in lines_of(shop, "text")} & {*shop.texts}
     assert not {pair["prompt"] for pair in lines_of(shop, "pairs")} & {pair["prompt"] for pair in shop.pairs}
-    assert len(shop.names) == len(shop.pixels) == 12 and len(shop.test) == 10 and len(shop.texts) == 3
+    assert len(shop.names) == len(shop.pixels) == 12 and len(shop.test) == 10 and len(shop.texts) == 6
 
 
 def test_the_rejected_answer_is_the_chosen_one_and_a_sentence_more(shop):

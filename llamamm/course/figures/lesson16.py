@@ -54,11 +54,12 @@ def nearest(pictures: Sequence[Tensor], rows: Mapping[str, Sequence[Sequence[str
     for n, pixels in enumerate(pictures):
         axes[0, n].imshow(pixels.permute(1, 2, 0), interpolation="nearest")
         axes[0, n].set(xticks=[], yticks=[])
+        axes[0, n].spines[:].set_visible(False)
         for k, (title, words) in enumerate(rows.items(), start=1):
             _tokens(axes[k, n], words[n], title)
-    show(figure, alt="Four pictures of one coloured shape. Below each, nine boxes with the word nearest to each token: "
-                     "before, dots, which are nothing, or words that have no meaning here; after alignment, the "
-                     "shape's colour and its name in some boxes and dots in the others.")  # fmt: skip
+    show(figure, alt="Pictures of one coloured shape each. Below, nine boxes with the word nearest to each token. "
+                     "Before alignment nearly all say John; afterwards some say the shape's colour or its name, and "
+                     "the others show a dot, which is nothing.")  # fmt: skip
 
 
 def _points(ax: Axes, y: float, value: Interval, colour: str, *, hollow: bool = False) -> None:
