@@ -29,7 +29,7 @@ import torch
 from PIL import Image as PillowImage
 from torch import Tensor
 
-from llamamm.assets.easy_vqa import load_questions
+from llamamm.assets.easy_vqa import load_questions, text_only_best
 from llamamm.assets.fetch import fetch
 from llamamm.assets.spoken_words import Clip, load_words
 from llamamm.evals.answers import Interval, answers, bits_per_byte, interval, plain_words
@@ -94,6 +94,7 @@ class Workshop:
                                   for (question, answer), image in zip(asked.pairs(), asked.images, strict=True)
                                   if image in shown))  # fmt: skip
         self.test = test.only(yes_no=False).subset(questions)
+        self.text_alone = text_only_best(asked, self.test)  # the share that the questions' texts give away
         known = dict(list(_names(describe(test)).items())[: min(120, pictures)])
         self.names, self.pixels = [*known.values()], [Image(test.pixels[n]) for n in known]
         self._seen = {n: Image(test.pixels[n]) for n in set(self.test.images)}
@@ -132,6 +133,15 @@ class Workshop:
         """Of the held-out pictures, in fp32. -> (n, 9, C)"""
         with _in_bf16():
             return tokens_of(model, processor, [image.source for image in self.pixels]).float()
+
+    def reply(
+        self, model: Llama3Model, reader: MultimodalProcessor | Tokenizer, question: str, picture: Image | None = None,
+        *, max_new_tokens: int = 24,
+    ) -> str:  # fmt: skip
+        """What the model answers, greedily."""
+        content = question if picture is None else [picture, question]
+        with _in_bf16():
+            return answers(model, reader, [[{"role": "user", "content": content}]], max_new_tokens=max_new_tokens)[0]
 
     def ask(self, model: MultimodalLlama, processor: MultimodalProcessor, *, blind: bool = False) -> list[str]:
         """The answers to the held-out questions, with their pictures or, blind, without."""

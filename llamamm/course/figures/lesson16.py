@@ -13,6 +13,9 @@ from llamamm.course.plots import BLUE, GREEN, GREY, ORANGE, SKY, show
 from llamamm.evals.answers import Interval
 
 SMALL = 9.5
+BROWN = "#9A6A00"
+ALT = ("Two panels of points with intervals for four models. Left, questions answered with and without the picture; "
+       "right, bits a byte of Shakespeare and Wikipedia beside a dashed line at 1, SmolLM2 itself.")  # fmt: skip
 
 
 def stages(trains: Mapping[str, Sequence[str]]) -> None:
@@ -67,21 +70,25 @@ def _points(ax: Axes, y: float, value: Interval, colour: str, *, hollow: bool = 
     ax.plot(value.value, y, "o", color=colour, markerfacecolor="white" if hollow else colour, markersize=8)
 
 
-def learned_and_forgotten(rows: Mapping[str, tuple[Interval, Interval, Interval]]) -> None:
-    """Of each model: questions answered, the same without a picture, and bits a byte by those of the text alone."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.8, 1.1 + 0.55 * len(rows)), sharey=True)
-    for n, (answered, blind, forgotten) in enumerate(rows.values()):
-        _points(left, n - 0.12, answered, BLUE)
-        _points(left, n + 0.18, blind, "#9A6A00", hollow=True)
-        _points(right, n, forgotten, BLUE)
-    left.set(xlim=(-0.02, 1.02), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "25 %", "50 %", "75 %", "100 %"],
+def learned_and_forgotten(rows: Mapping[str, Sequence[Interval]]) -> None:
+    """Of each model: questions answered, the same without a picture, and bits a byte of articles and of plays, by those
+    of the text model as it was."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.8, 1.3 + 0.55 * len(rows)), sharey=True)
+    for n, (answered, blind, articles, plays) in enumerate(rows.values()):
+        _points(left, n - 0.13, answered, BLUE)
+        _points(left, n + 0.17, blind, BROWN, hollow=True)
+        _points(right, n - 0.13, plays, BLUE)
+        _points(right, n + 0.17, articles, BROWN, hollow=True)
+    left.set(xlim=(-0.03, 1.03), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "25 %", "50 %", "75 %", "100 %"],
              yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.5, -0.6),
-             xlabel="questions answered; hollow: without picture")  # fmt: skip
+             xlabel="questions answered")  # fmt: skip
     right.axvline(1, color=ORANGE, linestyle="--", linewidth=1.5)
     right.set(xlabel="bits a byte, by SmolLM2's own")
-    show(figure, alt="Two panels of points with intervals. Left, questions answered: those with LoRA answer most, "
-                     "those without a picture few. Right, what was forgotten: with LoRA alone the bits a byte are "
-                     "above one, with text replayed nearer to it, and without LoRA exactly one.")  # fmt: skip
+    for ax, solid, hollow in ((left, "with the picture", "without"), (right, "Shakespeare", "Wikipedia")):
+        ax.plot([], [], "o", color=BLUE, label=solid)
+        ax.plot([], [], "o", color=BROWN, markerfacecolor="white", label=hollow)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=10, columnspacing=1.2)
+    show(figure, alt=ALT)
 
 
 def path(shares: Tensor, names: Sequence[str], best: Sequence[str]) -> None:

@@ -457,8 +457,10 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "AlignmentObjective": "too long for a cell; a loop over pictures, and PyTorch's own CTC",
     },
     "train.preference": {
+        "preference_loss": "exercise 16.5, in two lines",
+        "answer_log_probs": IN_WORDS,
         "encode_pair": USED,
-        "PreferenceObjective": "what is quoted, with LoRA on and off",
+        "PreferenceObjective": "exercise 16.5, with LoRA on and off",
         **dict.fromkeys(("PairBatch", "PairBatches"), "lesson 10's batches, of pairs"),
     },
     "pretrained.compose": {
