@@ -98,6 +98,7 @@ def path(shares: Tensor, names: Sequence[str], best: Sequence[str]) -> None:
     ax.set(yticks=range(len(names)), yticklabels=list(names), xticks=range(len(best)),
            xlabel="the likeliest of each token")  # fmt: skip
     ax.set_xticklabels(list(best), fontsize=SMALL, rotation=90)
+    ax.tick_params(length=0)
     figure.colorbar(image, ax=ax, label="probability", ticks=[0, 0.5, 1])
     show(figure, alt="A map of probabilities, a column for each token and a row for each word. Most columns are sure "
                      "of nothing here; three short runs of columns are sure of one word each.")  # fmt: skip
@@ -107,8 +108,9 @@ def margins(before: Tensor, after: Tensor) -> None:
     """Of each pair, how far the chosen answer has moved ahead of the rejected one, sorted."""
     figure, ax = plt.subplots(figsize=(7.4, 2.7))
     ax.bar(range(len(after)), after.sort().values, color=BLUE, width=0.8)
-    ax.plot(range(len(before)), before.sort().values, color=ORANGE, linewidth=2, linestyle="--")
-    ax.text(0.02, 0.93, "dashed: before training, 0 for all", transform=ax.transAxes, va="top", fontsize=SMALL)
-    ax.set(xlabel="held-out pairs, sorted", ylabel="margin", xticks=[])
+    ax.plot(range(len(before)), before.sort().values, color=ORANGE, linewidth=3)
+    ax.text(0.02, 0.93, "orange: before training, 0 for all", transform=ax.transAxes, va="top", fontsize=SMALL)
+    ax.set(xlabel="held-out pairs, sorted", ylabel="margin", xticks=[], ylim=(-2 + min(0, float(after.min())), None))
+    ax.spines["bottom"].set_visible(False)
     show(figure, alt="Bars of held-out pairs, sorted: after training nearly all margins are above zero, where all of "
                      "them were before.")  # fmt: skip
