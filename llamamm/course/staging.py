@@ -1,7 +1,7 @@
 """What lesson 16 trains on, how it runs a file of settings, and what it measures of a model after each stage.
 
     names.jsonl       300 pictures of easy-VQA and what they show, "red circle"
-    questions.jsonl   what is asked about these pictures for a colour or a shape, and the answers
+    questions.jsonl   a question about each of them, for its colour or its shape, and the answer
     text.jsonl        articles of Wikipedia
     said.jsonl        three spoken words in a row, of one voice each
     pairs.jsonl       "What is ...?", answered by an article's first sentence or by its first two
@@ -79,7 +79,7 @@ class Workshop:
     questions, texts, phrases and pairs. The arguments say how many of each; texts: articles, and as many plays."""
 
     def __init__(
-        self, *, pictures: int = 300, questions: int = 100, texts: int = 8, phrases: int = 240, heard: int = 120,
+        self, *, pictures: int = 300, questions: int = 100, texts: int = 6, phrases: int = 200, heard: int = 96,
         pairs: int = 160, tried: int = 24,
     ) -> None:  # fmt: skip
         self.folder = folder = Path(tempfile.mkdtemp(prefix="lesson-16-"))
@@ -90,9 +90,9 @@ class Workshop:
             _save_picture(folder / f"{number:04}.png", train.pixels[number])
         self._write("names", ({"image": f"{n:04}.png", "text": name} for n, name in shown.items()))
         asked = train.only(yes_no=False)
-        self._write("questions", ({"image": f"{image:04}.png", "question": question, "answer": answer}
-                                  for (question, answer), image in zip(asked.pairs(), asked.images, strict=True)
-                                  if image in shown))  # fmt: skip
+        one_each = dict(zip(asked.images, asked.pairs(), strict=True))  # of several about a picture the last
+        self._write("questions", ({"image": f"{n:04}.png", "question": one_each[n][0], "answer": one_each[n][1]}
+                                  for n in shown if n in one_each))  # fmt: skip
         self.test = test.only(yes_no=False).subset(questions)
         self.text_alone = text_only_best(asked, self.test)  # the share that the questions' texts give away
         known = dict(list(_names(describe(test)).items())[: min(120, pictures)])

@@ -106,7 +106,7 @@ def _shares(g: torch.Generator, M: int, V: int, said: list[int]) -> tuple:
 
 
 def _rare(g: torch.Generator) -> list[tuple]:
-    """Tokens far from all words, as those of a bridge that nobody has trained."""
+    """Tokens that are sure to say nothing."""
     far = torch.full((9, 5), -30.0) + torch.randn(9, 5, generator=g)
     far[:, 0] = 0.0
     return [(far.log_softmax(dim=1), [1, 3])]

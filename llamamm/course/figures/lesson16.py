@@ -14,7 +14,7 @@ from llamamm.evals.answers import Interval
 
 SMALL = 9.5
 BROWN = "#9A6A00"
-ALT = ("Two panels of points with intervals for four models. Left, questions answered with and without the picture; "
+ALT = ("Two panels of points with intervals for three models. Left, questions answered with and without the picture; "
        "right, bits a byte of Shakespeare and Wikipedia beside a dashed line at 1, SmolLM2 itself.")  # fmt: skip
 
 
