@@ -224,8 +224,12 @@ WRONG = {
     "14.3": [(lambda *given: learned(*given, shift=0), "it would learn something different")],
     "14.4": [(lambda x, donor, where, chosen: x, "it says 'red'.*different tokens"),  # noqa: ARG005
              (lambda x, donor, where, chosen: donor, "different tokens")],  # noqa: ARG005
-    "15.2": [(lambda *given: canvas(*given)[::-1], "of 200 pictures.*looks at different tiles")],
-    "15.3": [(lambda *given: tiled(*given, opened=torch.sigmoid), "takes its tiles for others")],
+    "15.2": [(lambda *given: canvas(*given)[::-1],
+              "of 200 pictures.*looks at different tiles, first for 28 x 200 pixels")],
+    "15.3": [(lambda *given: tiled(*given, opened=torch.sigmoid), "its tiles are marked differently"),
+             (lambda x, table, gate, ids: tiled(x, (gate * table).tanh(), gate, ids, torch.ones_like),
+              "its tiles are marked differently"),
+             (lambda *given: tiled(*given, opened=lambda gate: gate * torch.nan), "its logits are NaN")],
     "15.5": [(lambda *given: visible(*given, late=1), "from token 2 on it looks at different images")],
 }  # fmt: skip
 PAIRS = [(name, *fault) for name, faults in WRONG.items() for fault in faults]
