@@ -31,7 +31,7 @@ def wave(samples: Tensor, *, at: int) -> None:
     axes[1].plot(torch.arange(400) / 16, samples[at : at + 400], color=BLUE, linewidth=1.2)
     axes[1].set(xlabel="milliseconds", title="... and 400 of them")
     plots.show(fig, alt="Left, a wave with several bursts of speech. Right, 25 milliseconds of it: a shape that "
-                        "repeats about every 7 milliseconds.")  # fmt: skip
+                        "repeats about every 8 milliseconds.")  # fmt: skip
 
 
 def mel_triangles(edges: Tensor, bands: Tensor) -> None:
