@@ -87,6 +87,11 @@ def energies(frames, window=True):
     return torch.fft.rfft(frames * hann).abs() ** 2
 
 
+def symmetric(edges, hz):
+    """Each triangle with its centre in the middle."""
+    return torch.cat([triangles(torch.stack([low, (low + top) / 2, top]), hz) for low, _, top in edges.unfold(0, 3, 1)])
+
+
 def triangles(edges, hz, area=True):
     low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     shape = torch.minimum((hz - low) / (centre - low), (high - hz) / (high - centre)).clamp(min=0)
@@ -206,13 +211,15 @@ WRONG = {
              (lambda images, texts, scale: F.cross_entropy(similarities(images, texts) * scale,
                                                            torch.arange(len(images))), "a different loss")],
     "12.1": [(lambda frames: energies(frames, window=False), "different features")],
-    "12.2": [(lambda edges, hz: triangles(edges, hz, area=False), "different features, such as")],
+    "12.2": [(lambda edges, hz: triangles(edges, hz, area=False), "different features, such as"),
+             (symmetric, "different features")],
     "12.3": [(lambda x, _, *given: own_attend(x, x, *given), "with the package's own it says 'Go forward 10 meters.'"),
              (lambda x, source, att, *_: own_attend(x, source, att), "although it says the same here")],
     "12.4": [(lambda x, sound, block, attend: own_block(x, 0 * sound, block, attend), "a different model"),
              (lambda x, sound, block, attend: x, "a different model")],  # noqa: ARG005
     "12.5": [(lambda scores, prompt, *_: [int(scores(prompt).argmax())], "a different text; with the package's own"),
-             (lambda *given: [*reference("12.5")(*given), 50256], "a different text")],
+             (lambda *given: [*reference("12.5")(*given), 50256], "a different text"),
+             (lambda scores, prompt, *_: [int(scores(torch.tensor(prompt)).argmax())], "real model with your")],
     "13.2": [(lambda features, *_: features.reshape(len(features), -1, features.shape[2] * 4), "features, such as")],
     "13.3": [(lambda features, mask, merge: stack_frames(features, None, merge=merge), "are not finite"),  # noqa: ARG005
              (lambda features, mask, merge: (
