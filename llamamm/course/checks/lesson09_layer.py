@@ -200,7 +200,9 @@ def _a_start(layer: Any, case: tuple) -> str | None:
     if _parts(layer, case) or not layer.a.detach().any():
         return None
     a = layer.a.detach()
-    if not a.isfinite().all() or torch.linalg.matrix_rank(a) < len(a):
+    if not a.isfinite().all():
+        return "A begins with NaN or infinity: torch.empty holds whatever was in the memory, torch.randn random numbers"
+    if torch.linalg.matrix_rank(a) < len(a):
         return ("the rows of A repeat each other, so the columns of B get the same gradients, and rank r is never "
                 "reached: A must begin random")
     times = float(a.square().mean().sqrt()) * a.shape[1] ** 0.5

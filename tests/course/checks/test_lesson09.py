@@ -350,6 +350,12 @@ class Alike(Layer):
         nn.init.constant_(self.a, 0.01)
 
 
+class Empty(Layer):
+    def __init__(self, base, r, alpha):
+        super().__init__(base, r, alpha)
+        nn.init.constant_(self.a, math.nan)
+
+
 class Large(Layer):
     def __init__(self, base, r, alpha):
         super().__init__(base, r, alpha)
@@ -424,6 +430,7 @@ OTHERWISE = [
     ("09.3", Detached, "what trains: no gradient for b:"),
     ("09.3", Bottleneck, "what trains: gate would train as well"),
     ("09.3", Alike, "how A begins: the rows of A repeat each other"),
+    ("09.3", Empty, "how A begins: A begins with NaN or infinity: torch.empty"),
     ("09.3", Large, "how A begins: A begins large: A x is about 24 times"),
     ("09.3", FrozenByNoGrad, "the gradient does not reach x through the base: .*no_grad"),
     ("09.3", WithoutWay, "the gradient does not reach x through the strips: "),
