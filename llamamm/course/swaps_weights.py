@@ -312,16 +312,13 @@ def accumulate(answer: Any) -> Verdict:
     right = cross_entropy_sum(torch.cat(hidden), head, torch.cat(targets)) / sum(counts)
     right.backward()
     mean, wanted = float(answer(yours, list(zip(hidden, targets, strict=True)))), float(right.detach())
-    if yours.grad is None:
-        return Verdict(False, "SmolLM2's head has no gradient after your accumulate: call backward for each piece")
-    off = float((yours.grad - head.grad).norm() / head.grad.norm())
+    off = math.inf if yours.grad is None else float((yours.grad - head.grad).norm() / head.grad.norm())
     begin = (f"SmolLM2's head with your accumulate, answers of {counts[0]} and {counts[1]} tokens: loss {mean:.3f}, "
              f"both at once {wanted:.3f}; gradients")  # fmt: skip
     if off < GRADIENT and abs(mean - wanted) < ROUNDING:
         return Verdict(True, f"{begin} equal to {GRADIENT:g} of their length: {SAME}")
-    if off < GRADIENT:
-        return Verdict(False, f"{begin} equal: the same step, but the loss that you return is not the mean")
-    return Verdict(False, f"{begin} {off:.0%} of their length apart: a different step")
+    step = "missing: it has no gradient" if yours.grad is None else f"{off:.0%} of their length apart: a different step"
+    return Verdict(False, f"{begin} {step if off >= GRADIENT else 'equal: the same step, but the loss is not the mean'}")
 
 
 @torch.no_grad()
