@@ -197,7 +197,9 @@ WRONG = {
              (lambda *given: merged(*given, rounded=True), "numbers are rounded twice"),
              (lambda *given: merged(*given, in_place=True), "it changes the matrix")],
     "10.1": [(lambda ids, learn: targets_of(ids, learn, shift=0), "over 5: it would learn something different")],
-    "10.3": [(averaged_means, "a different step"), (lambda *case: 2 * reference("10.3")(*case), "a different step")],
+    "10.3": [(averaged_means, "a different step"),
+             (lambda *case: 2 * reference("10.3")(*case), "same step, but .* not the mean"),
+             (lambda weight, pieces: 0.0, "has no gradient")],  # noqa: ARG005
     "10.2": [(lambda segments: packed_mask(torch.ones_like(segments))[:, 0], "a different model")],
     "11.1": [(lambda pixels, patch: cut(pixels.transpose(2, 3), patch), "different features, such as")],
     "11.3": [(lambda *given: positions_for(*given, mode="first"), "different features, such as"),
