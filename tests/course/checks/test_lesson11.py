@@ -391,7 +391,7 @@ TOLD = {
 APART = {
     "11.1": [
         {"viewed", "channels apart", "channel last", "tipped", "tipped, channel last"},  # how a patch's numbers stand
-        {"viewed", "scattered"}, {"viewed", "down"}, {"channels apart", "down"},  # no token is a patch: none has a place
+        {"viewed", "scattered"}, {"viewed", "down"}, {"channels apart", "down"},  # no token is a patch
         {"bottom right", "centre", "squeezed"},  # each says what is left of a picture that doesn't fit
     ],
     "11.3": [
