@@ -17,6 +17,7 @@ from llamamm.course import (
     swaps_seeing,
     swaps_senses,
     swaps_speech,
+    swaps_stages,
     swaps_text,
     swaps_weights,
 )
@@ -28,7 +29,8 @@ from llamamm.course.checks.watch import Watch
 from llamamm.course.swaps_verdict import Verdict
 from llamamm.errors import InputError
 
-PARTS = swaps_text, swaps_weights, swaps_senses, swaps_eye, swaps_speech, swaps_seeing, swaps_llama32_vision
+PARTS = (swaps_text, swaps_weights, swaps_senses, swaps_eye, swaps_speech, swaps_seeing, swaps_llama32_vision,
+         swaps_stages)  # fmt: skip
 SWAPS = dict(sorted(item for part in PARTS for item in part.SWAPS.items()))
 SECONDS = 120.0  # a right answer takes a few; this ends a loop that never does
 

@@ -1,5 +1,5 @@
 """A model that sees and hears, put together from a text model and pretrained towers, with fresh bridges: what a
-multimodal training begins from. Built in notebook 16.
+multimodal training begins from. Used in notebook 16.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
                                                         base was composed, of what: then `from_pretrained` opens it
 
 A skill fits the one base it was trained on, as an adapter does; some of the base's weights are noted in both files and
-compared. An adapter alone is a skill, too, without bridges. Built in notebook 16.
+compared. An adapter alone is a skill, too, without bridges. Used in notebook 16.
 """
 
 from __future__ import annotations

@@ -99,6 +99,9 @@ class AlignmentObjective(MediaObjective):
         self._class_of = {word: n for n, word in enumerate(known, start=1)}  # 0: nothing here
         device = model.embed_tokens.weight.device
         self.register_buffer("words", torch.tensor(known, device=device), persistent=False)
+        table = model.embed_tokens.weight.detach()  # the text model does not change: read once, not in each step
+        self.register_buffer("table", table[self.words].float(), persistent=False)
+        self.register_buffer("nothing", table.float().mean(dim=0), persistent=False)
         for bridge in (getattr(model, name, None) for name in ("image_bridge", "audio_bridge")):
             if bridge is not None and bridge.cfg.compact:
                 bridge.known.zero_()[self.words] = 1
@@ -127,9 +130,8 @@ class AlignmentObjective(MediaObjective):
 
     def _loss(self, kind: str, tokens: Tensor, mask: Tensor, said: Sequence[list[int]]) -> Tensor:
         """Of the tokens (n, M, C) of some sounds, or of some pictures, and what they say."""
-        table = self.model.embed_tokens.weight.float()
         with torch.autocast(tokens.device.type, enabled=False):
-            tokens, words, nothing = tokens.float(), table[self.words], table.mean(dim=0)
+            tokens, words, nothing = tokens.float(), self.table, self.nothing
             shares = word_scores(tokens, words, nothing).log_softmax(dim=-1)
             is_read_as_words = getattr(self.model, f"{kind}_bridge").cfg.compact
             pull = 0.0 if is_read_as_words else PULL * distance(tokens, shares, words, nothing)[mask].sum()

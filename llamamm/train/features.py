@@ -6,7 +6,7 @@ name and renamed; a feature is found again by what the file holds, how it was pr
 
     folder/3f9a....safetensors      key -> (N, F) fp16, of some hundred pictures or sounds each
 
-Built in notebook 16.
+Used in notebook 16.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A look at data before training: how many of each kind, how long, what is wrong, and how some of them will be read.
 
-Built in notebook 16.
+Named in notebook 16.
 """
 
 from __future__ import annotations

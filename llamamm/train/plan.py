@@ -10,7 +10,7 @@ On PyTorch's "meta" device a model has shapes and no numbers. Activations are co
 what autograd would keep is linear in the number of tokens, since fused attention keeps no table of them. What is left
 out: the allocator's waste, the libraries' own memory (a GiB on CUDA), frozen towers at work. Rows are taken to be full,
 each with one picture. `method: align` runs no block: there a row is the longest sound, 30 s, or a picture, with scores
-of the whole vocabulary, of which data hold a part. One process without shards. Used in notebook 16.
+of the whole vocabulary, of which data hold a part. One process without shards. Named in notebook 16.
 """
 
 from __future__ import annotations

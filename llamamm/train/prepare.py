@@ -110,6 +110,8 @@ def _set_trainable(model: MultimodalLlama, cfg: TrainConfig) -> None:
     """Which parts learn. An adapter that was given and does not train further stays beside the weights, frozen, and is
     put into them where they train themselves."""
     parts = trained_parts(cfg)
+    for parameter in model.added_parameters():  # they are small; a stage hands on bit for bit what it leaves alone
+        parameter.data = parameter.data.float()
     if "lora" in parts:
         _give_lora(model, cfg)
     elif cfg.adapter:

@@ -6,7 +6,7 @@ A set of the Hub may be larger than the disk. Its rows come as they are asked fo
 which are opened when a row is drawn. To go on inside an epoch, a state says which rows waited and where the library
 stood before the oldest of them, so that no more than a few buffers are read again.
 
-Source: `datasets`, https://huggingface.co/docs/datasets/stream. Built in notebook 16.
+Source: `datasets`, https://huggingface.co/docs/datasets/stream. Named in notebook 16.
 """
 
 from __future__ import annotations

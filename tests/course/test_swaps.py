@@ -36,7 +36,7 @@ from llamamm.text.model import TransformerBlock
 from llamamm.text.rope import rope_frequencies
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-LESSONS = [f"{n:02}" for n in range(16)]
+LESSONS = [f"{n:02}" for n in range(17)]
 
 
 def reference(exercise_id):
@@ -245,6 +245,13 @@ WRONG = {
               "its tiles are marked differently"),
              (lambda *given: tiled(*given, opened=lambda gate: gate * torch.nan), "its logits are NaN")],
     "15.5": [(lambda *given: visible(*given, late=1), "from token 2 on it looks at different images")],
+    "16.1": [(lambda tokens, words, nothing: tokens @ torch.cat([nothing[None], words]).T, "different distances"),
+             (lambda *given: reference("16.1")(*given) * 2, "different distances")],
+    "16.2": [(lambda shares, said: -shares[:, said].logsumexp(0).sum(), "the bridge would learn something different")],
+    "16.3": [(lambda name: "lora" if ".base." in name else reference("16.3")(name), "base.weight is text, not lora"),
+             (lambda name: "text" if "layers" in name else "bridges", "names differ")],
+    "16.4": [(lambda path: [word for word in path if word != "_"], "the package reads red circle blue blue")],
+    "16.5": [(lambda c, r, c0, r0, beta: -F.logsigmoid(beta * (c - r)), "the package's are")],  # noqa: ARG005
 }  # fmt: skip
 PAIRS = [(name, *fault) for name, faults in WRONG.items() for fault in faults]
 

@@ -1,4 +1,4 @@
-"""train.prepare: which weights may be short."""
+"""train.prepare: which weights may be short, and what a stage leaves alone."""
 
 from types import SimpleNamespace
 
@@ -6,6 +6,12 @@ import pytest
 import torch
 
 from llamamm import Llama3Model, TextConfig, save_pretrained
+from llamamm.lora.lora import apply_lora
+from llamamm.multimodal.config import MultimodalConfig
+from llamamm.multimodal.model import MultimodalLlama
+from llamamm.multimodal.processor import MultimodalProcessor
+from llamamm.pretrained.skill import save_skill
+from llamamm.senses.image_processor import ImageProcessor
 from llamamm.train.config import TrainConfig
 from llamamm.train.prepare import load_model, weights_dtype
 from llamamm.train.tokenizer import train_tokenizer
@@ -41,3 +47,20 @@ def test_what_trains_of_a_text_model_is_fp32(tmp_path, method, precision, frozen
     model, _ = load_model(cfg, torch.device("cpu"))
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {FP32}
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == frozen
+
+
+@pytest.mark.parametrize("changes", [{"method": "align"}, {"trains": ["lora"]}, {"trains": ["bridges", "lora"]}])
+def test_a_stage_begins_with_the_bridges_of_the_one_before_bit_for_bit(tmp_path, changes):
+    words = train_tokenizer(["user assistant"] * 9, tmp_path, vocab_size=280)
+    cfg = MultimodalConfig.tiny(text=TextConfig.tiny(vocab_size=words.vocab_size))
+    model = MultimodalLlama(cfg)
+    save_pretrained(model, tmp_path / "base", processor=MultimodalProcessor(cfg, words, ImageProcessor.vit(32)))
+    for parameter in model.added_parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape)  # numbers that bf16 does not hold
+    apply_lora(model, r=2, alpha=4.0, targets=["layers.*.q_proj"])
+    save_skill(model, tmp_path / "skill")
+    stage = TrainConfig.make({"model": str(tmp_path / "base"), "adapter": tmp_path / "skill", "steps": 1,
+                              "output": tmp_path / "run", "precision": "bf16", "device": "cpu", **changes})  # fmt: skip
+    begun, _ = load_model(stage, torch.device("cpu"))
+    assert begun.embed_tokens.weight.dtype == BF16
+    assert all(map(torch.equal, begun.added_parameters(), model.added_parameters()))

@@ -31,7 +31,8 @@ TAUGHT = [
     "generation.prompts", "multimodal.config", "multimodal.model", "multimodal.processor", "tasks.items",
     "tasks.senses", "train.media_rows", "train.tokenizer", "train.stages", "evals.senses",
     "experiments.small_multimodal", "assets.easy_vqa", "experiments.drawn_shapes", "experiments.seen_tokens",
-    "experiments.receipts",
+    "experiments.receipts", "multimodal.compact", "train.alignment", "train.preference", "pretrained.compose",
+    "pretrained.skill", "train.features",
 ]  # fmt: skip
 
 # module: {name: why no lesson quotes it}
@@ -444,6 +445,39 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "Splice": TYPE_NAME,
         "fill_places": "what exercise 14.2 builds, in one line",
         **dict.fromkeys(("pixel_scores", "noise_like", "as_many_others"), USED),
+    },
+    "multimodal.compact": {
+        "compacted": "told in prose and tried by hand; exercise 16.4 moves words up",
+    },
+    "train.alignment": {
+        **dict.fromkeys(("RARE", "PULL"), CONSTANT),
+        "picture_loss": "exercise 16.2, with a form for rare words",
+        "nearest_words": "exercises 16.1 and 16.4, one after the other",
+        **dict.fromkeys(("check_aligned", "words_of", "distance"), PIECE),
+        "AlignmentObjective": "too long for a cell; a loop over pictures, and PyTorch's own CTC",
+    },
+    "train.preference": {
+        "preference_loss": "exercise 16.5, in two lines",
+        "answer_log_probs": IN_WORDS,
+        "encode_pair": USED,
+        "PreferenceObjective": "exercise 16.5, with LoRA on and off",
+        **dict.fromkeys(("PairBatch", "PairBatches"), "lesson 10's batches, of pairs"),
+    },
+    "pretrained.compose": {
+        "Fusion": TYPE_NAME,
+        **dict.fromkeys(("LAYERS_APART", "MERGE", "HEARD_AT_ONCE"), CONSTANT),
+        "compose": USED,
+        **dict.fromkeys(("save_composed", "open_composed", "read_composed_config", "composed_config"), PIECE),
+    },
+    "pretrained.skill": {
+        **dict.fromkeys(("SKILL_FILE", "BRIDGES_FILE", "PARTS_FILE"), CONSTANT),
+        **dict.fromkeys(("save_skill", "load_skill"), "used in the lesson's runs: format of files"),
+        **dict.fromkeys(("write_skill", "base_of", "parts_of", "added_tensors"), PIECE),
+    },
+    "train.features": {
+        **dict.fromkeys(("SHARD", "LIMIT"), CONSTANT),
+        "FeatureStore": "features computed once, told in prose",
+        "content_hash": PIECE,
     },
 }  # fmt: skip
 
