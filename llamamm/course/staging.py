@@ -33,9 +33,8 @@ from llamamm.assets.easy_vqa import load_questions, text_only_best
 from llamamm.assets.fetch import fetch
 from llamamm.assets.spoken_words import Clip, load_words
 from llamamm.evals.answers import Interval, answers, bits_per_byte, interval, plain_words
-from llamamm.experiments.seen_tokens import tokens_of
 from llamamm.generation.prompts import Image
-from llamamm.multimodal.model import Features, MultimodalLlama
+from llamamm.multimodal.model import Features, Media, MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.senses.waves import save_wave
 from llamamm.tasks.items import describe
@@ -115,6 +114,8 @@ class Workshop:
         self._write("said", ({"audio": f"said{n:03}.wav", "text": " ".join(phrase.words)}
                              for n, phrase in enumerate(spoken)))  # fmt: skip
         self.phrases = join_words(clips.test, heard, seed=1)
+        self._looked_at: Features | None = None
+        self._listened_to: Features | None = None
 
     def _write(self, name: str, records: Iterable[dict[str, Any]]) -> None:
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
@@ -130,9 +131,12 @@ class Workshop:
 
     @torch.no_grad()
     def tokens(self, model: MultimodalLlama, processor: MultimodalProcessor) -> Tensor:
-        """Of the held-out pictures, in fp32. -> (n, 9, C)"""
+        """Of the held-out pictures, in fp32; the eye is frozen and looks once. -> (n, 9, C)"""
         with _in_bf16():
-            return tokens_of(model, processor, [image.source for image in self.pixels]).float()
+            if self._looked_at is None:
+                pixels = processor.image_processor([image.source for image in self.pixels])
+                self._looked_at = model.perceive(Media(pixels))
+            return model.bridged(self._looked_at)["image"][0].float()
 
     def reply(
         self, model: Llama3Model, reader: MultimodalProcessor | Tokenizer, question: str, picture: Image | None = None,
@@ -168,12 +172,14 @@ class Workshop:
         return Stage(seen, blind, interval(bits[:n], before[:n]), interval(bits[n:], before[n:]))
 
     @torch.no_grad()
-    def heard(self, model: MultimodalLlama, processor: MultimodalProcessor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def heard(self, model: MultimodalLlama) -> tuple[Tensor, Tensor]:
         """The held-out phrases through ear and bridge: tokens (n, M, C) in fp32, and which are real (n, M)."""
         with _in_bf16():
-            waves = [phrase.wave for phrase in self.phrases]
-            features = sound_features(model.audio_encoder, waves, layer=model.multimodal_cfg.audio_layer)
-            tokens, mask = model.bridged(features_in_fp32(features))["audio"]
+            if self._listened_to is None:
+                waves = [phrase.wave for phrase in self.phrases]
+                heard = sound_features(model.audio_encoder, waves, layer=model.multimodal_cfg.audio_layer)
+                self._listened_to = Features(sounds=heard.sounds.float(), sound_mask=heard.sound_mask)
+            tokens, mask = model.bridged(self._listened_to)["audio"]
         return tokens.float(), mask
 
     @torch.no_grad()
@@ -188,11 +194,6 @@ class Workshop:
                     row.append(answer_log_probs(model, ids[:, :-1], ids.where(learn, IGNORE)[:, 1:]).item())
             rows.append(row)
         return torch.tensor(rows)
-
-
-def features_in_fp32(features: Features) -> Features:
-    """Sounds as a bridge reads them that is not in half precision."""
-    return Features(sounds=features.sounds.float(), sound_mask=features.sound_mask)
 
 
 def join_words(clips: Sequence[Clip], n: int, *, seed: int, length: int = 3) -> list[Phrase]:

@@ -322,6 +322,13 @@ def test_a_right_stretch_says_how_far_the_rule_moves_the_model():
                      r"very pair down would move them by up to \d\d$", line), line  # fmt: skip
 
 
+def test_an_answer_that_works_in_place_leaves_the_real_embeddings():
+    table = real_model()[0].embed_tokens.weight
+    before = table.detach().clone()
+    verdict("16.1", lambda tokens, words, nothing: -torch.cdist(tokens, torch.cat([nothing[None], words.sub_(1)])))
+    assert torch.equal(table, before)
+
+
 def test_what_an_answer_raises_is_one_line():
     def rms_norm(*_):
         raise ZeroDivisionError("by\nnothing")

@@ -15,7 +15,8 @@ from llamamm.evals.answers import Interval
 SMALL = 9.5
 BROWN = "#9A6A00"
 ALT = ("Two panels of points with intervals for three models. Left, questions answered with and without the picture; "
-       "right, bits a byte of Shakespeare and Wikipedia beside a dashed line at 1, SmolLM2 itself.")  # fmt: skip
+       "right, bits a byte of Shakespeare and Wikipedia beside a dashed line at 1, SmolLM2 itself. With LoRA most are "
+       "answered, and Wikipedia takes more bits; with replay fewer are, and both texts take less.")  # fmt: skip
 
 
 def stages(trains: Mapping[str, Sequence[str]]) -> None:
@@ -82,6 +83,7 @@ def learned_and_forgotten(rows: Mapping[str, Sequence[Interval]]) -> None:
     left.set(xlim=(-0.03, 1.03), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "25 %", "50 %", "75 %", "100 %"],
              yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.5, -0.6),
              xlabel="questions answered")  # fmt: skip
+    figure.get_layout_engine().set(w_pad=0.15)
     right.axvline(1, color=ORANGE, linestyle="--", linewidth=1.5)
     right.set(xlabel="bits a byte, by SmolLM2's own")
     for ax, solid, hollow in ((left, "with the picture", "without"), (right, "Shakespeare", "Wikipedia")):
@@ -112,5 +114,5 @@ def margins(before: Tensor, after: Tensor) -> None:
     ax.text(0.02, 0.93, "orange: before training, 0 for all", transform=ax.transAxes, va="top", fontsize=SMALL)
     ax.set(xlabel="held-out pairs, sorted", ylabel="margin", xticks=[], ylim=(-2 + min(0, float(after.min())), None))
     ax.spines["bottom"].set_visible(False)
-    show(figure, alt="Bars of held-out pairs, sorted: after training nearly all margins are above zero, where all of "
-                     "them were before.")  # fmt: skip
+    show(figure, alt="Bars of held-out pairs, sorted: after training all margins are above an orange line at zero, "
+                     "where they were before.")  # fmt: skip
