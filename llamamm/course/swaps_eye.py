@@ -52,8 +52,27 @@ def _game(loss: Callable) -> tuple[Tensor, int, Tensor]:
     return first[0], int((cosines.argmax(dim=1) == torch.arange(len(names))).sum()), first[1]
 
 
+def _untrainable(loss: Callable) -> str | None:
+    """Why nothing can be trained with a loss, if it changes what it is given or gives no gradient; else None."""
+    g = torch.Generator().manual_seed(0)
+    given = [torch.randn(6, 8, generator=g).requires_grad_() * 1 for _ in range(2)]  # as what a tower gives: no leaves
+    before = [x.detach().clone() for x in given]
+    value = loss(*given, 10.0)
+    if not all(torch.equal(x.detach(), old) for x, old in zip(given, before, strict=True)):
+        return "it changes the vectors that it is given: make new ones (x = x / n, not x /= n)"
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        return "its loss has no gradient: .item(), .detach(), .data, float and torch.tensor(...) cut it off"
+    for name, gradient in zip(("images", "texts"), torch.autograd.grad(value.sum(), given, allow_unused=True),
+                              strict=True):  # fmt: skip
+        if gradient is None:
+            return f"no gradient reaches the {name}: they are not used, or .detach() or .data cuts it off"
+    return None
+
+
 def clip(answer: Any) -> Verdict:
     """11.5: a small game of names for the eye's pictures. Pictures and texts have any length."""
+    if why := _untrainable(answer):
+        return Verdict(False, f"ViT-S and 24 names cannot be trained with your choice_loss: {why}")
     (gradient, found, value), (right, most, whole) = _game(answer), _game(clip_loss)
     difference = max(apart(value, whole), apart(gradient, right) / float(right.abs().max()))
     begin = (f"ViT-S and 24 names, trained with your choice_loss: {found} pictures find their own, {most} with the "

@@ -102,8 +102,8 @@ def write_down(answer: Any) -> Verdict:
     model, tokens = real_mouth()
     sound, ids, _, text = _spoken()
     wanted = ids[len(tokens.prompt) :]
-    said = answer(lambda ids: model.decoder(torch.tensor([list(ids)]), sound)[0, -1], [*tokens.prompt], tokens.end,
-                  tokens.never, tokens.never_first, LONGEST)  # fmt: skip
+    said = answer(lambda ids: model.decoder(torch.tensor([ids]), sound)[0, -1], [*tokens.prompt], tokens.end,
+                  [*tokens.never], [*tokens.never_first], LONGEST)  # fmt: skip
     if said == wanted:
         return Verdict(True, f"Whisper with your write_down: {text!r} · {len(said)} ids: the same")
     shown = tokens.text(i for i in said if isinstance(i, int)) if isinstance(said, list) else said

@@ -46,7 +46,7 @@ def _near(*which: int | None) -> Tensor:
 def nearness(answer: Any) -> Verdict:
     """16.1: which of 49,152 words tokens lie nearest to."""
     (table, nothing, _), tokens = _table(), _near(0, None, 1, 2, None, 3)
-    ours = answer(tokens.clone(), table, nothing.clone())
+    ours = answer(tokens.clone(), table.clone(), nothing.clone())
     theirs = word_scores(tokens, table, nothing) / SHARPNESS - tokens.square().sum(dim=1, keepdim=True) / 2
     tokenizer, difference = real_model()[1], apart(ours, theirs)
     said = " ".join("·" if n == 0 else tokenizer.decode([n - 1]).strip() for n in ours.argmax(dim=1).tolist())

@@ -317,7 +317,8 @@ def accumulate(answer: Any) -> Verdict:
              f"both at once {wanted:.3f}; gradients")  # fmt: skip
     if off < GRADIENT and abs(mean - wanted) < ROUNDING:
         return Verdict(True, f"{begin} equal to {GRADIENT:g} of their length: {SAME}")
-    return Verdict(False, f"{begin} {off:.0%} of their length apart: a different step")
+    step = "missing: it has no gradient" if yours.grad is None else f"{off:.0%} of their length apart: a different step"
+    return Verdict(False, f"{begin} {step if off >= GRADIENT else 'equal: same step, but the loss is not the mean'}")
 
 
 @torch.no_grad()

@@ -49,8 +49,8 @@ SmolLM2-135M-Instruct that sees with ViT-S/14 and hears with Whisper tiny's enco
 
 **Made by** `llamamm experiment release OUT`{made}. **Learned from** easy-VQA (MIT), OpenMoji (CC BY-SA 4.0), arcade
 sprites and sounds (CC0 1.0), paintings of the Met (CC0 1.0), and clips of the synthesiser eSpeak NG that read chats
-(chitchat-dataset, MIT) and an encyclopedia (Wikipedia, CC BY-SA 4.0; chatterbot-corpus, BSD); answers to plain
-questions are SmolLM2's own.
+(chitchat-dataset, MIT) and an encyclopedia (Wikipedia, CC BY-SA 4.0; chatterbot-corpus, BSD). So that less is
+forgotten, articles of Wikipedia came between, and plain questions with SmolLM2's own answers.
 
 **What it is for**: lessons, and a start for training on your own data. It knows flat shapes in eight colours and much
 of what a synthesiser says; drawings it names in part, photographs and people's voices hardly. What it does not see or
@@ -76,8 +76,8 @@ def settings(output: Path, *, seed: int = 0, quick: bool = False) -> TrainConfig
         "warmup_steps": 50, "data": sources(speech=10, shapes=2, drawings=3, words=1, sounds=0.2),
     }  # fmt: skip
     tune = {
-        "name": "tune", "trains": ["lora"], "steps": 2 if quick else 500, "batch_size": 4,
-        "learning_rate": 5e-4, "warmup_steps": 30,
+        "name": "tune", "trains": ["lora"], "steps": 2 if quick else 280, "batch_size": 4,
+        "learning_rate": 8e-4, "warmup_steps": 20,
         "data": sources(questions=3, drawings=2, paintings=0.3, speech=6, words=0.6, sounds=0.2, plain=0.7, text=1),
     }  # fmt: skip
     return TrainConfig.make({

@@ -24,7 +24,7 @@ EXTRA_EMBEDDINGS = 8  # rows of the token table beyond the vocabulary; the first
 class TiledVisionConfig:
     """A vision tower for up to max_tiles tiles of tile_size x tile_size pixels, each with its own patches and CLS.
 
-    encoder: the local blocks; n_global_layers: gated ones behind them. intermediates: blocks whose input is kept
+    encoder: the local blocks; n_global_layers: gated ones after them. intermediates: blocks whose input is kept
     beside the final features. aspect_ratios: (rows, columns) of tiles. Raises ConfigError.
     """
 

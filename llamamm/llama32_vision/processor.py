@@ -104,7 +104,7 @@ class MllamaProcessor:
         return cls(tokenizer, tiles, cfg.image_token)
 
     def _place(self, part: Image | Sound, images: list[Image]) -> list[int]:
-        """The id that stands for an image, which goes behind `images`."""
+        """The id that stands for an image, which goes after `images`."""
         if isinstance(part, Sound):
             raise InputError("Llama 3.2 Vision has no ear: its prompts hold text and images, got a Sound")
         images.append(part)
@@ -124,7 +124,7 @@ class MllamaProcessor:
 
 
 def collate_images(images: Sequence[TiledImages | None]) -> TiledImages | None:
-    """Those of single prompts, (1, I_b, t, ...) or None, as one batch (B, I, t, ...) with empty places behind.
+    """Those of single prompts, (1, I_b, t, ...) or None, as one batch (B, I, t, ...) with empty places at the end.
 
     None where no prompt has any. Raises InputError where they were made by different processors.
     """

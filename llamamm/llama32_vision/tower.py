@@ -44,7 +44,7 @@ class TileBlock(EncoderBlock):
 class GatedTileEmbedding(nn.Module):
     """Adds to each tile what belongs to its place in the image. (B, t, N, C) -> (B, t, N, C).
 
-    A row of the table for each aspect ratio, and row 0 for no image; in it the tiles' vectors one behind the other.
+    A row of the table for each aspect ratio, and row 0 for no image; in it the tiles' vectors one after the other.
     """
 
     def __init__(self, cfg: TiledVisionConfig) -> None:
@@ -75,7 +75,7 @@ class GatedPositionEmbedding(nn.Module):
 class TiledVisionTower(nn.Module):
     """The tower, with fresh random weights.
 
-    after_blocks: take each intermediate from behind its block instead of from before it. Meta's code, with which the
+    after_blocks: take each intermediate from after its block instead of from before it. Meta's code, with which the
     public weights were trained, takes what enters the block; transformers 5 what leaves it.
     """
 
@@ -119,7 +119,7 @@ class TiledVisionTower(nn.Module):
         rows = x.flatten(1, 2)
         for block in self.global_transformer:
             rows = block(rows, mask)
-        # The intermediates' numbers stand interleaved behind the final ones: of each channel all blocks, then the next.
+        # The intermediates' numbers stand interleaved after the final ones: of each channel all blocks, then the next.
         features = torch.cat([rows, torch.stack(kept, dim=-1).flatten(2)], dim=-1) if kept else rows
         return features.view(B, I, t, x.shape[2], -1)[:, :, :, :N]
 

@@ -51,7 +51,7 @@ def compose(
     text, vision, audio: assets, folders or Hub repositories; None: no eye, no ear.
     fusion: "projector", tokens among the words (LLaVA); "gated", blocks that look at features, closed at first
     (Flamingo); "perceiver", a few learned tokens among the words (BLIP-2).
-    image_size: pixels of a side, a multiple of the tower's patch times 4.
+    image_size: pixels of a side, a multiple of the tower's patch times the bridge's merge, 4 for a projector.
     image_bridge, audio_bridge: what differs from the fusion's own bridge, such as {"width": 256}: see BridgeConfig.
     dtype: None keeps the text model's.
     Raises ConfigError, InputError, and what loading raises.
@@ -69,7 +69,6 @@ def compose(
     ear = None if audio is None else load_audio_encoder(audio, **own)
     images = None
     if eye is not None:
-        _require_size(image_size, eye.cfg.patch_size)
         images = replace(load_image_processor(vision), resize=(image_size, image_size), crop=None)
     cfg = composed_config(llama.full_config, eye and eye.cfg, ear and ear.cfg, fusion=fusion, image_size=image_size,
                           image_bridge=image_bridge, audio_bridge=audio_bridge)  # fmt: skip
@@ -122,9 +121,12 @@ def composed_config(
     audio_bridge: Mapping[str, Any] | None = None,
 ) -> MultimodalConfig:  # fmt: skip
     """That of the model that `compose` makes of such parts. Raises ConfigError."""
+    seeing = _bridge("image_bridge", BridgeConfig("mlp", merge=MERGE), fusion, image_bridge)
+    if vision is not None:
+        _require_size(image_size, vision.patch_size, seeing.merge)
     return MultimodalConfig(
         text, vision, audio, image_size=None if vision is None else (image_size, image_size),
-        image_bridge=_bridge("image_bridge", BridgeConfig("mlp", merge=MERGE), fusion, image_bridge),
+        image_bridge=seeing,
         audio_bridge=_bridge("audio_bridge", BridgeConfig("swiglu", merge=HEARD_AT_ONCE), fusion, audio_bridge),
         image_layer=None if vision is None else -min(4, vision.encoder.n_layers),
         cross_layers=tuple(range(LAYERS_APART - 1, text.n_layers, LAYERS_APART)) if fusion == "gated" else (),
@@ -147,8 +149,8 @@ def _bridge(name: str, cfg: BridgeConfig, fusion: str, changes: Mapping[str, Any
         raise ConfigError(f"{name}: {error}") from None
 
 
-def _require_size(size: int, patch: int) -> None:
-    step = patch * MERGE
+def _require_size(size: int, patch: int, merge: int) -> None:
+    step = patch * merge
     if size < step or size % step:
-        raise ConfigError(f"image_size {size} must be a multiple of {step}, {MERGE} patches of {patch} pixels: "
-                          f"{max(step, size // step * step)} for one")
+        raise ConfigError(f"image_size {size} must be a multiple of {step}, {merge} x the patch "
+                          f"of {patch} pixels: {max(step, size // step * step)} for one")

@@ -114,7 +114,7 @@ class TextTower(nn.Module):
         ids, real = self.tokenize(texts)
         x = self.token_embedding(ids) + self.position_embedding[: ids.shape[1]]  # (B, T, C)
         x = self.final_layernorm(self.encoder(x, mask=real[:, None, None, :]))  # filling is seen by none
-        return (x * real[..., None]).sum(dim=1) / real.sum(dim=1, keepdim=True)
+        return x.where(real[..., None], 0).sum(dim=1) / real.sum(dim=1, keepdim=True)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> ids (B, T), filled up to the longest, and where they are real, (B, T) bool. Raises InputError."""

@@ -87,6 +87,11 @@ def energies(frames, window=True):
     return torch.fft.rfft(frames * hann).abs() ** 2
 
 
+def symmetric(edges, hz):
+    """Each triangle with its centre in the middle."""
+    return torch.cat([triangles(torch.stack([low, (low + top) / 2, top]), hz) for low, _, top in edges.unfold(0, 3, 1)])
+
+
 def triangles(edges, hz, area=True):
     low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     shape = torch.minimum((hz - low) / (centre - low), (high - hz) / (high - centre)).clamp(min=0)
@@ -192,7 +197,9 @@ WRONG = {
              (lambda *given: merged(*given, rounded=True), "numbers are rounded twice"),
              (lambda *given: merged(*given, in_place=True), "it changes the matrix")],
     "10.1": [(lambda ids, learn: targets_of(ids, learn, shift=0), "over 5: it would learn something different")],
-    "10.3": [(averaged_means, "a different step"), (lambda *case: 2 * reference("10.3")(*case), "a different step")],
+    "10.3": [(averaged_means, "a different step"),
+             (lambda *case: 2 * reference("10.3")(*case), "same step, but .* not the mean"),
+             (lambda weight, pieces: 0.0, "has no gradient")],  # noqa: ARG005
     "10.2": [(lambda segments: packed_mask(torch.ones_like(segments))[:, 0], "a different model")],
     "11.1": [(lambda pixels, patch: cut(pixels.transpose(2, 3), patch), "different features, such as")],
     "11.3": [(lambda *given: positions_for(*given, mode="first"), "different features, such as"),
@@ -204,15 +211,22 @@ WRONG = {
              (lambda patches, cls, places: patches + places[1:] + 0 * cls, "different features")],
     "11.5": [(lambda images, texts, _: 1 - F.cosine_similarity(images, texts).mean(), "24 names, .* a different loss"),
              (lambda images, texts, scale: F.cross_entropy(similarities(images, texts) * scale,
-                                                           torch.arange(len(images))), "a different loss")],
+                                                           torch.arange(len(images))), "a different loss"),
+             (lambda *given: reference("11.5")(*given).item(), "has no gradient"),
+             (lambda images, *given: reference("11.5")(images.detach(), *given), "no gradient reaches the images"),
+             (lambda images, _, scale: reference("11.5")(images, images, scale), "no gradient reaches the texts"),
+             (lambda images, *given: reference("11.5")(images.div_(images.norm(dim=1, keepdim=True)), *given),
+              "changes the vectors that it is given")],
     "12.1": [(lambda frames: energies(frames, window=False), "different features")],
-    "12.2": [(lambda edges, hz: triangles(edges, hz, area=False), "different features, such as")],
+    "12.2": [(lambda edges, hz: triangles(edges, hz, area=False), "different features, such as"),
+             (symmetric, "different features")],
     "12.3": [(lambda x, _, *given: own_attend(x, x, *given), "with the package's own it says 'Go forward 10 meters.'"),
              (lambda x, source, att, *_: own_attend(x, source, att), "although it says the same here")],
     "12.4": [(lambda x, sound, block, attend: own_block(x, 0 * sound, block, attend), "a different model"),
              (lambda x, sound, block, attend: x, "a different model")],  # noqa: ARG005
     "12.5": [(lambda scores, prompt, *_: [int(scores(prompt).argmax())], "a different text; with the package's own"),
-             (lambda *given: [*reference("12.5")(*given), 50256], "a different text")],
+             (lambda *given: [*reference("12.5")(*given), 50256], "a different text"),
+             (lambda scores, prompt, *_: [int(scores(torch.tensor(prompt)).argmax())], "real model with your")],
     "13.2": [(lambda features, *_: features.reshape(len(features), -1, features.shape[2] * 4), "features, such as")],
     "13.3": [(lambda features, mask, merge: stack_frames(features, None, merge=merge), "are not finite"),  # noqa: ARG005
              (lambda features, mask, merge: (
@@ -224,8 +238,12 @@ WRONG = {
     "14.3": [(lambda *given: learned(*given, shift=0), "it would learn something different")],
     "14.4": [(lambda x, donor, where, chosen: x, "it says 'red'.*different tokens"),  # noqa: ARG005
              (lambda x, donor, where, chosen: donor, "different tokens")],  # noqa: ARG005
-    "15.2": [(lambda *given: canvas(*given)[::-1], "of 200 pictures.*looks at different tiles")],
-    "15.3": [(lambda *given: tiled(*given, opened=torch.sigmoid), "takes its tiles for others")],
+    "15.2": [(lambda *given: canvas(*given)[::-1],
+              "of 200 pictures.*looks at different tiles, first for 28 x 200 pixels")],
+    "15.3": [(lambda *given: tiled(*given, opened=torch.sigmoid), "its tiles are marked differently"),
+             (lambda x, table, gate, ids: tiled(x, (gate * table).tanh(), gate, ids, torch.ones_like),
+              "its tiles are marked differently"),
+             (lambda *given: tiled(*given, opened=lambda gate: gate * torch.nan), "its logits are NaN")],
     "15.5": [(lambda *given: visible(*given, late=1), "from token 2 on it looks at different images")],
     "16.1": [(lambda tokens, words, nothing: tokens @ torch.cat([nothing[None], words]).T, "different distances"),
              (lambda *given: reference("16.1")(*given) * 2, "different distances")],
@@ -302,6 +320,13 @@ def test_a_right_stretch_says_how_far_the_rule_moves_the_model():
     line = str(verdict("04.5", stretched))
     assert re.search(r": the same( up to rounding)?\. The rule itself moves SmolLM2's logits by up to 0\.\d+; slowing e"
                      r"very pair down would move them by up to \d\d$", line), line  # fmt: skip
+
+
+def test_an_answer_that_works_in_place_leaves_the_real_embeddings():
+    table = real_model()[0].embed_tokens.weight
+    before = table.detach().clone()
+    verdict("16.1", lambda tokens, words, nothing: -torch.cdist(tokens, torch.cat([nothing[None], words.sub_(1)])))
+    assert torch.equal(table, before)
 
 
 def test_what_an_answer_raises_is_one_line():

@@ -124,6 +124,22 @@ def test_names_are_right_as_a_whole_or_by_their_words(measured):
     assert asked == [release_card.SAID[0], release_card.NAME[0]]
 
 
+def test_texts_are_read_by_both_models_with_titles_and_the_beginning_of_a_long_one(measured, monkeypatch, tmp_path):
+    (tmp_path / "test.jsonl").write_text('{"title": "Silo", "text": "A silo."}\n{"text": "%s"}\n' % ("x" * 5000))
+    read = []
+
+    def bits(model, _tokenizer, texts):
+        read.append(texts)
+        return [3.0 if model is measured.model else 2.0 for _ in texts]
+
+    monkeypatch.setattr(release_card, "fetch", lambda _name: tmp_path)
+    monkeypatch.setattr(release_card, "bits_per_byte", bits)
+    line = measured._read("Plays", "plays", "base", "tokenizer")
+    assert read == [["Silo\n\nA silo.", "x" * release_card.BEGINNING]] * 2
+    assert (line.what, line.value.value, line.beside["SmolLM2"].value) == ("Plays, bits a byte", 3.0, 2.0)
+    assert line.beside["times SmolLM2's"].value == 1.5
+
+
 def test_plain_questions_have_one_word_that_is_right():
     assert len(PLAIN) == len({question for question, _ in PLAIN}) == 20
     assert all(key and release_card.plain_words(key.replace("|", " ")) == key.split("|") for _, key in PLAIN)

@@ -26,7 +26,7 @@ from llamamm.train.records import check_record, read_record
 from llamamm.train.tokenizer import train_tokenizer
 from tests.media_items import questions
 
-FILES = ("shapes", "questions", "drawings", "paintings", "speech", "words", "sounds", "plain")
+FILES = ("shapes", "questions", "drawings", "paintings", "speech", "words", "sounds", "plain", "text")
 ASKED = [("what is the blue shape?", "circle"), ("is there a red shape?", "no"), ("is there a circle?", "yes"),
          ("what color is the circle?", "blue"), ("is there a square?", "no"), ("is there a blue shape?", "yes")]
 
@@ -73,7 +73,10 @@ def assets(tmp_path, monkeypatch):
     for side, question in (("train", "Who is it?"), ("test", "held out?")):
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": "Not this."}]
         (folder / f"{side}.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
-    monkeypatch.setattr(release_data, "fetch", lambda _name: folder)
+        article = {"title": "Silo", "text": "A silo is here." if side == "train" else "held out"}
+        (folder / "wiki").mkdir(exist_ok=True)
+        (folder / "wiki" / f"{side}.jsonl").write_text(json.dumps(article) + "\n")
+    monkeypatch.setattr(release_data, "fetch", lambda name: folder / "wiki" if name == "wiki" else folder)
     monkeypatch.setattr(release_data, "from_pretrained", lambda _name: (model, words))
     monkeypatch.setattr(release_data, "generate", lambda _model, ids, *_args, **_options: torch.cat(
         [ids, torch.tensor([[*words.encode(" This is it. This is"), min(words.stop_ids)]] * len(ids))], dim=1))
@@ -105,6 +108,11 @@ def test_every_file_is_read_by_training_and_nothing_is_of_a_test(data):
                 check_aligned(record)  # what the first stage learns from, some of it
     assert {type(m) for name in FILES[:4] for r in records(data, name) for m in r.media} == {Image}
     assert {type(m) for name in FILES[4:7] for r in records(data, name) for m in r.media} == {Sound}
+
+
+def test_articles_are_texts_to_go_on_with(data):
+    (article,) = records(data, "text")
+    assert article.text == "Silo\n\nA silo is here."
 
 
 def test_a_picture_of_shapes_has_its_name_and_a_few_questions(data):

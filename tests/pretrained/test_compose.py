@@ -71,11 +71,21 @@ def test_without_an_eye_or_without_an_ear(text):
     assert deaf.image_bridge is not None and blind.audio_bridge is not None
 
 
+@pytest.mark.parametrize("changes", [{"image_size": 42, "image_bridge": {"merge": 3}},
+                                     {"image_size": 70, "fusion": "gated"}])  # fmt: skip
+def test_the_size_of_pictures_fits_the_bridge_that_is_asked_for(text, changes):
+    model, processor = compose(text, audio=None, **changes)
+    prompt = processor.prompt([Image(torch.zeros(3, 20, 20, dtype=torch.uint8)), "?"])
+    assert model(torch.tensor([prompt.ids]), **prompt.inputs).shape[1] == len(prompt.ids)
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"fusion": "glue"}, "fusion must be one of projector, gated, perceiver, got 'glue'"),
     ({"vision": None, "audio": None}, "without an eye and without an ear"),
-    ({"image_size": 100, "audio": None}, "image_size 100 must be a multiple of 56, 4 patches of 14 pixels: 56"),
+    ({"image_size": 100, "audio": None}, "image_size 100 must be a multiple of 56, 4 x the patch of 14 pixels: 56"),
     ({"image_size": 28, "audio": None}, "multiple of 56.*: 56"),
+    ({"image_size": 56, "audio": None, "image_bridge": {"merge": 3}}, "multiple of 42, 3 x .*: 42"),
+    ({"image_size": 20, "audio": None, "fusion": "gated"}, "multiple of 14, 1 x .*: 14"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_named(text, changes, message):
     with pytest.raises(ConfigError, match=message):
@@ -123,7 +133,7 @@ def test_a_bridge_is_the_fusions_but_for_what_is_asked(fusion):
     ({"image_bridge": {"projector": "glue"}}, "image_bridge: projector must be one of linear, mlp, swiglu"),
     ({"audio_bridge": {"width": 7}}, "audio_bridge: width 7 of swiglu must be even"),
     ({"image_bridge": {"merge": "two"}}, "image_bridge: merge .*'two'"),
-    ({"image_bridge": {"merge": 3}}, "4 x 4 patches does not merge by 3 x 3"),
+    ({"image_bridge": {"merge": 3}}, "image_size 32 must be a multiple of 24, 3 x the patch of 8"),
     ({"image_bridge": 256}, "image_bridge must be keys and their values, such as width: 256, got 256"),
     ({"audio_bridge": "wide"}, "audio_bridge must be keys and their values.*got 'wide'"),
 ])  # fmt: skip

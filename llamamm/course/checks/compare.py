@@ -116,6 +116,9 @@ def describe(value: Any) -> str:
         return f"a tensor of shape {tuple(value.shape)}"
     if type(value).__module__ == RETURN_TYPES:
         return f"what torch.{type(value).__name__} returns: {_SEVERAL}"
+    if isinstance(value, tuple | list) and 1 < len(value) <= 4 and all(isinstance(part, Tensor) for part in value):
+        shapes = ", ".join(str(tuple(part.shape)) for part in value)  # printing many numbers is slow, too
+        return f"a {type(value).__name__} of tensors of shapes {shapes}"
     try:
         text = " ".join(repr(value[:1000] if isinstance(value, str | bytes) else value).split())
     except Exception:

@@ -194,7 +194,8 @@ def _told(exercise: Exercise, this: Try, answer: Any, end: float) -> str | None:
         given = given if len(given) <= 3 * LONG else shown(cases[here], 0)
         if len(given) > LONG:
             return f"{name}{f'{sentence}. ' if sentence else ''}{problem}, for {given}"
-        return f"{name}for {given} {problem}" + (f". {sentence}" if sentence else "")
+        where = f"for {given} " if cases[here] else ""  # an answer may take nothing
+        return f"{name}{where}{problem}" + (f". {sentence}" if sentence else "")
     if sentence:
         return name + sentence
     place = f"in case {here + 1} of {len(cases)}, " if prop.accept is None else ""

@@ -50,7 +50,7 @@ def ratio_difference(expected: Tensor, got: Tensor) -> str | None:
 
 
 def input_stays(cases: Cases) -> Property:
-    """The answer leaves the tensors that it is given as they are."""
+    """The answer leaves the tensors and lists that it is given as they are."""
 
     def afterwards(answer: Any, case: tuple) -> tuple:
         answer(*case)
@@ -61,6 +61,8 @@ def input_stays(cases: Cases) -> Property:
             if isinstance(before, Tensor) and not torch.equal(now, before):
                 return (f"your function changes argument {n + 1}, which the caller still needs: make a new tensor, "
                         f"without steps in place (*=, x[0] = ...)")
+            if isinstance(before, list) and now != before:
+                return f"your function changes argument {n + 1}, which the caller still needs: make a new list"
         return None
 
     return Property("the input stays as it is", cases, run=afterwards, accept=unchanged)

@@ -12,7 +12,7 @@ from llamamm.course.checks.exercise import Property
 
 
 def inputs_stay(names: Sequence[str], cases: Callable[[torch.Generator], Sequence[tuple]]) -> Property:
-    """No tensor that an answer is given may be changed by it. names: of the answer's arguments, in their order."""
+    """No tensor or list of numbers that an answer is given may be changed by it. names: of its arguments, in order."""
     return Property("the inputs stay as they are", cases, run=_afterwards,
                     accept=lambda got, case: _changed(names, case, got))  # fmt: skip
 
@@ -27,4 +27,6 @@ def _changed(names: Sequence[str], before: tuple, after: tuple) -> str | None:
         if isinstance(old, Tensor) and not torch.equal(old, new):
             return (f"your function changes `{name}`, which the caller still needs: make a new tensor, without steps "
                     f"in place (*=, masked_fill_, {name}[0] = ...)")  # fmt: skip
+        if type(old) is list and all(isinstance(part, int | float) for part in old) and old != new:
+            return f"your function changes `{name}`, which the caller still needs: work on a copy, {name}[:]"
     return None

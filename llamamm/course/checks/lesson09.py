@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamamm.course.checks.compare import describe
+from llamamm.course.checks.compare import describe, difference
 from llamamm.course.checks.core import Exercise, Property
 from llamamm.course.checks.faults import fault_exercise
+from llamamm.course.checks.inputs import inputs_stay
 from llamamm.course.checks.lesson09_layer import GRADIENTS, LAYER
 
 # ---- 09.1: which rank is enough ----
@@ -57,6 +58,11 @@ def _rank_of_zeros(result: Any, _case: tuple) -> str | None:
     return None if right else f"should be 0, got {describe(result)}: an update of zeros needs no rank at all"
 
 
+def _despite_rounding(result: Any, case: tuple) -> str | None:
+    problem = difference({f"share {share:g}": len(case[0]) for share in case[1]}, result, 0.0)
+    return problem and f"{problem}. Rounding leaves the sum a little below the share: ask for a millionth less"
+
+
 def _strengths_in_words(case: tuple) -> str:
     strengths, _, n, c = case
     return f"an update ({n}, {c}) of the strengths {', '.join(f'{s:g}' for s in strengths)}"
@@ -86,8 +92,8 @@ _RANK = fault_exercise(
         "exactly the share": (lambda _: [((2.0, 2.0), (0.3, 0.5), 2, 2)], ("more than",)),
     },
     lambda _: [
-        ((3.0, 1.0), (0.9, 0.91), 2, 2), ((5.0, 4.0, 3.0, 2.0, 1.0), (0.5,), 12, 9), ((4.0, 2.0, 1.0), (1.0,), 8, 8),
-        ((5.0, 4.0, 3.0, 2.0, 1.0), (0.9,), 9, 12), ((24.0**0.5,), (0.99, 1.0), 4, 6),
+        ((3.0, 1.0), (0.9, 0.91), 2, 2), ((5.0, 4.0, 3.0, 2.0, 1.0), (0.5,), 12, 9),
+        ((5.0, 4.0, 3.0, 2.0, 1.0), (0.9,), 9, 12),
     ],
     run=_run_ranks, tolerance=0.0, show=_strengths_in_words,
     id="09.1", name="smallest_rank", minutes=10, level="warm-up", importance=2,
@@ -97,6 +103,8 @@ _RANK = fault_exercise(
 RANK = replace(_RANK, properties=(
     *_RANK.properties,
     Property("an update of zeros", lambda _: [(torch.zeros(3, 5), 0.9)], accept=_rank_of_zeros),
+    Property("despite rounding", lambda _: [((4.0, 2.0, 1.0), (1.0,), 8, 8), ((24.0**0.5,), (0.99, 1.0), 4, 6)],
+             run=_run_ranks, accept=lambda *_: None, otherwise=_despite_rounding, show=_strengths_in_words),
 ))  # fmt: skip
 
 
@@ -109,6 +117,8 @@ def _merged(weight: Tensor, a: Tensor, b: Tensor, alpha: float, faults: Collecti
         scale = 1.0
     if "alpha alone" in faults:
         scale = alpha
+    if "whole" in faults:
+        scale = alpha // a.shape[0]
     if "by C" in faults:
         scale = alpha / a.shape[1]
     if "by N" in faults:
@@ -125,9 +135,9 @@ def _merged(weight: Tensor, a: Tensor, b: Tensor, alpha: float, faults: Collecti
 
 
 def _small_merge(_: torch.Generator) -> list[tuple]:
-    """r, N, C and alpha are 2, 3, 4 and 24, so each wrong scale is another number."""
+    """r, N, C and alpha are 2, 3, 4 and 27, so each wrong scale is another number."""
     strips = torch.tensor([[1.0, 2, 4, 0], [3, 0, 1, 2]]), torch.tensor([[1.0, 0], [2, 1], [0, 3]])
-    return [(100 * torch.arange(1.0, 13).view(3, 4), *strips, 24.0)]
+    return [(100 * torch.arange(1.0, 13).view(3, 4), *strips, 27.0)]
 
 
 def _in_thousandths(g: torch.Generator, *shape: int) -> Tensor:
@@ -136,7 +146,7 @@ def _in_thousandths(g: torch.Generator, *shape: int) -> Tensor:
 
 
 def _rounded_merge(g: torch.Generator) -> list[tuple]:
-    return [(_in_thousandths(g, 3, 4).bfloat16(), _in_thousandths(g, 2, 4), _in_thousandths(g, 3, 2), 1.0)]
+    return [(_in_thousandths(g, 8, 4).bfloat16(), _in_thousandths(g, 2, 4), _in_thousandths(g, 8, 2), 1.0)]
 
 
 def _merges(g: torch.Generator) -> list[tuple]:
@@ -164,7 +174,7 @@ def _weight_after(answer: Callable, case: tuple) -> Tensor:
 def _left_as_it_was(weight: Tensor, case: tuple) -> str | None:
     if torch.equal(weight, case[0]):
         return None
-    return "the weight that was given is another one afterwards. You changed it in place: make a new tensor"
+    return "the given weight is no longer what it was. You changed it in place: make a new tensor"
 
 
 _MERGE = fault_exercise(
@@ -172,6 +182,7 @@ _MERGE = fault_exercise(
     {
         "no scale": "You left out the scale, alpha / r",
         "alpha alone": "You multiplied by alpha: divide it by r, the number of rows of a",
+        "whole": "You cut off the fraction of alpha / r: divide with /, not //",
         "by C": "You divided alpha by the columns of a: r is the number of its rows",
         "by N": "You divided alpha by the rows of b: r is the number of its columns, and of the rows of a",
         "update alone": "You return the update alone: add it to the weight",
@@ -182,7 +193,7 @@ _MERGE = fault_exercise(
                           "at the end",
     },
     {
-        "the scale": (_small_merge, ("no scale", "alpha alone", "by C", "by N")),
+        "the scale": (_small_merge, ("no scale", "alpha alone", "whole", "by C", "by N")),
         "weight plus update": (_small_merge, ("update alone", "subtracted")),
         "one rounding, at the end": (_rounded_merge, ("update rounded", "strips rounded")),
     },
@@ -194,7 +205,7 @@ _MERGE = fault_exercise(
 MERGE = replace(_MERGE, properties=(
     *_MERGE.properties[:3],
     Property("the weight's dtype", _merges, accept=_never_rounded),
-    Property("the weight that was given", _small_merge, run=_weight_after, accept=_left_as_it_was),
+    Property("the given weight", _small_merge, run=_weight_after, accept=_left_as_it_was),
     *_MERGE.properties[3:],
 ))  # fmt: skip
 
@@ -236,10 +247,10 @@ def _nothing_is_left(result: Any, case: tuple) -> str | None:
     if not changed:
         return None
     of_all, largest = f"{changed} of {weight.numel()} weights change", float(delta.abs().max())
-    if largest <= 1 / 512:
-        return (f"{of_all}. The update stays below 1/512, half of what separates neighbours from 0.5 up, but below 0.5 "
-                f"they are only 1/512 apart: a weight of exactly 0.5 moves towards zero beyond 1/1024")
-    return f"{of_all}: entries of the update reach {largest:.2g}, which is more than rounding takes away"
+    if largest < 1 / 512:
+        return (f"{of_all}. Above 0.5 the update is rounded away, since it is below 1/512, half the distance of "
+                f"neighbours. Just below 0.5 that half is 1/1024, so a weight of exactly 0.5 can move towards zero")
+    return f"{of_all}: entries of the update reach {largest:.3g}, and only those below 1/512 are rounded away"
 
 
 def _it_speaks(result: Any, case: tuple) -> str | None:
@@ -269,6 +280,7 @@ VANISH = Exercise(
         Property("two strips", _vanish_cases, accept=_strips, show=_weight_in_words),
         Property("merged, nothing is left", _vanish_cases, accept=_nothing_is_left, show=_weight_in_words),
         Property("apart, it speaks", _vanish_cases, accept=_it_speaks, show=_weight_in_words),
+        inputs_stay(("weight",), lambda g: _vanish_cases(g)[:1]),
     ),
 )  # fmt: skip
 

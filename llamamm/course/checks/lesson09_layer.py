@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llamamm.course.checks.compare import describe, shown
+from llamamm.course.checks.compare import describe, difference, shown
 from llamamm.course.checks.core import Property
 from llamamm.course.checks.faults import fault_exercise
 from llamamm.course.checks.inputs import inputs_stay
@@ -74,7 +74,7 @@ GRADIENTS = fault_exercise(
         "without B": "Your da leaves out B. The gradient reaches a through B: at A x it is Bᵀ grad",
         "without A": "Your db leaves out A. What B is multiplied by is A x, not x",
         "order": "You return (db, da): da comes first",
-        "mean": "You took the mean over the places: a and b serve all of them, so their gradients are sums",
+        "mean": "You took the mean over the tokens: a and b serve all of them, so their gradients are sums",
         "downhill": "The sign is the wrong way round: a gradient points uphill, and the optimizer turns it",
     },
     {
@@ -82,7 +82,7 @@ GRADIENTS = fault_exercise(
         "the two factors": (_one_place, ("without B", "without A")),
         "the order": (_one_place, ("order",)),
         "the sign": (_one_place, ("downhill",)),
-        "several places": (_places, ("mean",)),
+        "several tokens": (_places, ("mean",)),
     },
     lambda g: [*_with_zero_b(g), *_places(g), _gradient_case(g, 3, 5, 2, 2.0, ())],
     tolerance=1e-4, run=_both, show=_call, extra=(inputs_stay(ARGUMENTS, _one_place),),
@@ -112,6 +112,8 @@ def _output(weight: Tensor, bias: Tensor | None, r: int, alpha: float, a: Tensor
         scale = 1.0
     if "alpha alone" in faults:
         scale = alpha
+    if "whole" in faults:
+        scale = alpha // r
     if "upside down" in faults:
         scale = r / alpha
     if "root" in faults:
@@ -126,7 +128,12 @@ def _output(weight: Tensor, bias: Tensor | None, r: int, alpha: float, a: Tensor
 
 def _small_layer(_: torch.Generator) -> list[tuple]:
     weight, strips = torch.tensor([[2.0, 1.0]]), (torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 1.0]]))
-    return [(weight, torch.tensor([50.0]), 2, 6.0, *strips, torch.tensor([1.0, 4.0]))]
+    return [(weight, torch.tensor([50.0]), 2, 7.0, *strips, torch.tensor([1.0, 4.0]))]
+
+
+def _wide_layer(g: torch.Generator) -> list[tuple]:
+    weight, a, b, x = (torch.randn(shape, generator=g) for shape in ((4, 576), (8, 576), (4, 8), (576,)))
+    return [(weight, None, 8, 16.0, a, b, x)]
 
 
 def _layers(g: torch.Generator) -> list[tuple]:
@@ -188,6 +195,50 @@ def _start(layer: Any, case: tuple) -> str | None:
     return None
 
 
+def _a_start(layer: Any, case: tuple) -> str | None:
+    """What is wrong with a's random numbers, or None; zeros are told by "how it begins"."""
+    if _parts(layer, case) or not layer.a.detach().any():
+        return None
+    a = layer.a.detach()
+    if not a.isfinite().all():
+        return "A begins with NaN or infinity: torch.empty holds whatever was in the memory, torch.randn random numbers"
+    if torch.linalg.matrix_rank(a) < len(a):
+        return ("the rows of A repeat each other, so the columns of B get the same gradients, and rank r is never "
+                "reached: A must begin random")
+    times = float(a.square().mean().sqrt()) * a.shape[1] ** 0.5
+    if times > 10:
+        return f"A begins large: A x is about {times:.0f} times as large as the entries of x. Divide by √C"
+    return None
+
+
+def _handed_on(answer: Callable, case: tuple) -> Any:
+    """The gradient at x of the sum of the outputs."""
+    x = case[6].clone().requires_grad_()
+    _, y = _with_strips(answer, (*case[:6], x.clone()), _base(case))
+    if not isinstance(y, Tensor) or not y.requires_grad:
+        return torch.zeros_like(x)
+    return torch.autograd.grad(y.sum(), x, allow_unused=True, materialize_grads=True)[0]
+
+
+def _reaches_x(got: Any, case: tuple) -> str | None:
+    weight, _, r, alpha, a, b, _ = case
+    base, strips = weight.sum(0), alpha / r * b.sum(0) @ a
+    if difference(base + strips, got, 1e-3) is None:
+        return None
+    lost = {"the base": strips, "the strips": base}
+    through = next((f" through {name}" for name, left in lost.items() if difference(left, got, 1e-3) is None), "")
+    return f"the gradient does not reach x{through}: the layers before need it, so leave out no_grad and detach"
+
+
+def _x_afterwards(answer: Callable, case: tuple) -> Tensor:
+    _with_strips(answer, case, _base(case))
+    return case[6]
+
+
+def _same_x(x: Tensor, case: tuple) -> str | None:
+    return None if torch.equal(x, case[6]) else "forward changes x, which other layers still need: make a new tensor"
+
+
 def _with_strips(answer: Callable, case: tuple, base: nn.Linear) -> tuple[Any, Any]:
     """The layer, with the case's strips in it, and its output; None and the right output where it has another form,
     which "its parameters" tells."""
@@ -233,6 +284,7 @@ _OUTPUTS = fault_exercise(
     {
         "no scale": "You left out the scale, alpha / r",
         "alpha alone": "You multiplied by alpha: divide it by r",
+        "whole": "You cut off the fraction of alpha / r: divide with /, not //",
         "upside down": "The scale is upside down: it is alpha / r",
         "root": "You divided alpha by the root of r, which is rsLoRA's scale; here it is alpha / r",
         "no base": "You return the update alone: add what the base gives, W x",
@@ -240,7 +292,7 @@ _OUTPUTS = fault_exercise(
         "no bias": "You lost the base's bias: call self.base(x)",
     },
     {
-        "the scale": (_small_layer, ("no scale", "alpha alone", "upside down", "root")),
+        "the scale": (_small_layer, ("no scale", "alpha alone", "whole", "upside down", "root")),
         "base and update": (_small_layer, ("no base", "no update", "no bias")),
     },
     _layers,
@@ -251,6 +303,9 @@ _OUTPUTS = fault_exercise(
 LAYER = replace(_OUTPUTS, properties=(
     Property("its parameters", _layers, run=_built, accept=_parts, show=_layer_in_words),
     Property("how it begins", _small_layer, run=_built, accept=_start),
+    Property("how A begins", _wide_layer, run=_built, accept=_a_start),
     *_OUTPUTS.properties,
     Property("what trains", _small_layer, run=_trained, accept=_what_trains),
+    Property("x stays as it is", _small_layer, run=_x_afterwards, accept=_same_x),
+    Property("on the way back", _small_layer, run=_handed_on, accept=lambda *_: None, otherwise=_reaches_x),
 ))  # fmt: skip

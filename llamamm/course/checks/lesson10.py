@@ -32,6 +32,8 @@ def _targets(ids: Tensor, learn: Tensor, faults: Collection[str]) -> Tensor:
         learn = torch.ones_like(learn)
     shift = 0 if "unshifted" in faults else 1 if "backwards" in faults else -1
     targets, marks = ids.roll(shift), learn if "own mark" in faults else learn.roll(shift)
+    marks = marks & learn if "both marks" in faults else marks
+    marks = marks & (targets != 0) if "token 0" in faults else marks
     targets = targets.where(marks, torch.tensor(ignore))
     if shift and ("wraps" not in faults or shift > 0):
         targets[-1 if shift < 0 else 0] = end
@@ -46,7 +48,7 @@ def _target_cases(g: torch.Generator) -> list[tuple]:
     random = torch.randint(50, (12,), generator=g), torch.rand(12, generator=g) < 0.5
     return [(torch.tensor([5, 6, 7, 8]), torch.tensor([True, True, False, True])),
             (torch.tensor([9]), torch.tensor([True])),
-            (torch.tensor([3, 0, 4, 2, 1]), torch.tensor([True, False, True, False, True])), random]  # fmt: skip
+            (torch.tensor([3, 0, 4, 2, 1]), torch.tensor([True, True, False, False, True])), random]  # fmt: skip
 
 
 def _one_more(got: Tensor, expected: Tensor) -> Tensor | None:
@@ -67,13 +69,18 @@ TARGETS = fault_exercise(
         "inverted": "Your mask is the wrong way round: learn is True for what is learned",
         "wraps": "The last place predicts the first token: nothing comes after the end, so its target is −100",
         "0": _ZERO, "0 at the end": _ZERO, "-1": _MINUS_ONE, "-1 at the end": _MINUS_ONE,
+        "both marks": "You lose the first token of each answer: the place before it isn't marked, but what counts is "
+                      "the token that is predicted",
+        "token 0": "You lose token 0: it is a token like any other, so mark what is not learned with −100 at once",
     },
     {
         "what a place predicts": (_five_tokens, ("unshifted", "backwards")),
-        "which are learned": (_five_tokens, ("own mark", "everything", "inverted")),
+        "which are learned": (_five_tokens, ("own mark", "everything", "inverted", "both marks")),
         "the end": (lambda g: [*_five_tokens(g), (torch.tensor([5, 6, 7]), torch.tensor([False, True, True]))],
                     ("wraps",)),
         "the mark of the others": (_five_tokens, ("0", "0 at the end", "-1", "-1 at the end")),
+        "token 0": (lambda _: [(torch.tensor([4, 0, 6, 0, 8]), torch.tensor([True, True, False, False, True]))],
+                    ("token 0",)),
     },
     _target_cases,
     repair=_one_more, form="One too short: the last place has a target too, −100", extra=(input_stays(_target_cases),),

@@ -44,14 +44,17 @@ def _accumulated(weight: Tensor, pieces: Pieces, faults: Collection[str]) -> dic
     shares = [1 / sum(counts)] * len(pieces)  # by what each piece's sum is multiplied
     if {"means", "means of some", "added means"} & set(faults):
         over = 1 if "added means" in faults else len(pieces) if "means" in faults else len(with_targets)
-        nothing = math.nan if "0 / 0" in faults else 0.0
-        shares = [1 / n / over if n else nothing for n in counts]
+        shares = [1 / n / over if n else 0.0 for n in counts]
     if "no division" in faults:
         shares = [1.0] * len(pieces)
     if "places" in faults:
         shares = [1 / sum(len(t) for _, t in pieces)] * len(pieces)
     if "pieces" in faults:
         shares = [1 / len(pieces)] * len(pieces)
+    if "so far" in faults:
+        shares = [1 / max(sum(counts[: n + 1]), 1) for n in range(len(pieces))]
+    if "0 / 0" in faults:
+        shares = [share if n else math.nan for share, n in zip(shares, counts, strict=True)]
     losses = [s * share for s, share in zip(sums, shares, strict=True)]
     loss = sum(losses)
     left = sums if "undivided gradient" in faults else losses
@@ -61,6 +64,8 @@ def _accumulated(weight: Tensor, pieces: Pieces, faults: Collection[str]) -> dic
         loss = sum(sums)
     if "returns the last" in faults:
         loss = losses[-1]
+    if "divides again" in faults and "no division" not in faults:  # a first division is told as "pieces"
+        loss = loss / len(pieces)
     return {"loss": loss.detach(), "weight.grad": weight.grad}
 
 
@@ -115,6 +120,20 @@ def _once_for_each_piece(times: int, case: tuple) -> str | None:
             f"until then: call it for each piece, which frees them")  # fmt: skip
 
 
+def _afterwards(answer: Callable, case: tuple) -> tuple:
+    case[0].requires_grad_()
+    answer(*case)
+    return case
+
+
+def _unchanged(now: tuple, before: tuple) -> str | None:
+    if not torch.equal(now[0], before[0]):
+        return "your function changes the weight itself: it leaves the gradient, and takes no step"
+    pairs = zip(now[1], before[1], strict=True)
+    same = all(torch.equal(a, b) for piece, old in pairs for a, b in zip(piece, old, strict=True))
+    return None if same else "your function changes its pieces, which the caller still needs"
+
+
 _MEANS = ("You averaged the pieces' means: a token in a piece with few targets then counts more than one in a piece "
           "with many; divide each piece's sum by the targets of all pieces")
 _UNEVEN, _EMPTY = _pieces((4, 1), (6, 3), (3, 3)), _pieces((5, 3), (4, 0), (3, 2))
@@ -128,6 +147,7 @@ _ACCUMULATE = fault_exercise(
         "no division": "You didn't divide: loss and gradient are sums, and the step grows with the batch",
         "places": "You divided by all places: those with −100 are not learned and don't count",
         "pieces": "You divided the sums by the number of pieces: divide by the targets of all pieces",
+        "so far": "You divided by the targets counted so far: count those of all pieces before the first backward",
         "0 / 0": "A piece without targets has the mean 0 / 0 = NaN, which poisons every gradient: take sums, divided "
                  "by the targets of all pieces",
         "last alone": "Only the last piece's gradient is left: backward adds to .grad by itself, don't clear it "
@@ -136,11 +156,13 @@ _ACCUMULATE = fault_exercise(
         "undivided gradient": "The gradient is that of the sum: divide before backward, not after it",
         "returns the sum": "You return the sum of the losses: return the mean",
         "returns the last": "You return only the last piece's share of the loss: add up all of them",
+        "divides again": "The loss that you return is divided by the pieces again: their shares add up to the mean",
     },
     {
-        "how much a piece counts": (_UNEVEN, ("means", "added means", "no division", "places", "pieces")),
+        "how much a piece counts": (_UNEVEN, ("means", "added means", "no division", "places", "pieces",
+                                               "so far")),
         "the gradient that is left": (_UNEVEN, ("last alone", "first alone", "undivided gradient")),
-        "the loss that is returned": (_UNEVEN, ("returns the sum", "returns the last")),
+        "the loss that is returned": (_UNEVEN, ("returns the sum", "returns the last", "divides again")),
         "a piece without targets": (_EMPTY, ("0 / 0",)),
     },
     _all_pieces,
@@ -152,6 +174,7 @@ ACCUMULATE = replace(_ACCUMULATE, properties=(
     *_ACCUMULATE.properties,
     Property("one piece after another", _UNEVEN, run=_count_backwards, accept=_once_for_each_piece,
              show=_pieces_in_words),
+    Property("the weight stays as it is", _UNEVEN, run=_afterwards, accept=_unchanged, show=_pieces_in_words),
 ))  # fmt: skip
 
 
@@ -166,12 +189,16 @@ def _adamw(weight: Tensor, grad: Tensor, m: Tensor, v: Tensor, t: int, rate: flo
     b1, b2 = (0.95, 0.9) if "betas swapped" in faults else (0.9, 0.999 if "0.999" in faults else 0.95)
     if "decay in gradient" in faults:
         grad = grad + decay * weight
-    m = b1 * m + (1 - b1) * grad
-    v = b2 * v + (1 - b2) * (grad.abs() if "sizes" in faults else grad**2)
-    n = t + 1 if "late" in faults else t
+    old = m, v
+    k1, k2 = (1 - b1, 1 - b2) if "shares swapped" in faults else (b1, b2)  # what each keeps of itself
+    m = k1 * m + (1 - k1) * grad
+    v = k2 * v + (1 - k2) * (grad.abs() if "sizes" in faults else grad**2)
+    n = t + ("late" in faults) - ("early" in faults)
     both = "no correction" in faults
     m_hat = m if both or "m uncorrected" in faults else m / (1 - b1**n)
     v_hat = v if both or "v uncorrected" in faults else v / (1 - b2**n)
+    if "old means" in faults:
+        m_hat, v_hat = old[0] / (1 - b1**n), old[1] / (1 - b2**n)
     if "eps inside" in faults:
         step = m_hat / (v_hat + EPS).sqrt()
     else:
@@ -244,11 +271,15 @@ ADAMW = fault_exercise(
         "decay without rate": "You multiplied by 1 − decay: it is 1 − rate · decay",
         "decay grows": "You multiplied by 1 + rate · decay: the weight should shrink",
         "decay last": "You let the new weight decay: take the old one",
+        "early": "Your exponent is t − 1, and the first correction divides by 0: t counts from 1 already",
+        "old means": "You stepped with the old m and v: bring them up to date first",
+        "shares swapped": "You swapped the shares: m keeps 0.9 of itself and takes 0.1 of the gradient, v 0.95 and "
+                          "0.05",
     },
     {
         "the first step": (_first_step, ("no correction", "m uncorrected", "v uncorrected", "no root", "uphill",
-                                         "corrected state", "late")),
-        "the two means": (_third_step, ("betas swapped", "0.999", "sizes")),
+                                         "corrected state", "late", "early")),
+        "the two means": (_third_step, ("betas swapped", "0.999", "sizes", "old means", "shares swapped")),
         "the decay": (_third_step, ("no decay", "decay in gradient", "decay without rate", "decay grows",
                                     "decay last")),
         "tiny gradients": (_tiny, ("eps inside",)),
@@ -268,8 +299,9 @@ def _package_rate(step: int, *, steps: int, warmup: int, peak: float, floor: flo
 
 
 def _rate(step: int, steps: int, warmup: int, peak: float, floor: float, faults: Collection[str]) -> float:
-    if step < warmup and "no warm-up" not in faults:
-        return peak * (step + ("from 0" not in faults)) / warmup
+    if step < warmup + ("too long" in faults) and "no warm-up" not in faults:
+        up = (step + ("from 0" not in faults)) / max(warmup + ("short of the peak" in faults), 1)
+        return peak * (floor + (1 - floor) * up if "from the floor" in faults else up)
     first = 0 if "falls from 0" in faults else warmup
     done = (step - first) / (steps - ("late" not in faults) - first)
     left = (1 + math.cos(math.pi * done)) / 2
@@ -329,10 +361,15 @@ SCHEDULE = fault_exercise(
         "cut off": "You cut the curve off at the floor: squeeze it, floor + (1 − floor) · what is left",
         "absolute": "You took the floor for a rate: it is a share of the peak",
         "on top": "You added the floor on top, so the rate begins above the peak: floor + (1 − floor) · what is left",
+        "short of the peak": "Your warm-up ends below the peak: its last step is warmup − 1, so divide step + 1 by "
+                             "warmup",
+        "from the floor": "Your warm-up begins at the floor: it rises from 0, and only the fall ends at the floor",
+        "too long": "Your warm-up is a step too long: step `warmup` is the first of the fall, with the rate peak",
     },
     {
-        "the warm-up": (lambda _: [(range(4), 9, 4, 0.5, 0.1)], ("from 0", "no warm-up")),
-        "when it falls": (_fall, ("falls from 0", "late")),
+        "the warm-up": (lambda _: [(range(4), 9, 4, 0.5, 0.1)], ("from 0", "no warm-up", "short of the peak",
+                                                               "from the floor")),
+        "when it falls": (_fall, ("falls from 0", "late", "too long")),
         "how it falls": (_fall, ("whole turn", "quarter", "plain", "double", "line")),
         "the floor": (lambda _: [(range(7), 7, 0, 0.5, 0.3)], ("to 0", "cut off", "absolute", "on top")),
     },

@@ -35,7 +35,10 @@ def _cut(pixels: Tensor, patch: int, faults: Collection[str]) -> Tensor:
     pixels = pixels[:, :, top : top + rows * patch, left : left + columns * patch]
     if "viewed" in faults:
         return pixels.reshape(B, rows * columns, channels * patch**2)
-    parts = pixels.reshape(B, channels, rows, patch, columns, patch)
+    if "scattered" in faults:
+        parts = pixels.reshape(B, channels, patch, rows, patch, columns).permute(0, 1, 3, 2, 5, 4)
+    else:
+        parts = pixels.reshape(B, channels, rows, patch, columns, patch)
     if "channels apart" in faults:
         return parts.transpose(3, 4).reshape(B, rows * columns, channels * patch**2)
     parts = parts.permute(0, 2, 4, 1, 3, 5)  # (B, r, c, 3, P, P)
@@ -79,6 +82,8 @@ CUT = fault_exercise(
     {
         "viewed": "You only gave the numbers another shape, so a patch holds runs of rows: the rows of a square lie "
                   "apart in memory, split both sides and bring the two counts of patches to the front",
+        "scattered": "Your patches are made of pixels that lie apart: split H into (rows, P), not into (P, rows), and "
+                     "W likewise",
         "channels apart": "The channels came apart: a patch holds its red, its green and its blue square, one after "
                           "another; bring the counts of patches before the channels",
         "down": "Your patches go down the columns: they are read row by row from the top left",
@@ -90,7 +95,7 @@ CUT = fault_exercise(
         "squeezed": "You squeezed the picture until it fits: drop what is left over, less than a patch",
     },
     {
-        "inside a patch": (_counted(4, 4, 2), ("viewed", "channels apart", "channel last", "tipped",
+        "inside a patch": (_counted(4, 4, 2), ("viewed", "scattered", "channels apart", "channel last", "tipped",
                                                "tipped, channel last")),
         "one patch after another": (_counted(4, 6, 2), ("down",)),
         "what is left over": (_counted(8, 11, 3), ("bottom right", "centre", "squeezed")),
@@ -208,7 +213,7 @@ TWIN = Exercise(
 
 
 def _positions(table: Tensor, rows: int, columns: int, faults: Collection[str]) -> Tensor:
-    first, places = table[:1], table[1:]
+    first, places = table[:1], table[:-1] if "CLS as a place" in faults else table[1:]
     if "zero" in faults:
         first = torch.zeros_like(first)
     g, C = int(len(places) ** 0.5), table.shape[1]
@@ -252,6 +257,8 @@ POSITIONS = fault_exercise(
     {
         "last": "The CLS token's row came to the end: it is the first",
         "zero": "The CLS token's row is zero: it has a learned position, too, and keeps it",
+        "CLS as a place": "You took the CLS token's row for the first place of the grid, and left out the last: the "
+                          "grid's rows are table[1:]",
         "viewed in": "Going in, you gave the table the shape (C, g, g) without turning it: its rows are places, so the "
                      "channels must be brought to the front first",
         "viewed out": "Coming out, you gave (C, rows, columns) the shape (N, C) without turning it: bring the channels "
@@ -268,7 +275,7 @@ POSITIONS = fault_exercise(
                        "of the new one",
     },
     {
-        "the CLS token": (_small_table, ("last", "zero", "CLS in line")),
+        "the CLS token": (_small_table, ("last", "zero", "CLS as a place", "CLS in line")),
         "rows, columns and channels": (_small_table, ("viewed in", "viewed out", "swapped", "tipped")),
         "between the old places": (_small_table, ("line", "bilinear", "nearest", "corners", "as they are")),
     },
@@ -293,6 +300,8 @@ def _enter(patches: Tensor, cls: Tensor, places: Tensor, faults: Collection[str]
         places = places.flip(0)
     if "off by one" in faults:
         places = places.roll(1, dims=0)
+    if "patches off by one" in faults:
+        places = torch.cat((places[:1], places[:-1]))
     if "none" in faults:
         places = torch.zeros_like(places)
     if "CLS without" in faults:
@@ -321,13 +330,15 @@ def _with_first(got: Tensor, expected: Tensor) -> Tensor | None:
     return torch.cat((expected[:, :1], got), dim=1) if got.shape == expected[:, 1:].shape else None
 
 
+_OFF_BY_ONE = "The places are off by one: row 0 belongs to the CLS token, row 1 to the first patch"
 ENTER = fault_exercise(
     _enter,
     {
         "last": "The CLS token stands last: it comes first, where the summary is read later",
         "first picture alone": "Only the first picture got the CLS token: every picture of the batch gets one",
         "places from the end": "The places go from the end to the start: row 0 belongs to the CLS token",
-        "off by one": "The places are off by one: row 0 belongs to the CLS token, row 1 to the first patch",
+        "off by one": _OFF_BY_ONE,
+        "patches off by one": _OFF_BY_ONE,
         "none": "No places were added",
         "CLS without": "The CLS token has no place: row 0 of the places is its own",
         "patches without": "The patches have no places: rows 1 to N are theirs",
@@ -337,8 +348,8 @@ ENTER = fault_exercise(
     },
     {
         "the CLS token": (_three_patches, ("last", "first picture alone", "to all")),
-        "the places": (_three_patches, ("places from the end", "off by one", "none", "CLS without", "patches without",
-                                        "times", "minus")),
+        "the places": (_three_patches, ("places from the end", "off by one", "patches off by one", "none",
+                                        "CLS without", "patches without", "times", "minus")),
     },
     _entering,
     show=lambda case: f"patches {tuple(case[0].shape)}, cls {tuple(case[1].shape)}, places {tuple(case[2].shape)}",

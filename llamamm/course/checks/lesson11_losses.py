@@ -90,8 +90,8 @@ def _named(g: torch.Generator) -> list[tuple]:
 def _clip_stays_finite(result: Any, _case: tuple) -> str | None:
     if not isinstance(result, Tensor) or result.isfinite().all():
         return None
-    return ("the loss is not finite: e to the power of 120 is more than fp32 can hold. F.cross_entropy, log_softmax "
-            "and logsumexp take the largest logit off first")  # fmt: skip
+    return ("the loss is not finite: in fp32, e to the power of 120 is infinite, and to the power of −120 it is 0, of "
+            "which there is no logarithm. F.cross_entropy, log_softmax and logsumexp avoid both")  # fmt: skip
 
 
 _CLIP = fault_exercise(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llamamm.course.checks.core import Exercise, Property
 from llamamm.course.checks.faults import fault_exercise
+from llamamm.course.checks.inputs import inputs_stay
 from llamamm.course.checks.lesson12_mouth import MOUTH
 from llamamm.senses.mel import N_BINS, hz_to_mel, log_mel, mel_to_hz, n_frames
 from llamamm.senses.waves import RATE
@@ -66,6 +67,7 @@ FRAME = fault_exercise(
     lambda g: [(torch.randn(n, generator=g),) for n in ((8,), (3, 400), (2, 3, 16), (1, 2))],
     tolerance=1e-3, repair=lambda got, e: got[..., : e.shape[-1]] if got.shape == (*e.shape[:-1], 2 * e.shape[-1] - 2)
     else None, form="You return all N bins: those above N / 2 mirror the ones below, for a real wave",
+    extra=(inputs_stay(("frames",), _one_frame),),
     id="12.1", name="energies", minutes=10, level="warm-up", forbids=("hann_window", "stft"),
 )  # fmt: skip
 
@@ -128,6 +130,7 @@ BANDS = fault_exercise(
     _bands,
     tolerance=1e-5, repair=lambda got, expected: got.T if got.T.shape == expected.shape else None,
     form="Rows and columns are swapped: (M, F), a row for each band",
+    extra=(inputs_stay(("edges", "hz"), _two_bands),),
     id="12.2", name="triangles", minutes=12, level="core",
 )  # fmt: skip
 
@@ -142,9 +145,9 @@ def _quarter_turn(wave: Tensor) -> Tensor:
 
 
 def _voices(g: torch.Generator) -> list[tuple[Tensor]]:
-    """Buzzes with a falling pitch under bumps of loudness, and breath: much like a vowel."""
+    """Buzzes with a falling pitch under bumps of loudness, and breath: much like a vowel. One length is odd."""
     cases = []
-    for n, pitch in ((9000, 110.0), (16_000, 190.0)):
+    for n, pitch in ((9001, 110.0), (16_000, 190.0)):
         t = torch.arange(n) / RATE
         phase = 2 * math.pi * (pitch * t - 20 * t**2)
         buzz = sum(torch.cos(k * phase + 0.7 * k * k) / (1 + abs(k * pitch - 700) / 300) for k in range(1, 25))
@@ -239,12 +242,12 @@ def _reasons(result: Tensor, wave: Tensor) -> list[str]:
                      f"{math.log10(factor) / 2:.2f}: undo the factor")  # fmt: skip
     (agreement, shift), (backwards, turned) = _shift(result, wave), _shift(result, wave.flip(0))
     if agreement > 0.98 and shift:
-        found.append(f"It comes {abs(shift)} samples too {'late' if shift > 0 else 'early'}: the log-mel differs "
-                     f"wherever the sound changes")  # fmt: skip
+        found.append(f"It comes {abs(shift)} sample{'s' * (abs(shift) != 1)} too {'late' if shift > 0 else 'early'}: "
+                     f"the log-mel differs wherever the sound changes")  # fmt: skip
     elif backwards > 0.98:
         found.append("Backwards every frequency keeps its energy, but at another time: frames come in the wrong order")
         if turned % len(wave):
-            found.append(f"It is shifted by {abs(turned)} samples, too")
+            found.append(f"It is shifted by {abs(turned)} sample{'s' * (abs(turned) != 1)}, too")
     elif float(theirs.imag.norm()) < 0.01 * float(theirs.norm()) and float(theirs.real.sum()) > 0:
         found.append("You set all phases to 0, so all frequencies meet at time 0 in one click: the energies must stay "
                      "where they are in time, too; turn all phases by the same angle")  # fmt: skip
@@ -259,6 +262,7 @@ TWIN = Exercise(
         Property("form", _voices, run=lambda answer, case: answer(*case), accept=_twin_form),
         Property("sample by sample", _voices, run=lambda answer, case: answer(*case), accept=_unrelated),
         Property("how it sounds", _voices, run=lambda answer, case: answer(*case), accept=_same_energies),
+        inputs_stay(("wave",), lambda g: _voices(g)[:1]),
     ),
 )  # fmt: skip
 

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llamamm.course.checks.compare import difference
+from llamamm.course.checks.compare import describe, difference
 from llamamm.course.checks.core import Property
 from llamamm.course.checks.faults import Cases, fault_exercise
+from llamamm.course.checks.inputs import inputs_stay
 from llamamm.senses.config import EncoderConfig
 from llamamm.senses.whisper_decoder import Attention, DecoderBlock
 
@@ -52,9 +53,10 @@ def _attend(
     q, k, v = heads(att.q_proj(asks)), heads(att.k_proj(source)), heads(att.v_proj(source))
     k = v if "values as keys" in faults else k
     width = 1 if "not scaled" in faults else C if "by the width" in faults else C // H
-    scores = q @ k.transpose(2, 3) / math.sqrt(width)
+    scores = q @ k.transpose(2, 3) / (C // H if "by D" in faults else math.sqrt(width))
     if mask is not None and "no mask" not in faults:
-        scores = scores.masked_fill(mask if "inverted" in faults else ~mask, -math.inf)
+        hidden = mask if "inverted" in faults else ~mask
+        scores = scores.masked_fill(hidden, 0 if "zeros" in faults else -math.inf)
     out = scores.softmax(dim=-2 if "over tokens" in faults else -1).nan_to_num() @ v  # (B, H, T, D)
     out = out.reshape(len(x), -1, C) if "joined wrong" in faults else out.transpose(1, 2).flatten(2)
     return out if "no output" in faults else att.out_proj(out)
@@ -85,21 +87,23 @@ ATTEND = fault_exercise(
         "values as keys": "Your keys are the values: `k_proj` makes the keys",
         "not scaled": "The scores are not scaled: divide by the square root of a head's width, D",
         "by the width": "You divided by the square root of the whole width C: a head has D = C / n_heads numbers",
+        "by D": "You divided by D: it is the square root of D",
         "over tokens": "Your softmax runs over the tokens: a token's weights over the source sum to 1, dim=-1",
         "no mask": "You left the mask out: where it is given, False means a weight of 0",
         "inverted": "Your mask is inverted: True means that a token may look there",
+        "zeros": "Your forbidden scores are 0, and e to the power of 0 is 1: only −∞ gives a weight of 0",
         "cut wrong": "Your heads are cut wrong: `view` to (B, N, H, D) first, then exchange N and H",
         "joined wrong": "Your heads are joined wrong: exchange H and T back before the two last are made one",
         "no output": "The last projection is missing: `out_proj` mixes the heads",
     },
     {
         "who asks whom": (_asked((1, 4, 4)), ("asks itself", "source asks", "values as keys")),
-        "the scores": (_asked((1, 4, 4)), ("not scaled", "by the width", "over tokens")),
-        "the mask": (_asked((1, 4, 4), mask=True), ("no mask", "inverted")),
+        "the scores": (_asked((1, 4, 4)), ("not scaled", "by the width", "by D", "over tokens")),
+        "the mask": (_asked((1, 4, 4), mask=True), ("no mask", "inverted", "zeros")),
         "the heads": (_asked((1, 4, 4)), ("cut wrong", "joined wrong", "no output")),
     },
     _asked((1, 1, 5), (2, 3, 7), (3, 4, 4)),
-    run=_run, show=_sizes_of,
+    run=_run, show=_sizes_of, extra=(inputs_stay(("x", "source", "att", "mask"), _asked((1, 4, 4), mask=True)),),
     id="12.3", name="attend", minutes=8, level="core", importance=3,
     forbids=("scaled_dot_product_attention", "multi_head_attention_forward"),
 )  # fmt: skip
@@ -167,7 +171,7 @@ BLOCK = fault_exercise(
         "what is added": (_spoken((1, 3, 5)), ("no residual 0", "no residual 1", "no residual 2", "no mlp")),
     },
     _spoken((1, 1, 5), (2, 4, 3)),
-    run=_run, show=_sizes_alone,
+    run=_run, show=_sizes_alone, extra=(inputs_stay(("x", "sound", "block", "attend"), _spoken((1, 3, 5))),),
     id="12.4", name="decoder_block", minutes=12, level="hard", importance=3,
 )  # fmt: skip
 
@@ -175,25 +179,27 @@ BLOCK = fault_exercise(
 # ---- 12.5: write_down ----
 
 V, END = 24, 5
-NEVER, NEVER_FIRST = (1, 2, 3), (4, END)
+NEVER, NEVER_FIRST = [1, 2, 3], [4, END]
 
 
 class _Scores:
     """`next_scores` of a decoder that wants to say something of `NEVER` or of `NEVER_FIRST` at each step.
 
-    It reads every id. From `until` ids on it wants to end, and nothing more than that.
+    It reads every id. From `until` ids on it wants to end, and nothing more than that. All scores are negative.
     """
 
     def __init__(self, seed: int, until: int) -> None:
-        self.table = torch.randn(193, V, generator=torch.Generator().manual_seed(seed))
+        self.table = torch.randn(193, V, generator=torch.Generator().manual_seed(seed)) - 40
         self.until = until
 
     def __call__(self, ids: list[int]) -> Tensor:
+        if not isinstance(ids, list | tuple):  # as in the notebook
+            raise TypeError(f"next_scores reads a list of ids, got {describe(ids)}")
         key = 7
         for i in ids:
             key = (31 * key + int(i) + 1) % 193
         scores = self.table[key].clone()
-        scores[list(NEVER)] += 12 * (len(ids) % 2 == 0)
+        scores[NEVER] += 12 * (len(ids) % 2 == 0)
         scores[4] += 7 * (len(ids) % 2 == 1 or len(ids) == 2)
         scores[END] += 20 if len(ids) >= self.until else -9
         return scores
@@ -221,7 +227,8 @@ def _write_down(
 
 def _written(*seeds: tuple[int, int, int]) -> Cases:
     """Cases of a seed, of how many ids are read when it wants to end, of a limit."""
-    return lambda _: [(_Scores(seed, until), [7, 8], END, NEVER, NEVER_FIRST, limit) for seed, until, limit in seeds]
+    return lambda _: [(_Scores(seed, until), [7, 8], END, [*NEVER], [*NEVER_FIRST], limit)
+                      for seed, until, limit in seeds]  # fmt: skip
 
 
 def _in_order(case: tuple) -> str:
@@ -238,14 +245,18 @@ def _no_list(expected: Any, got: Any) -> str | None:
     return None if whole else difference(expected, got, math.inf)
 
 
-def _prompt_afterwards(answer: Callable[..., Any], case: tuple) -> list[int]:
-    prompt = [*case[1]]
-    answer(case[0], prompt, *case[2:])
-    return prompt
+def _lists_afterwards(answer: Callable[..., Any], case: tuple) -> dict[str, list[int]]:
+    answer(*case)
+    return _lists(case)
 
 
-def _same_prompt(prompt: list[int], case: tuple) -> str | None:
-    return None if prompt == case[1] else "you changed the caller's list `prompt`: begin with a copy, [*prompt]"
+def _lists(case: tuple) -> dict[str, list[int]]:
+    return {"prompt": case[1], "never": case[3], "never_first": case[4]}
+
+
+def _same_lists(lists: dict[str, list[int]], case: tuple) -> str | None:
+    changed = [name for name, ids in lists.items() if ids != _lists(case)[name]]
+    return f"you changed the caller's list `{changed[0]}`: begin with a copy, [*{changed[0]}]" if changed else None
 
 
 ENDS, FULL = _written((0, 7, 9)), _written((1, 99, 4))
@@ -268,9 +279,9 @@ WRITE = fault_exercise(
         "where it ends": (FULL, ("one more",)),
         "what is returned": (ENDS, ("end too", "prompt too")),
     },
-    _written((2, 5, 9), (3, 99, 1), (4, 6, 3), (5, 9, 20)),
+    _written((2, 5, 9), (3, 99, 1), (4, 6, 3), (5, 9, 20), (6, 2, 5)),  # the last wants to end at once
     show=_in_order, differs=_lists_differ, misshapen=_no_list,
-    extra=(Property("the prompt stays as it is", ENDS, run=_prompt_afterwards, accept=_same_prompt),),
+    extra=(Property("the lists stay as they are", ENDS, run=_lists_afterwards, accept=_same_lists),),
     id="12.5", name="write_down", minutes=10, level="core", importance=3,
 )  # fmt: skip
 

@@ -25,7 +25,7 @@ def _places(rows: int, columns: int, merge: int, latents: int, gated: bool, faul
     tokens = merged if "no latents" in faults else merged + given if "beside" in faults else given or merged
     frame = 0 if "no frame" in faults else 1 if "half a frame" in faults else 2
     if gated and "spliced" not in faults:
-        return 0 if "nothing" in faults else 2 if "start and end" in faults else 1
+        return 0 if "nothing" in faults else 2 if "start and end" in faults else 1 + latents * ("counted" in faults)
     return tokens + frame
 
 
@@ -38,7 +38,7 @@ def _perceived(_: torch.Generator) -> list[tuple]:
 
 
 def _gated(_: torch.Generator) -> list[tuple]:
-    return [(12, 12, 3, 0, True)]
+    return [(12, 12, 3, 0, True), (12, 12, 3, 51, True)]
 
 
 PLACES = fault_exercise(
@@ -53,12 +53,13 @@ PLACES = fault_exercise(
         "no latents": "The Perceiver is missing: it gives as many tokens as it has latents",
         "nothing": "With gated blocks the learned start still stands in the prompt: one",
         "start and end": "With gated blocks no end is needed: the start alone stands in the prompt",
+        "counted": "With gated blocks the latents aren't in the prompt either: the start alone stands there",
         "spliced": "With gated blocks nothing is spliced: one token, the start, stands for the picture",
     },
     {
         "what is spliced, without a Perceiver": (_projected, ("not squared", "unmerged", "no frame", "half a frame")),
         "what is spliced, with a Perceiver": (_perceived, ("beside", "merged latents", "no latents")),
-        "with gated blocks": (_gated, ("nothing", "start and end", "spliced")),
+        "with gated blocks": (_gated, ("nothing", "start and end", "counted", "spliced")),
     },
     lambda _: [(6, 6, 2, 0, False), (12, 6, 3, 0, False), (6, 6, 1, 8, False), (12, 12, 2, 16, False),
                (6, 6, 1, 0, True), (6, 6, 2, 8, True)],
@@ -136,6 +137,8 @@ def _stack(features: Tensor, mask: Tensor, merge: int, faults: Collection[str]) 
     missing = -N % merge
     if "times mask" in faults:
         features = features * mask[..., None]
+    elif "inverted" in faults:
+        features = features.masked_fill(mask[..., None], 0)
     elif "not real" not in faults:
         features = features.where(mask[..., None], 0)
     if "drop" in faults:
@@ -174,8 +177,10 @@ def _sounds(g: torch.Generator) -> list[tuple]:
 STACK = fault_exercise(
     _stack,
     {
-        "not real": "What isn't real is still in the stacks: after a short sound may be anything, make it 0 by the "
-                    "mask first",
+        "not real": "What isn't real is still in the stacks: anything may follow a short sound, make it 0 by the mask "
+                    "first",
+        "inverted": "You made the real frames 0 and kept the rest: masked_fill fills where its mask is True, so give "
+                    "it ~mask",
         "times mask": "You multiply by the mask, and 0 times NaN is NaN: choose instead, with torch.where or "
                       "masked_fill",
         "drop": "You drop the last frames where they don't fill a stack: fill it up with zeros",
@@ -191,7 +196,8 @@ STACK = fault_exercise(
     },
     {
         "frames in a row": (lambda _: [_frames((4,), 4, 2, 2)], ("spread", "apart", "mean")),
-        "after a sound": (lambda _: [_frames((2,), 4, 2, 1), _frames((3,), 6, 2, 1)], ("not real",)),
+        "after a sound": (lambda _: [_frames((2,), 4, 2, 1), _frames((3,), 6, 2, 1)],
+                          ("not real", "inverted")),
         "NaN after a sound": (lambda _: [_spoiled()], ("times mask",)),
         "which stacks are real": (lambda _: [_frames((3,), 8, 2, 1)], ("all", "every", "head")),
         "the last stack": (lambda _: [_frames((5,), 5, 3, 1)], ("drop", "before", "repeat")),
@@ -210,8 +216,10 @@ def _fetch(
     latents: Tensor, features: Tensor, mask: Tensor, q: Tensor, k: Tensor, v: Tensor, faults: Collection[str]
 ) -> Tensor:
     L, C = latents.shape[1:]
-    seen = torch.cat([latents, features] if "latents first" in faults else [features, latents], dim=1)
+    q, k, v = (q.T, k.T, v.T) if "transposed" in faults else (q, k, v)
     allowed = F.pad(~mask if "inverted" in faults else mask, (0, L), value=True)
+    features = features * allowed[:, :-L, None] if "zeroed" in faults else features
+    seen = torch.cat([latents, features] if "latents first" in faults else [features, latents], dim=1)
     if "features alone" in faults:
         seen, allowed = features, allowed[:, :-L]
     scores = (latents @ q) @ (seen @ k).mT
@@ -219,7 +227,7 @@ def _fetch(
     real, dim = allowed[:, None], 1 if "over latents" in faults else -1
     if "times mask" in faults:
         shares = (scores * real).softmax(dim=dim)
-    elif "no mask" in faults or "mask after" in faults:
+    elif {"no mask", "mask after", "zeroed"} & {*faults}:
         shares = scores.softmax(dim=dim) * (real if "mask after" in faults else 1)
     else:
         shares = scores.masked_fill(~real, -1e30).softmax(dim=dim)
@@ -248,7 +256,7 @@ def _all_real(g: torch.Generator) -> list[tuple]:
     return [(latents, features, torch.ones_like(mask), *matrices)]
 
 
-SEEN = ("features alone", "latents first", "inverted", "no mask", "times mask", "mask after")
+SEEN = ("features alone", "latents first", "inverted", "no mask", "times mask", "mask after", "zeroed")
 FETCH = fault_exercise(
     _fetch,
     {
@@ -261,6 +269,8 @@ FETCH = fault_exercise(
         "times mask": "You multiply scores by the mask: a score of 0 still gets a share, make it −inf before the "
                       "softmax",
         "mask after": "You mask after the softmax, so shares no longer sum to 1: make scores −inf before it",
+        "zeroed": "You make filling 0 and let latents look at it: a score of 0 still gets a share, make it −inf before "
+                  "the softmax",
         "not divided": "Scores aren't divided: by the root of C",
         "by C": "You divide scores by C: by its root",
         "over latents": "Your shares sum to 1 over the latents: the softmax goes over what is seen, the last dimension",
@@ -268,14 +278,16 @@ FETCH = fault_exercise(
         "to queries": "You add what was fetched to the queries: it is added to the latents themselves",
         "keys": "You took keys for values: values are seen @ v",
         "no values": "The matrix v isn't used: values are seen @ v",
+        "transposed": "Your matrices are turned round, as F.linear does it: use them as they are, x @ q",
     },
     {
         "what is seen, where the last of 4 features is filling": (_small_scene, SEEN),
         "scores and shares, where all features are real": (_all_real, ("not divided", "by C", "over latents")),
-        "what comes out": (_small_scene, ("not added", "to queries", "keys", "no values")),
+        "what comes out": (_small_scene, ("not added", "to queries", "keys", "no values", "transposed")),
     },
     lambda g: _scene(g, (1, 2, 3, 4), (2, 3, 5, 8), (3, 4, 1, 4)),
     run=lambda answer, case: answer(*case),  # six matrices would hide the sentence
+    extra=(inputs_stay(("latents", "features", "mask", "q", "k", "v"), lambda g: _scene(g, (1, 2, 3, 4))),),
     id="13.4", name="fetch", minutes=15, level="hard", forbids=("scaled_dot_product_attention",),
 )  # fmt: skip
 
@@ -340,7 +352,7 @@ def _opens(result: tuple[Any, Tensor | None], case: tuple) -> str | None:
     opened, a = result[0], case[0]
     if not _is_gate(opened, a) or bool((opened > 0.5).any()):
         return None
-    what = "is closed everywhere" if not opened.any() else f"never gets above {float(opened.max()):.3g}"
+    what = "is closed everywhere" if not opened.any() else f"never gets above {max(0.0, float(opened.max())):.3g}"
     return f"your gate {what}: for a large a it should be above 0.5"
 
 
@@ -349,7 +361,7 @@ def _stuck(result: tuple[Any, Tensor | None], case: tuple) -> str | None:
     if not _is_gate(opened, a) or slopes is None:
         return None
     if slopes[a == 0].isnan().any():
-        return "at 0 the slope of your gate is NaN, as that of a root is: it should be exactly 0"
+        return "at 0 the slope of your gate is NaN, as where you take a root or divide by 0: it should be exactly 0"
     slope = float(slopes[a == 0][0])
     known = {"tanh itself": a.tanh(), "tanh(a / 2), as 2 sigmoid(a) − 1 is": (a / 2).tanh(), "sin": a.sin()}
     why = next((f"that is {name}; " for name, values in known.items() if torch.allclose(opened, values, atol=1e-3)), "")
@@ -369,7 +381,7 @@ def _movable(result: tuple[Any, Tensor | None], case: tuple) -> str | None:
 
 
 def _gate_cases(_: torch.Generator) -> list[tuple]:
-    return [(torch.tensor(_POINTS),), (torch.tensor([[0.0], [1.0], [30.0]]),)]
+    return [(torch.tensor(_POINTS),), (torch.tensor([[0.0], [1.0], [2.0], [30.0]]),)]
 
 
 GATE = Exercise(

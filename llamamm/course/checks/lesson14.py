@@ -26,7 +26,8 @@ def _length(
     seen = sum(rows * columns // by + of_picture for rows, columns in pictures)
     lengths = [sum(sounds)] if "joint" in faults else sounds
     by = 1 if "unstacked" in faults else stack
-    heard = sum(n // by if "rounded down" in faults else -(-n // by) for n in lengths)
+    heard = sum(n // by if "rounded down" in faults else n // by + 1 if "one more" in faults else -(-n // by)
+                for n in lengths)  # fmt: skip
     return words * ("no words" not in faults) + seen + heard + of_sound * len(sounds)
 
 
@@ -38,9 +39,10 @@ LENGTH = fault_exercise(
         "half a picture": "You count one token around a picture: there are a start and an end, so 2",
         "not squared": "You divided by merge: merge × merge patches become one token, so divide by its square",
         "unmerged": "You didn't merge the patches: merge × merge of them become one token",
-        "bare sound": "A sound, too, stands between a start and an end: 2 more for each",
         "half a sound": "You count one token around a sound: it has a start and an end, so 2",
         "rounded down": "You rounded down: what is left of a sound is filled with zeros and takes a token, too",
+        "bare sound": "A sound, too, stands between a start and an end: 2 more for each",
+        "one more": "You add a token to every sound: one that divides by `stack` has nothing left to fill up",
         "joint": "You added the sounds up before dividing: each begins a token of its own, so round up each by itself",
         "unstacked": "You didn't stack a sound's places: `stack` in a row become one token",
     },
@@ -48,8 +50,8 @@ LENGTH = fault_exercise(
         "the words": (lambda _: [(5, [], [], 2, 8)], ("no words",)),
         "pictures": (lambda _: [(0, [(12, 12)], [], 3, 8)],
                      ("bare picture", "half a picture", "not squared", "unmerged")),
-        "sounds": (lambda _: [(0, [], [16, 1, 15, 1], 2, 16)],
-                   ("bare sound", "half a sound", "rounded down", "joint", "unstacked")),
+        "sounds": (lambda _: [(0, [], [10, 6, 1, 6, 6], 2, 10)],
+                   ("bare sound", "half a sound", "rounded down", "one more", "joint", "unstacked")),
     },
     lambda _: [(10, [(6, 6)], [], 2, 8), (4, [], [50, 17], 2, 8), (0, [(6, 6), (4, 8)], [9], 1, 4),
                (25, [(12, 12), (6, 12)], [3, 1500, 16], 3, 8)],
@@ -124,6 +126,17 @@ def _unspoiled(kept: bool, _case: tuple) -> str | None:
     return None if kept else "you changed the embeddings that were given: return new ones, training needs the old"
 
 
+def _given_back(splice: Callable, case: tuple) -> bool:
+    """Whether a gradient of the result reaches the features. What is no tensor is told by another property."""
+    x, where, features = case
+    out = splice(x, where, leaf := features.clone().requires_grad_())
+    if not isinstance(out, Tensor):
+        return True
+    if out.requires_grad:
+        out.sum().backward()
+    return leaf.grad is not None
+
+
 def _cast(result: Any, case: tuple) -> str | None:
     x, _, features = case
     if not isinstance(result, Tensor) or result.dtype == x.dtype:
@@ -151,6 +164,9 @@ SPLICE = fault_exercise(
     lambda g: [_to_fill(g, rows) for rows in ([".mm."], [".mmm..", "mm....", "...mmm"], ["..", ".."], ["m."])],
     extra=(
         Property("the embeddings that were given", lambda g: [_to_fill(g, [".mm."])], run=_spoiled, accept=_unspoiled),
+        Property("gradients", lambda g: [_to_fill(g, [".mm."])], run=_given_back,
+                 accept=lambda reached, _: None if reached else "no gradient reaches the features, so nothing would "
+                 "train the bridge: fill in the features themselves, without detach, no_grad or new tensors of them"),
         Property("embeddings of another dtype", lambda g: [_to_fill(g, ["mm.m", "...m"], dtype=torch.bfloat16)],
                  run=lambda answer, case: answer(*case), accept=_cast,
                  otherwise=lambda got, case: difference(_splice(*case, ()), got, 0.02)),
@@ -165,11 +181,12 @@ SPLICE = fault_exercise(
 
 
 def _learned(ids: Tensor, learn: Tensor, vocab_size: int, faults: Collection[str]) -> list[Tensor]:
+    limit = vocab_size + ("over" in faults)
     if "cut out" in faults:
         words = ids < vocab_size
         ids, learn = ids[words], learn[words]
     wanted = torch.ones_like(learn) if "all" in faults else ~learn if "turned" in faults else learn
-    wanted = wanted if "media" in faults else wanted & (ids < vocab_size)
+    wanted = wanted if "media" in faults else wanted & (ids < limit)
     if "no end" in faults:
         wanted = wanted & (torch.arange(len(ids)) != wanted.nonzero().max())
     if "mask first" in faults:  # the mask of what is read, on the ids of what comes
@@ -186,7 +203,11 @@ def _conversation(row: list[int], learn: str, vocab_size: int) -> tuple:
 
 
 def _with_places(_: torch.Generator) -> list[tuple]:
-    return [_conversation([5, 60, 7, 8, 61, 9, 2, 4, 3], "000111100", 60)]
+    return [_conversation([5, 60, 61, 7, 60, 8, 61, 9, 2, 4, 3], "00001111100", 60)]
+
+
+def _only_words_learned(_: torch.Generator) -> list[tuple]:
+    return [_conversation([5, 60, 7, 8, 9, 2, 4, 3], "00011100", 60)]
 
 
 LABELS = fault_exercise(
@@ -202,20 +223,22 @@ LABELS = fault_exercise(
         "all": "The question is learned, too: only tokens whose `learn` is True are",
         "turned": "You learn just what should not be learned: turn the mask around",
         "media": "Places of media are learned: their ids come after the vocabulary, no score is theirs",
+        "over": "A place is learned: the words end at vocab_size - 1, so vocab_size itself is a place",
         "zero": "What isn't learned has the target 0, which is a token like others: it is -100",
         "no end": "The last learned token is missing: the end of the answer is learned, or it never stops",
     },
     {
         "what is read": (_with_places, ("both shifted", "long", "cut out")),
-        "where a target stands": (_with_places, ("not shifted", "mask first"), lambda result: result[1]),
-        "which tokens are learned": (_with_places, ("all", "turned", "media", "no end"), lambda result: result[1]),
+        "where a target stands": (_only_words_learned, ("not shifted", "mask first"), lambda result: result[1]),
+        "which tokens are learned": (_with_places, ("all", "turned", "media", "over", "no end"),
+                                     lambda result: result[1]),
         "what isn't learned": (_with_places, ("zero",), lambda result: result[1]),
     },
     lambda _: [_conversation([1, 100, 100, 100, 7, 8, 40, 2], "00000011", 100), _conversation([5, 6], "01", 50),
                _conversation([1, 9, 10, 4, 9, 9, 11, 12, 4, 3], "0001001100", 9),
                _conversation([3, 4, 5, 3, 6, 5], "011011", 20),
                _conversation([1, 60, 7, 61, 61, 8, 30, 31, 2], "000111111", 60)],
-    run=lambda answer, case: list(answer(*case)), tolerance=0.0,
+    run=lambda answer, case: list(answer(*case)), tolerance=0.0, extra=(input_stays(_with_places),),
     id="14.3", name="learned", minutes=8, level="core", importance=3,
 )  # fmt: skip
 
@@ -231,12 +254,14 @@ def _patched(x: Tensor, donor: Tensor, where: Tensor, chosen: list[int], faults:
         wanted = list(range(n_tokens))
     elif "others" in faults:
         wanted = [n for n in range(n_tokens) if n not in chosen]
-    first = 0 if "frame" in faults else 1
+    first = 0 if "frame" in faults else 2 if "late" in faults else 1
     numbers = torch.tensor(wanted, dtype=torch.int64)
     at = numbers if "prompt" in faults else places[numbers + first]
     source = places[torch.arange(len(wanted)) + 1] if "order" in faults else at
     into, other = (donor, x) if "back" in faults else (x, donor)
     out = into.clone()
+    if "nothing" in faults:
+        return out
     out[at] = (into[at] + other[source]) if "added" in faults else other[source]
     return out
 
@@ -264,16 +289,19 @@ PATCHED = fault_exercise(
     {
         "frame": "You are one place early: the picture's first place is its learned start, so token 0 stands at the "
                  "second",
+        "late": "You are one place late: only one place, the start, stands before token 0",
         "prompt": "You count from the beginning of the prompt: token 0 stands inside the picture, after its start",
         "others": "You exchanged the tokens that were not chosen",
         "whole": "You exchanged all of the picture's tokens: only the chosen ones",
         "order": "The donor's first tokens come in: token n takes the place of token n",
         "added": "You add the donor's tokens to what was there: exchange them",
+        "nothing": "Nothing has changed: out[where] is a copy, and what is assigned to a part of it is lost: "
+                   "assign to out itself",
         "back": "It is the wrong way round: start from x, and take only the chosen tokens from the donor",
     },
     {
-        "which places change": (_counted, ("frame", "prompt", "others", "whole")),
-        "what comes in": (_counted, ("order", "added")),
+        "which places change": (_counted, ("frame", "late", "prompt", "others", "whole")),
+        "what comes in": (_counted, ("order", "added", "nothing")),
         "whose prompt it stays": (_words_differ, ("back",)),
     },
     lambda g: [_prompts(g, ".mmmmmm.", [1]), _prompts(g, "..mmmmmmmmmmm...", [7, 1, 4]),
@@ -404,7 +432,7 @@ FOOL = Exercise(
         Property(name, _toys, run=lambda answer, case: answer(*case), accept=accept) for name, accept in (
             ("a picture", _is_picture), ("numbers from 0 to 1", _of_pictures(_in_range)),
             ("the budget", _of_pictures(_within_budget)), ("another answer", _of_pictures(_changed)))
-    ),
+    ) + (input_stays(_toys),),
 )  # fmt: skip
 
 EXERCISES: tuple[Exercise, ...] = (LENGTH, SPLICE, LABELS, PATCHED, FOOL)

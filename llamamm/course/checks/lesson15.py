@@ -3,6 +3,8 @@ picture."""
 
 from __future__ import annotations
 
+import math
+import operator
 import random
 from collections.abc import Callable, Collection, Sequence
 from functools import cache, partial
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamamm.course.checks.compare import describe
+from llamamm.course.checks.compare import describe, difference
 from llamamm.course.checks.core import Exercise, Mistake, Property
 from llamamm.course.checks.faults import fault_exercise
 from llamamm.course.checks.inputs import inputs_stay
@@ -21,6 +23,28 @@ from llamamm.llama32_vision.tiles import TileProcessor
 from llamamm.llama32_vision.tower import MULTIPLE
 from llamamm.multimodal.places import image_spans
 from llamamm.senses.config import EncoderConfig
+
+
+def _in_form(expected: Any, got: Any) -> Any:
+    """got, with lists where the expected result has lists and tuples where it has tuples: either will do."""
+    if not isinstance(expected, tuple | list) or not isinstance(got, tuple | list):
+        return got
+    return type(expected)(_in_form(expected[i], part) if i < len(expected) else part for i, part in enumerate(got))
+
+
+def _differs(expected: Any, got: Any, tolerance: float | None = None) -> str | None:
+    return difference(expected, _in_form(expected, got), tolerance)
+
+
+def _is_whole(n: Any) -> bool:
+    """Also of numpy or torch."""
+    try:
+        return operator.index(n) is not None
+    except (TypeError, ValueError):
+        return False
+
+
+ROWS_OF_ANY_KIND = {"differs": _differs, "misshapen": partial(_differs, tolerance=math.inf)}
 
 # ---- 15.1: tokens of an image ----
 
@@ -57,7 +81,8 @@ TOKENS = fault_exercise(
         "always 14": "You wrote 14 where `patch` belongs: it is an argument",
         "sum filled": "You fill up the sum of all tiles: each tile is filled up by itself, to a multiple of 8",
         "never filled": "The second number is not filled up: each tile's tokens to a multiple of 8",
-        "rounded down": "You round down to a multiple of 8: tokens are added, none is dropped",
+        "rounded down": "You round down to a multiple of 8, or fill up the patches alone: tokens are added, none is "
+                        "dropped",
     },
     {
         "the tokens of a tile": (_three_tiles, ("no CLS", "one row")),
@@ -67,6 +92,7 @@ TOKENS = fault_exercise(
     },
     lambda _: [(560, 1), (560, 4), (448, 3), (28, 2, 7), (56, 1, 7), (98, 4)],
     id="15.1", name="image_tokens", minutes=4, level="warm-up", reference=_package_tokens,
+    **ROWS_OF_ANY_KIND,
 )  # fmt: skip
 
 
@@ -93,7 +119,8 @@ def _canvas(height: int, width: int, side: int, *rest: Any) -> tuple[int, int]:
 WASTED = {
     "always largest": "You always take the largest scale: a small image would fill four tiles. Among scales of 1 and "
                       "more the smallest wastes least",
-    "smallest": "Where no canvas holds the image you take the smallest scale: the largest loses least",
+    "smallest": "Where no canvas holds the image you take the smallest scale, or `//` makes all of them 0: the largest "
+                "loses least",
     "most tiles": "Of canvases with equal scale you take the one with most tiles: the fewest cost least",
     "transposed": "Rows and columns are exchanged: rows go with the height, and come first",
     "larger factor": "You take the larger of the two factors: then the image sticks out on the other side",
@@ -123,7 +150,7 @@ def _for_images(answer: Callable[..., Any], _case: tuple) -> list[Any]:
 
 
 def _wrong_form(got: Any) -> bool:
-    return not isinstance(got, tuple | list) or len(got) != 2 or not all(isinstance(n, int) for n in got)
+    return not isinstance(got, tuple | list) or len(got) != 2 or not all(map(_is_whole, got))
 
 
 def _two_numbers(results: list[Any], _case: tuple) -> str | None:
@@ -139,7 +166,7 @@ def _canvas_faults(*own: str) -> Callable[[list[Any], tuple], str | None]:
     def accept(results: list[Any], _case: tuple) -> str | None:
         if any(map(_wrong_form, results)):
             return None
-        results, right = [tuple(got) for got in results], _canvases(())
+        results, right = [tuple(map(int, got)) for got in results], _canvases(())
         wrong = [i for i, got in enumerate(results) if got != right[i]]
         sets = (faults for n in range(4) for faults in combinations(WASTED, n))
         found = next((faults for faults in sets if _canvases(faults) == results), None)
@@ -176,6 +203,8 @@ CANVAS = Exercise(
 def _add_gated(x: Tensor, table: Tensor, gate: Tensor, ids: Tensor, faults: Collection[str] = ()) -> Tensor:
     B, t, _, C = x.shape
     opened = gate.sigmoid() if "sigmoid" in faults else gate if "no tanh" in faults else gate.tanh()
+    opened = torch.ones(1) if "no gate" in faults else opened
+    ids = ids - 1 if "other row" in faults else ids
     rows = table[ids[:1].expand(B) if "first image" in faults else ids]  # (B, t C)
     tiles = rows.view(B, C, t).transpose(1, 2) if "interleaved" in faults else rows.view(B, t, C)
     tiles = tiles[:, :1] if "one tile" in faults else tiles
@@ -195,18 +224,20 @@ ADD_GATED = fault_exercise(
     _add_gated,
     {
         "sigmoid": "A sigmoid is 0.5 at 0, so the gate would begin half open: tanh is 0 there",
+        "no gate": "You add the table in full: multiply it by tanh(gate)",
         "all gated": "The gate stands before the table alone: what comes in as x must pass whatever the gate",
         "no tanh": "You multiply by the gate itself: by its tanh, which stays between -1 and 1",
         "blend": "You blend x and the table: x stays whole, and the table is added to it",
         "one tile": "You add the first tile's vector to every tile: each has its own",
         "interleaved": "In a row of the table the first C numbers are tile 1's, the next C tile 2's: view it as (t, C)",
         "first image": "You take the first image's row for all images: each has its own number in `ids`",
+        "other row": "You take a different row of the table: an image with the number n in `ids` has table[n]",
     },
     {
-        "a gate at 0": (lambda g: [_gated(g, 0.0)], ("sigmoid",)),
+        "a gate at 0": (lambda g: [_gated(g, 0.0)], ("sigmoid", "no gate")),
         "an open gate": (lambda g: [_gated(g, 0.8)], ("all gated", "no tanh", "blend")),
         "which tile": (lambda g: [_gated(g, 0.8)], ("one tile", "interleaved")),
-        "several images": (lambda g: [_gated(g, 0.8, (2, 2, 1, 2))], ("first image",)),
+        "several images": (lambda g: [_gated(g, 0.8, (2, 2, 1, 2))], ("first image", "other row")),
     },
     lambda g: [_gated(g, 0.8), _gated(g, -1.5, (3, 4, 5, 6)), _gated(g, 0.0, (2, 4, 3, 8))],
     extra=(inputs_stay(("x", "table", "gate", "ids"), lambda g: [_gated(g, 0.8)]),),
@@ -224,7 +255,7 @@ def _hand_out(
     x, kept = embedded, []
     for n, block in enumerate(blocks):
         entered, x = x, block(x)
-        if n in keep:
+        if n + ("from 1" in faults) in keep:
             kept.append(x if "leaves" in faults else entered)
     x = x if {"norm last", "no norm"} & {*faults} else norm(x)
     for block in () if "no after" in faults else after:
@@ -232,6 +263,8 @@ def _hand_out(
     x = norm(x) if "norm last" in faults else x
     kept = [norm(k) for k in kept] if "normed" in faults else kept
     kept = kept[::-1] if "reversed" in faults else kept
+    if "stacked" in faults:
+        return torch.stack([*kept, x] if "kept first" in faults else [x, *kept], dim=-1).flatten(2)
     wide = torch.cat(kept, dim=-1) if "blocks" in faults else torch.stack(kept, dim=-1).flatten(2)
     return torch.cat([wide, x] if "kept first" in faults else [x, wide], dim=-1)
 
@@ -250,29 +283,32 @@ def _tower(g: torch.Generator, B: int, N: int, C: int, n: int, n_after: int, kee
 
 
 def _small_tower(g: torch.Generator) -> list[tuple]:
-    return [_tower(g, 1, 1, 3, 3, 1, (0, 2))]
+    return [_tower(g, 1, 1, 3, 3, 1, (1, 2))]
 
 
 HAND_OUT = fault_exercise(
     _hand_out,
     {
         "leaves": "You keep what leaves the blocks (as transformers 5 does): keep what enters them",
+        "from 1": "You count the blocks from 1: the first block's number is 0",
         "normed": "The kept features are not normalised",
         "no norm": "You leave out the norm after the blocks",
         "norm last": "The norm stands before the functions in `after`, not after them",
         "no after": "You leave out the functions in `after`",
         "blocks": "The kept features stand block after block: for each channel its kept values stand together; stack "
                   "on the last dimension, then flatten",
+        "stacked": "You stack the final features, too: they stay together, and only the kept ones alternate",
         "reversed": "The kept features stand in the opposite order: that of `keep`, the earliest block first",
         "kept first": "The final features come first, then the kept ones",
     },
     {
-        "what is kept": (_small_tower, ("leaves", "normed")),
+        "what is kept": (_small_tower, ("leaves", "from 1", "normed")),
         "the final features": (_small_tower, ("no norm", "norm last", "no after")),
-        "how they are laid side by side": (_small_tower, ("blocks", "reversed", "kept first")),
+        "how they are laid side by side": (_small_tower, ("blocks", "stacked", "reversed", "kept first")),
     },
     lambda g: [_tower(g, 1, 1, 3, 3, 1, (0, 2)), _tower(g, 2, 4, 5, 5, 2, (1, 2, 4)), _tower(g, 1, 3, 4, 2, 0, (1,))],
     run=lambda answer, case: answer(*case),  # functions are no input that can be shown
+    extra=(inputs_stay(("embedded", "blocks", "norm", "after", "keep"), _small_tower),),
     id="15.4", name="hand_out", minutes=15, level="hard",
 )  # fmt: skip
 
@@ -293,8 +329,13 @@ def _visible(ids: Sequence[int], image_token: int, faults: Collection[str]) -> l
                 sight = [*sight, number]
             n += 1
         out.append(list(before if "from the next" in faults else sight))
-    if "words before" in faults and n:
-        return [row or [int("from 1" in faults)] for row in out]
+    for i in reversed(range(len(ids) - 1) if "together" in faults else ()):
+        out[i] = out[i + 1] if ids[i] == ids[i + 1] == image_token else out[i]
+    if "one list" in faults:
+        return [list(sight) for _ in out]
+    if {"words before", "all before"} & {*faults} and n:
+        first = int("from 1" in faults)
+        return [row or [*range(first, first + (n if "all before" in faults else 1))] for row in out]
     return out
 
 
@@ -311,18 +352,22 @@ VISIBLE = fault_exercise(
                       "before it",
         "from the next": "An image's own token sees it already",
         "words before": "Words before the first image see nothing: an empty list",
+        "all before": "Words before the first image see nothing, not all images: an empty list",
         "from 1": "Images are counted from 0",
+        "together": "An image's token does not see the images after it. If you append to a list, give each row a copy",
+        "one list": "All rows are the same list, and you change it later: give each row a copy",
     },
     {
-        "before the first image": (lambda _: [([4, 9, 4], 9)], ("words before",)),
+        "before the first image": (lambda _: [([4, 9, 4, 9], 9)], ("words before", "all before", "one list")),
         "an image's own token": (lambda _: [([4, 9, 4], 9), ([9, 4, 9, 4], 9)], ("from the next",)),
         "how images are counted": (lambda _: [([4, 9, 4], 9)], ("from 1",)),
-        "side by side": (lambda _: [([9, 9, 4], 9)], ("apart",)),
+        "side by side": (lambda _: [([9, 9, 4, 9], 9)], ("apart", "together")),
         "one after the other": (lambda _: [([9, 4, 9, 4], 9)], ("to the end",)),
     },
     lambda _: [([1, 2, 3], 9), ([9, 1, 2], 9), ([1, 9, 2, 3, 9, 4], 9), ([1, 9, 9, 2, 3], 9), ([9, 9, 9], 9),
                ([1, 9, 9, 2, 9, 3, 3], 9), ([5, 5, 7, 5, 7, 7, 5], 7), ([4, 1], 4)],
     id="15.5", name="visible", minutes=12, level="core", reference=_by_spans,
+    extra=(inputs_stay(("ids", "image_token"), lambda _: [([4, 9, 4], 9)]),), **ROWS_OF_ANY_KIND,
 )  # fmt: skip
 
 
@@ -330,14 +375,14 @@ VISIBLE = fault_exercise(
 
 
 def _picture(size: Any) -> tuple[int, int] | None:
-    right = isinstance(size, tuple | list) and len(size) == 2 and all(type(n) is int and n >= 2 for n in size)
-    return tuple(size) if right else None
+    right = isinstance(size, tuple | list) and len(size) == 2 and all(_is_whole(n) and n >= 2 for n in size)
+    return tuple(map(int, size)) if right else None
 
 
 def _is_picture(size: Any, _case: tuple) -> str | None:
     if _picture(size):
         return None
-    if not isinstance(size, tuple | list) or len(size) != 2 or not all(type(n) is int for n in size):
+    if not isinstance(size, tuple | list) or len(size) != 2 or not all(map(_is_whole, size)):
         return f"give (height, width), two whole numbers; got {size!r}"
     return f"height and width must be at least 2, got {size[0]} x {size[1]}"
 
@@ -356,6 +401,8 @@ def _wastes(size: Any, case: tuple) -> str | None:
            f"{black:.0%} of the canvas is black"  # fmt: skip
     if rows * columns == 1:
         return f"{seen}: a picture that fits in one tile is enlarged to fill it; make it a little too large for one"
+    if height > rows * side or width > columns * side:
+        return f"{seen}: a picture larger than its canvas is scaled down to fill it; make it smaller"
     if rows == 1 or columns == 1:
         return f"{seen}: you waste in one direction; what if the second row and the second column are nearly empty?"
     return f"{seen}: how much of the second row do you need to get one?"

@@ -3,6 +3,7 @@ tokens that are loud and wrong."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from itertools import groupby
 from typing import Any
@@ -39,8 +40,11 @@ def _by_hand(_: torch.Generator) -> list[tuple]:
     return [(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.tensor([1.0, 1.0]))]
 
 
-def _too_many(shape: str) -> Callable[[BaseException, tuple], str | None]:
-    return lambda error, _case: f"{error}: {shape}" if isinstance(error, RuntimeError) else None
+def _do_not_meet(error: BaseException, _case: tuple) -> str | None:
+    if not isinstance(error, RuntimeError):
+        return None
+    return ("nothing (C,) joins the words as nothing[None], a row; tokens (M, C) and places (1 + V, C) meet as "
+            "(M, 1, C) and (1, 1 + V, C), or in torch.cdist")
 
 
 NEARNESS = fault_exercise(
@@ -59,7 +63,7 @@ NEARNESS = fault_exercise(
         "which column is whose": (_by_hand, ("nothing last",)),
     },
     lambda g: [_placed(g, 1, 3, 2), _placed(g, 9, 20, 16), _placed(g, 2, 1, 5)],
-    hint=_too_many("tokens (M, C) and places (1 + V, C) meet as (M, 1, C) and (1, 1 + V, C), or in torch.cdist"),
+    hint=_do_not_meet,
     extra=(input_stays(lambda g: [_placed(g, 2, 3, 4)]),),
     id="16.1", name="nearness", minutes=8, level="core", importance=3,
 )  # fmt: skip
@@ -83,7 +87,7 @@ def _picture(shares: Tensor, said: list[int], faults: Collection[str]) -> Tensor
     if "no words" in faults:
         loss = torch.zeros(())
     allowed = words if "no silence" in faults else [0, *words]
-    each = shares.double()[:, sorted(set(allowed))].logsumexp(dim=1)
+    each = shares.double()[:, allowed].logsumexp(dim=1)
     if "no second" in faults:
         return loss.to(shares.dtype)
     return (loss - (each.sum() if "sum of tokens" in faults else each.mean())).to(shares.dtype)
@@ -119,16 +123,21 @@ def _not_infinite(expected: Tensor, got: Any, sentence: str) -> str | None:
     return Diagnosis.of(f"should be {float(expected):.4g}, got {float(got):.4g}", sentence)
 
 
-def _off(expected: Tensor, got: Any) -> str | None:
+def _off(expected: Tensor, got: Any, sentence: str) -> str | None:
     """The same for one that is finite and wrong, where nothing else has failed."""
     if not isinstance(got, Tensor) or got.shape != expected.shape or torch.allclose(got, expected, rtol=0.02):
         return None
-    return f"should be {float(expected):.4g}, got {float(got):.4g}"
+    return Diagnosis.of(f"should be {float(expected):.4g}, got {float(got):.4g}", sentence)
+
+
+FLOOR = "a small number added, or a floor, hides how rare they are: log1p and expm1 need neither"
 
 
 def _told_rare(result: Any, case: tuple) -> str | None:
-    return _not_infinite(_picture(*case, ()), result, "1 - (1 - p)(1 - q)... is 0 in fp32 where all are tiny: log1p "
-                         "and expm1 keep the digits")  # fmt: skip
+    sentence = "1 - (1 - p)(1 - q)... is 0 in fp32 where all are tiny: log1p and expm1 keep the digits"
+    if isinstance(result, Tensor) and result.isnan().any():
+        sentence = "shares are log-probabilities: take their exp() before you use them as p"
+    return _not_infinite(_picture(*case, ()), result, sentence)
 
 
 def _learns(answer: Callable, case: tuple) -> Tensor:
@@ -136,6 +145,12 @@ def _learns(answer: Callable, case: tuple) -> Tensor:
     shares = case[0].clone().requires_grad_()
     answer(shares, case[1]).backward()
     return shares.grad
+
+
+def _same_gradient(got: Tensor, case: tuple) -> str | None:
+    if torch.allclose(got, _learns(picture_loss, case), rtol=1e-3, atol=1e-5):
+        return None
+    return "the loss is right and its gradient is not: leave out detach(), no_grad() and item()"
 
 
 def _finite(result: Any, _case: tuple) -> str | None:
@@ -167,7 +182,10 @@ PICTURE = fault_exercise(
     lambda g: [_shares(g, 1, 3, [2]), _shares(g, 9, 12, [3, 7]), _shares(g, 4, 5, [1, 2, 5])],
     extra=(
         Property("rare words", _rare, run=lambda answer, case: answer(*case), accept=_told_rare,
-                 otherwise=lambda got, case: _off(_picture(*case, ()), got)),
+                 otherwise=lambda got, case: _off(_picture(*case, ()), got, FLOOR)),
+        Property("what tokens learn", _two_tokens, run=_learns, accept=lambda _got, _case: None,
+                 otherwise=_same_gradient),
+        input_stays(_two_tokens),
         Property("a token that is sure", lambda _: [(torch.tensor([[-40.0, 0.0, -40.0], [-0.7, -2.0, -1.0]]), [1, 2])],
                  run=_learns, accept=_finite),
     ),
@@ -253,8 +271,8 @@ HEARD = fault_exercise(
         "backwards": "The words come in the opposite order",
     },
     {
-        "a word said twice": (_path("no _ no go no"), ("blanks first",)),
-        "a word said again later": (_path("go on go"), ("once each",)),
+        "a word said twice": (_path("on no _ no go no so"), ("blanks first",)),
+        "a word said again later": (_path("go on go so"), ("once each",)),
         "a word that repeats": (_path("go go"), ("repeats",)),
         "nothing here": (_path("_ go"), ("blanks",)),
         "the order": (_path("it was"), ("backwards",)),
@@ -279,6 +297,8 @@ def _preference(
     if "crossed" in faults:
         before = before[::-1]
     gains = (chosen, rejected) if "no reference" in faults else (chosen - before[0], rejected - before[1])
+    if "parentheses" in faults:
+        gains = (gains[0], rejected + before[1])
     if "chosen alone" in faults:
         gains = (gains[0], torch.zeros_like(gains[1]))
     margin = gains[1] - gains[0] if "turned" in faults else gains[0] - gains[1]
@@ -294,16 +314,18 @@ def _pairs(g: torch.Generator, n: int, beta: float, shift: float = 2.0) -> tuple
 
 
 def _one_pair(_: torch.Generator) -> list[tuple]:
-    return [tuple(torch.tensor([x]) for x in (-5.0, -6.0, -6.5, -5.8)) + (0.4,)]
+    return [tuple(torch.tensor([x]) for x in (-0.53, -1.1, -1.41, -0.87)) + (0.3,)]
 
 
 def _long_answers(_: torch.Generator) -> list[tuple]:
     return [(torch.tensor([-900.0]), torch.tensor([-100.0]), torch.tensor([-50.0]), torch.tensor([-101.0]), 1.0)]
 
 
+LOG_OF_ZERO = "log(sigmoid(x)) is log(0) for a large negative x: logsigmoid is not"
+
+
 def _finite_loss(result: Any, case: tuple) -> str | None:
-    return _not_infinite(_preference(*case, ()), result,
-                         "log(sigmoid(x)) is log(0) for a large negative x: logsigmoid is not")  # fmt: skip
+    return _not_infinite(_preference(*case, ()), result, LOG_OF_ZERO)
 
 
 PREFERENCE = fault_exercise(
@@ -311,6 +333,7 @@ PREFERENCE = fault_exercise(
     {
         "no reference": "The model from before is missing: what counts is how far each answer has moved from it",
         "crossed": "The two numbers from before have changed places: each answer is compared with itself",
+        "parentheses": "Parentheses are missing: chosen - before - (rejected - before)",
         "chosen alone": "You leave the rejected answer out: it is the lead of one over the other that counts",
         "turned": "It is the wrong way round: the chosen answer should gain more than the rejected one",
         "no beta": "beta is missing: it multiplies the margin",
@@ -319,13 +342,13 @@ PREFERENCE = fault_exercise(
         "sign": "The sign is wrong: the loss is minus the logarithm, and falls as the margin grows",
     },
     {
-        "the margin": (_one_pair, ("no reference", "crossed", "chosen alone", "turned")),
+        "the margin": (_one_pair, ("no reference", "crossed", "parentheses", "chosen alone", "turned")),
         "beta": (_one_pair, ("no beta", "divided")),
         "minus the log of the sigmoid": (_one_pair, ("no log", "sign")),
     },
     lambda g: [_pairs(g, 1, 0.1), _pairs(g, 4, 1.0), _pairs(g, 3, 0.5)],
     extra=(Property("long answers", _long_answers, run=lambda answer, case: answer(*case), accept=_finite_loss,
-                    otherwise=lambda got, case: _off(_preference(*case, ()), got)),
+                    otherwise=lambda got, case: _off(_preference(*case, ()), got, LOG_OF_ZERO)),
            input_stays(_one_pair)),
     id="16.5", name="preferred", minutes=8, level="core", importance=3,
     reference=lambda c, r, c0, r0, beta: preference_loss(c, r, c0, r0, beta=beta),
@@ -353,16 +376,18 @@ def _are_shares(result: Any, case: tuple) -> str | None:
         got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         return f"give log-probabilities ({n_tokens}, {1 + n_words}), got {got}"
     sums = result.detach().exp().sum(dim=1)
-    if not ((sums - 1).abs() < 1e-3).all():
-        return f"each token's probabilities add up to 1, here to {float(sums[0]):.3g}: log_softmax(dim=1) at the end"
+    off = (sums - 1).abs().nan_to_num(nan=math.inf)
+    if off.max() > 1e-3:
+        return (f"each token's probabilities add up to 1, here to {float(sums[off.argmax()]):.3g}: log_softmax(dim=1) "
+                f"at the end")
     return None
 
 
 def _parts(shares: Tensor, said: Collection[int]) -> tuple[float, float]:
     """The two parts of a picture's loss."""
-    whole = float(picture_loss(shares, said))
+    first = float(_picture(shares, [*said], ("no second",)))
     second = float(-shares[:, [0, *sorted(set(said))]].logsumexp(dim=1).mean())
-    return whole - second, second
+    return first, abs(second)
 
 
 def _all_said(result: Any, case: tuple) -> str | None:

@@ -30,8 +30,8 @@ def wave(samples: Tensor, *, at: int) -> None:
     axes[0].set(xlabel="seconds", ylabel="pressure", title=f"{len(samples):,} samples ...")
     axes[1].plot(torch.arange(400) / 16, samples[at : at + 400], color=BLUE, linewidth=1.2)
     axes[1].set(xlabel="milliseconds", title="... and 400 of them")
-    plots.show(fig, alt="Left, a wave with three bursts of speech. Right, 25 milliseconds of it: a shape that repeats "
-                        "about every 10 milliseconds.")  # fmt: skip
+    plots.show(fig, alt="Left, a wave with several bursts of speech. Right, 25 milliseconds of it: a shape that "
+                        "repeats about every 8 milliseconds.")  # fmt: skip
 
 
 def mel_triangles(edges: Tensor, bands: Tensor) -> None:
@@ -64,8 +64,8 @@ def log_mel(samples: Tensor, mel: Tensor, words: Sequence[tuple[str, float, floa
     axes[1].set(xlabel="seconds", ylabel="mel band", xlim=(0, seconds), yticks=[0, 20, 40, 60, 80])
     for word, begin, end in words:
         axes[0].text((begin + end) / 2, float(samples.max()) * 1.15, word, ha="center", va="bottom")
-        for ax in axes:
-            ax.axvline(begin, color=GREY, linewidth=0.8, linestyle=":")
+        for ax, color in zip(axes, (GREY, "white"), strict=True):
+            ax.axvline(begin, color=color, linewidth=1, linestyle=":")
     fig.colorbar(image, ax=axes[1], label="log-mel", pad=0.01)
     plots.show(fig, alt="Above, a wave with the words go, forward, ten, meters over it. Below, its log-mel: each word "
                         "is a group of bright bars that bend.")  # fmt: skip
@@ -94,7 +94,7 @@ def fading(trained: Mapping[str, Kept], random: Sequence[Mapping[str, Kept]]) ->
         ax.set(xticks=list(places), xticklabels=names, xlabel="block", title=title, xlim=(-0.2, len(places) + 0.4))
     axes[0].set(ylabel="mean cosine")
     plots.show(fig, alt="Two panels over six stages. For two words of one voice Whisper's line falls from about 0.4 to "
-                        "nearly 0, while random weights keep it above 0.15. For one word in two voices Whisper's line "
+                        "nearly 0, while random weights keep it near 0.3. For one word in two voices Whisper's line "
                         "rises, and that of random weights falls.")  # fmt: skip
 
 

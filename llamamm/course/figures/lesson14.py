@@ -74,7 +74,7 @@ def looks(shares: Mapping[str, Interval], text_alone: float) -> None:
     ax.axvline(text_alone, color=ORANGE, linestyle="--", linewidth=1.8)
     ax.text(text_alone, -0.68, "the text alone, at its best", color="black", ha="center", va="bottom", fontsize=10)
     show(figure, alt="Three bars. With its own picture the model answers most questions, far above the line for the "
-                     "text alone; with another's picture and with none it stays below that line.")  # fmt: skip
+                     "text alone; with another's picture it falls to that line, with none far below it.")  # fmt: skip
 
 
 def patched(groups: Mapping[str, Mapping[str, Interval]]) -> None:
@@ -85,8 +85,8 @@ def patched(groups: Mapping[str, Mapping[str, Interval]]) -> None:
         _bars(ax, found, "answer becomes the donor's")
         ax.set_title(question, fontsize=11)
     show(figure, alt="Two panels of five bars. All nine tokens flip every answer, and so, nearly always, do the few "
-                     "that lie near a word; as many others hardly ever do. For the colour, the tokens under the shape "
-                     "flip no more answers than as many others.")  # fmt: skip
+                     "that lie near a word; as many others hardly ever do. The tokens under the shape flip no more "
+                     "colours than as many others, but every shape, and as many others none.")  # fmt: skip
 
 
 def token_maps(pixels: Tensor, maps: Mapping[str, Tensor]) -> None:
@@ -140,4 +140,4 @@ def faults(shares: Mapping[str, tuple[Interval, Interval]]) -> None:
         ax.text(1.03, y, name, color=color, transform=ax.transAxes, va="center", fontsize=11)
     show(figure, alt="Two bars for the right splice and for each of four faults. Off by one picture leaves few right "
                      "answers in a batch, and as many as the right splice one at a time. Off by one token and "
-                     "backwards cost nothing. With all tokens alike hardly any answer is right.")  # fmt: skip
+                     "backwards cost one or two. With all tokens alike few answers are right.")  # fmt: skip

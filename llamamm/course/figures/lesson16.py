@@ -114,5 +114,5 @@ def margins(before: Tensor, after: Tensor) -> None:
     ax.text(0.02, 0.93, "orange: before training, 0 for all", transform=ax.transAxes, va="top", fontsize=SMALL)
     ax.set(xlabel="held-out pairs, sorted", ylabel="margin", xticks=[], ylim=(-2 + min(0, float(after.min())), None))
     ax.spines["bottom"].set_visible(False)
-    show(figure, alt="Bars of held-out pairs, sorted: after training nearly all margins are above zero, where all of "
-                     "them were before.")  # fmt: skip
+    show(figure, alt="Bars of held-out pairs, sorted: after training all margins are above an orange line at zero, "
+                     "where they were before.")  # fmt: skip

@@ -37,7 +37,10 @@ def cut_by_reshape(pixels, patch, has):
     r, c = H // patch, W // patch
     if "viewed" in has:
         return x.reshape(B, r * c, -1)
-    x = x.view(B, C, r, patch, c, patch) if x.is_contiguous() else x.reshape(B, C, r, patch, c, patch)
+    if "scattered" in has:
+        x = x.reshape(B, C, patch, r, patch, c).permute(0, 1, 3, 2, 5, 4)
+    else:
+        x = x.view(B, C, r, patch, c, patch) if x.is_contiguous() else x.reshape(B, C, r, patch, c, patch)
     if "channels apart" in has:
         return x.permute(0, 1, 2, 4, 3, 5).reshape(B, r * c, -1)
     axes = [4, 2] if "down" in has else [2, 4]
@@ -52,6 +55,8 @@ def cut_by_slices(pixels, patch, has):
         return torch.stack(x.flatten(1).chunk(len(rows) * len(columns), 1), 1)
     places = [(r, c) for c in columns for r in rows] if "down" in has else [(r, c) for r in rows for c in columns]
     squares = [x[:, :, r : r + patch, c : c + patch] for r, c in places]
+    if "scattered" in has:
+        squares = [x[:, :, r // patch :: len(rows), c // patch :: len(columns)] for r, c in places]
     if "channels apart" in has:
         each = [square[:, k].flatten(1) for k in range(3) for square in squares]
         return torch.cat(each, 1).unflatten(1, (len(squares), -1))
@@ -69,6 +74,7 @@ def cut_by_indices(pixels, patch, has):
         for i in range(n):
             r, c = (i % (H // patch), i // (H // patch)) if "down" in has else divmod(i, W // patch)
             part = table[:, r * patch : (r + 1) * patch, c * patch : (c + 1) * patch]
+            part = table[:, r :: H // patch, c :: W // patch] if "scattered" in has else part
             where.append(torch.einsum(f"cyx->{order_inside(has)}", part).reshape(-1))
         table = torch.stack(where)
         if "channels apart" in has:
@@ -88,13 +94,18 @@ def new_size(rows, columns, has):
     return (columns, rows) if "swapped" in has else (rows, columns)
 
 
+def shifted(table, has):
+    """The table as it is, or with the CLS token's row where the grid's first should be."""
+    return torch.cat([table[:1], table[:-1]]) if "CLS as a place" in has else table
+
+
 def with_first(table, new, has):
     first = table[:1] * 0 if "zero" in has else table[:1]
     return torch.cat([new, first]) if "last" in has else torch.cat([first, new])
 
 
 def positions_by_permute(table, rows, columns, has):
-    g, C = math.isqrt(len(table) - 1), table.shape[1]
+    table, g, C = shifted(table, has), math.isqrt(len(table) - 1), table.shape[1]
     if "CLS in line" in has:
         return F.interpolate(table.T[None], rows * columns + 1, mode="linear")[0].T
     if "line" in has:
@@ -109,6 +120,7 @@ def positions_by_permute(table, rows, columns, has):
 
 
 def positions_by_movedim(table, rows, columns, has):
+    table = shifted(table, has)
     places, C = table[1:], table.shape[-1]
     side = round(len(places) ** 0.5)
     if {"line", "CLS in line"} & {*has}:
@@ -128,7 +140,7 @@ def positions_by_movedim(table, rows, columns, has):
 
 
 def positions_by_channel(table, rows, columns, has):
-    g, C = int(len(table) ** 0.5), table.shape[1]
+    table, g, C = shifted(table, has), int(len(table) ** 0.5), table.shape[1]
     if {"line", "CLS in line", "as they are"} & {*has}:
         if "as they are" in has:
             index = [i % (g * g) + 1 for i in range(rows * columns)]
@@ -155,6 +167,7 @@ def rows_of(places, has):
     """The places as they are added, a row for each token, the CLS token's first."""
     places = places.flip(0) if "places from the end" in has else places
     places = torch.cat([places[-1:], places[:-1]]) if "off by one" in has else places
+    places = torch.cat([places[:1], places[:-1]]) if "patches off by one" in has else places
     keep = torch.ones(len(places), 1)
     keep[0] = 0.0 if {"CLS without", "none"} & {*has} else 1.0
     keep[1:] = 0.0 if {"patches without", "none"} & {*has} else 1.0
@@ -345,16 +358,19 @@ ONE_SIDE = "one side of the grid"
 IN_LINE = "like a line: a place is a row and a column of a square, stretch it in both directions"
 # what a message must hold, for each fault
 TOLD = {
-    "11.1": {"viewed": "runs of rows", "channels apart": "channels came apart", "down": "go down the columns",
+    "11.1": {"viewed": "runs of rows", "scattered": "pixels that lie apart",
+             "channels apart": "channels came apart", "down": "go down the columns",
              "channel last": "channel comes last", "tipped": "is tipped over",
              "tipped, channel last": "column, row, channel", "bottom right": "at the top and left",
              "centre": "at each side", "squeezed": "squeezed the picture"},
-    "11.3": {"last": "came to the end", "zero": "row is zero", "viewed in": "Going in", "viewed out": "Coming out",
+    "11.3": {"last": "came to the end", "zero": "row is zero", "CLS as a place": "row for the first place",
+             "viewed in": "Going in", "viewed out": "Coming out",
              "swapped": "swapped rows", "tipped": "tipped over", "line": IN_LINE,
              "CLS in line": IN_LINE + "; and keep the CLS token's row out of it", "bilinear": "That is bilinear",
              "nearest": "nearest old place", "corners": "align_corners=True", "as they are": "as they are"},
     "11.4": {"last": "stands last", "first picture alone": "Only the first picture", "off by one": "off by one",
-             "places from the end": "from the end to the start", "none": "No places were added",
+             "patches off by one": "off by one", "places from the end": "from the end to the start",
+             "none": "No places were added",
              "CLS without": "The CLS token has no place", "patches without": "The patches have no places",
              "times": "You multiplied by the places", "minus": "You subtracted the places",
              "to all": "added the CLS vector to the patches"},
@@ -375,20 +391,22 @@ TOLD = {
 APART = {
     "11.1": [
         {"viewed", "channels apart", "channel last", "tipped", "tipped, channel last"},  # how a patch's numbers stand
-        {"viewed", "down"}, {"channels apart", "down"},  # no token is a patch, so none has a place
+        {"viewed", "scattered"}, {"viewed", "down"}, {"channels apart", "down"},  # no token is a patch
         {"bottom right", "centre", "squeezed"},  # each says what is left of a picture that doesn't fit
     ],
     "11.3": [
-        {"last", "CLS in line"}, {"zero", "CLS in line"},  # a CLS row that is stretched along has no place of its own
+        {"last", "CLS in line"}, {"zero", "CLS in line"}, {"CLS as a place", "CLS in line"},
+        # a CLS row that is stretched along has no place of its own
         {"bilinear", "nearest"}, {"nearest", "corners"},  # the nearest place needs no rule for corners
         *({one, other} for one in ("line", "CLS in line", "as they are") for other in (
             "viewed in", "viewed out", "swapped", "tipped", "line", "CLS in line", "bilinear", "nearest", "corners",
             "as they are")),  # in a line, or unstretched, there is no square to be mistaken
     ],
     "11.4": [
-        {"none", one} for one in ("places from the end", "off by one", "CLS without", "patches without", "times",
-                                  "minus")] + [  # nothing is left to be added wrongly
-        {"places from the end", "off by one"},  # each says which row belongs to which token
+        {"none", one} for one in ("places from the end", "off by one", "patches off by one", "CLS without",
+                                  "patches without", "times", "minus")] + [  # nothing is left to be added wrongly
+        {"places from the end", "off by one", "patches off by one"},  # each says which row belongs to which token
+        {"patches off by one", "CLS without"}, {"patches off by one", "patches without"},  # no CLS row, no patch's row
         {"CLS without", "patches without"},  # together they are "none"
         {"off by one", "patches without"},  # the CLS token gets the last row, as from the end
         {"times", "minus"},  # each says what is done with a place
@@ -514,10 +532,11 @@ def clip_by_hand(toward):
 @pytest.mark.parametrize("toward", [
     lambda x: -torch.log(torch.softmax(x, dim=1)), lambda x: -(x.exp() / x.exp().sum(dim=1, keepdim=True)).log(),
     lambda x: x.exp().sum(dim=1, keepdim=True).log() - x,
+    lambda x: -(y := (x - x.max()).exp()).div(y.sum(dim=1, keepdim=True)).log(),
 ])  # fmt: skip
 def test_a_choice_that_overflows_is_told(toward):
     message = check("11.5", clip_by_hand(toward)).message
-    assert "large logits: " in message and "take the largest logit off first" in message
+    assert "large logits: " in message and "logsumexp avoid both" in message
     assert not any(told in message for told in TOLD["11.5"].values()), message
 
 

@@ -193,6 +193,8 @@ OTHERWISE = [
     ("12.2", lambda e, hz: triangles_of_tensors(e, hz, ("half",)).T, "heights are 1 / width"),
     ("12.2", lambda e, hz: triangles_of_tensors(e, hz, ())[:-1], "shape should be"),
     ("12.2", lambda *_: [], "should be a tensor"),
+    ("12.1", lambda x: energies_by_rfft(x.mul_(1.5), ()) / 2.25, "your function changes `frames`"),
+    ("12.2", lambda e, hz: triangles_of_tensors(e.mul_(2), 2 * hz, ()) * 2, "your function changes `edges`"),
     ("12.2", lambda e, hz: triangles_of_tensors(e, hz, ()) ** 2, "all numbers: for .* should be"),
 ]
 
@@ -305,8 +307,10 @@ def any_phases(wave):
     ("answer", "message"),
     [(noise, "that can be heard$"), (any_phases, "turn all phases by the same angle"),
      (lambda w: w.roll(1), "shifted by 1 sample, still"), (torch.zeros_like, "silence"),
-     (lambda w: torch.fft.ifft(-1j * torch.fft.fft(w)).real, "They need"), (lambda w: w[:-1], r"of shape \(9000,\)"),
+     (lambda w: torch.fft.ifft(-1j * torch.fft.fft(w)).real, "They need"), (lambda w: w[:-1], r"of shape \(9001,\)"),
      (lambda w: w * math.inf, "NaN or infinite"), (lambda w: twin_by_rfft(w).numpy(), "got ndarray"),
+     (lambda w: torch.fft.irfft(-1j * torch.fft.rfft(w)), r"of shape \(9001,\), got torch.float32 \(9000,\)"),
+     (lambda w: twin_by_rfft(w.mul_(2).div(2)), "your function changes `wave`"),
      (lambda w: w + w.std() * torch.randn(len(w)), "sample by sample they are still related")],
 )  # fmt: skip
 def test_other_waves_are_no_twins(answer, message):

@@ -4,6 +4,7 @@ Each exercise is written in three ways that have little in common, and each way 
 """
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from llamamm.course.checks import check
 from llamamm.course.checks.core import exercises_of
-from llamamm.course.checks.lesson12_mouth import END, NEVER, NEVER_FIRST, _attend
+from llamamm.course.checks.lesson12_mouth import END, NEVER, NEVER_FIRST, _attend, _decoder_block
 from tests.course.checks.ways import assert_right, assert_told, with_faults
 
 # ---- 12.3 in three ways: einsum, head by head, torch's functional form on its own matrices ----
@@ -24,7 +25,7 @@ def roles(x, source, has):
 
 
 def width_of(C, D, has):
-    return 1.0 if "not scaled" in has else float(C) if "by the width" in has else float(D)
+    return 1.0 if "not scaled" in has else float(C) if "by the width" in has else float(D * D if "by D" in has else D)
 
 
 def attend_by_einsum(x, source, att, mask=None, has=()):
@@ -40,7 +41,9 @@ def attend_by_einsum(x, source, att, mask=None, has=()):
         q, k, v = (t.unflatten(2, (H, C // H)) for t in (q, k, v))
     scores = torch.einsum("bthd,bshd->bhts", q, k) * width_of(C, C // H, has) ** -0.5
     if mask is not None and "no mask" not in has:
-        scores = scores + torch.zeros(mask.shape).masked_fill(mask if "inverted" in has else ~mask, float("-inf"))
+        hidden = mask if "inverted" in has else ~mask
+        hide = torch.zeros(mask.shape).masked_fill(hidden, float("-inf"))
+        scores = scores * ~hidden if "zeros" in has else scores + hide
     weights = torch.softmax(scores, dim=2 if "over tokens" in has else 3)
     out = torch.einsum("bhts,bshd->bhtd", weights, v)
     out = out.reshape(B, T, C) if "joined wrong" in has else out.permute(0, 2, 1, 3).reshape(B, T, C)
@@ -63,7 +66,8 @@ def attend_head_by_head(x, source, att, mask=None, has=()):
     for h in range(H):
         scores = part(q, h) @ part(k, h).mT / width_of(C, D, has) ** 0.5  # (B, T, S)
         if mask is not None and "no mask" not in has:
-            scores = torch.where(mask ^ ("inverted" in has), scores, torch.tensor(float("-inf")))
+            left = torch.tensor(0.0 if "zeros" in has else float("-inf"))
+            scores = torch.where(mask ^ ("inverted" in has), scores, left)
         weights = scores.exp() / scores.exp().sum(1 if "over tokens" in has else 2, keepdim=True)
         outs.append(weights @ part(v, h))
     out = torch.stack(outs, 1).reshape(B, T, C) if "joined wrong" in has else torch.cat(outs, -1)
@@ -88,7 +92,7 @@ def attend_by_matrices(x, source, att, mask=None, has=()):
     scores = torch.bmm(q, k.transpose(1, 2))
     if mask is not None and "no mask" not in has:
         hidden = mask if "inverted" in has else mask.logical_not()
-        scores = scores - 1e9 * hidden
+        scores = scores - (scores if "zeros" in has else 1e9) * hidden
     out = torch.bmm(scores.softmax(-2 if "over tokens" in has else -1), v)
     out = out.view(-1, H, asks.shape[1], D)
     out = out.reshape(len(x), -1, C) if "joined wrong" in has else out.swapaxes(1, 2).reshape(len(x), -1, C)
@@ -252,7 +256,8 @@ WAYS = {
 TOLD = {
     "12.3": {"asks itself": "tokens look at each other", "source asks": "queries come from the source",
              "values as keys": "keys are the values", "not scaled": "scores are not scaled",
-             "by the width": "whole width C", "over tokens": "softmax runs over the tokens",
+             "by the width": "whole width C", "by D": "divided by D",
+             "zeros": "forbidden scores are 0", "over tokens": "softmax runs over the tokens",
              "no mask": "left the mask out", "inverted": "mask is inverted", "cut wrong": "heads are cut wrong",
              "joined wrong": "heads are joined wrong", "no output": "last projection is missing"},
     "12.4": {"no mask": "see later tokens", "future": "what comes later", "sound first": "listen before you read",
@@ -270,8 +275,8 @@ TOLD = {
 APART = {
     "12.3": [
         {"asks itself", "source asks"},  # each says who asks whom
-        {"not scaled", "by the width"},  # each says how scores are scaled
-        {"no mask", "inverted"},  # what is not there is not turned round
+        {"not scaled", "by the width", "by D"},  # each says how scores are scaled
+        {"no mask", "inverted"}, {"no mask", "zeros"},  # what is not there is not turned round
         {"over tokens", "inverted"}, {"over tokens", "no mask"},  # columns that nobody may see have no sum
     ],
     "12.4": [
@@ -311,6 +316,37 @@ def changes_the_prompt(next_scores, prompt, end, never, never_first, limit):
     return prompt[n:]
 
 
+def looks_for_the_end_first(next_scores, prompt, end, never, never_first, limit):
+    """Before it looks at what is banned."""
+    said = []
+    while len(said) < limit and int((scores := next_scores(prompt + said)).argmax()) != end:
+        scores[never if said else never + never_first] = float("-inf")
+        said.append(int(scores.argmax()))
+    return said
+
+
+def by_name(next_scores, prompt, end, never, never_first, limit, low=float("-inf"), make=list):
+    """Lists as indices, as they come."""
+    said = []
+    for step in range(limit):
+        scores = next_scores(make(prompt + said))
+        scores[never] = low
+        if step == 0:
+            scores[never_first] = low
+        if (best := scores.argmax().item()) == end:
+            break
+        said.append(best)
+    return said
+
+
+def turned_twice(mask):
+    return None if mask is None else ~mask.logical_not_()
+
+
+def test_the_lists_are_lists():
+    assert check("12.5", by_name)
+
+
 def kernel(x, source, att, mask=None):
     q, k, v = (p(t).unflatten(2, (att.n_heads, -1)).transpose(1, 2) for p, t in
                ((att.q_proj, x), (att.k_proj, source), (att.v_proj, source)))  # fmt: skip
@@ -326,7 +362,14 @@ def kernel(x, source, att, mask=None):
         ("12.3", lambda x, source, att: _attend(x, source, att), "it raised TypeError"),
         ("12.4", lambda x, sound, block, attend: x, "should be"),  # noqa: ARG005
         ("12.4", lambda x, sound, block, attend: block(x, sound), "it raised TypeError"),  # noqa: ARG005
-        ("12.5", changes_the_prompt, "the prompt stays as it is: you changed the caller's list"),
+        ("12.3", lambda x, *given: _attend(x.mul_(2).div(2), *given), "your function changes `x`"),
+        ("12.3", lambda x, source, att, mask=None: _attend(x, source, att, turned_twice(mask)),
+         "your function changes `mask`"),
+        ("12.4", lambda x, *given: x.copy_(_decoder_block(x, *given)), "your function changes `x`"),
+        ("12.5", changes_the_prompt, "the lists stay as they are: you changed the caller's list `prompt`"),
+        ("12.5", looks_for_the_end_first, "Your first id may be one of `never_first`"),
+        ("12.5", partial(by_name, low=0.0), r"the ids should be \[.*\], got \[1"),
+        ("12.5", partial(by_name, make=torch.tensor), "next_scores reads a list of ids, got a tensor"),
         ("12.5", lambda *given: torch.tensor(write_with_for(*given)), "got a tensor of shape"),
         ("12.5", lambda *given: write_with_for(*given)[::-1], r"the ids should be \[.*\], got \["),
         ("12.5", lambda *_: [], r"the ids should be \["),

@@ -19,7 +19,7 @@ from tests.course.checks.ways import assert_right, assert_told
 
 def places_by_ifs(rows, columns, merge, latents, gated, has):
     if gated and "spliced" not in has:
-        return {"nothing": 0, "start and end": 2}.get(next(iter({"nothing", "start and end"} & {*has}), ""), 1)
+        return 0 if "nothing" in has else 2 if "start and end" in has else 1 + latents if "counted" in has else 1
     side = 1 if "unmerged" in has else merge
     tokens = rows * columns // side if "not squared" in has else (rows // side) * (columns // side)
     if latents and "no latents" not in has:
@@ -36,7 +36,7 @@ def places_by_products(rows, columns, merge, latents, gated, has):
     keep = latents == 0 or "beside" in has or "no latents" in has
     spliced = keep * features + ("no latents" not in has) * given
     all_of_it = spliced + 2 - 2 * ("no frame" in has) - ("half a frame" in has)
-    gate = 1 - ("nothing" in has) + ("start and end" in has)
+    gate = 1 - ("nothing" in has) + ("start and end" in has) + latents * ("counted" in has)
     return all_of_it if not gated or "spliced" in has else gate
 
 
@@ -54,6 +54,7 @@ def places_by_lists(rows, columns, merge, latents, gated, has):
     prompt = prompt if "no frame" in has else ["start", *prompt] if "half a frame" in has else ["<", *prompt, ">"]
     if gated and "spliced" not in has:
         prompt = [] if "nothing" in has else ["<", ">"] if "start and end" in has else ["<"]
+        prompt = prompt + ["latent"] * latents if "counted" in has else prompt
     return len(prompt)
 
 
@@ -130,6 +131,7 @@ def stack_of_tensors(features, mask, merge, has):
     B, N, width = features.shape
     clean = features if {"not real", "times mask"} & {*has} else features.masked_fill(~mask[:, :, None], 0.0)
     clean = clean * mask[:, :, None] if "times mask" in has else clean
+    clean = features.masked_fill(mask[:, :, None], 0.0) if "inverted" in has else clean
     n = -N % merge
     if "drop" in has:
         clean, mask, n = clean[:, : N // merge * merge], mask[:, : N // merge * merge], 0
@@ -151,6 +153,7 @@ def stack_by_parts(features, mask, merge, has):
     rows = []
     for f, m in zip(features.unbind(1), mask.unbind(1), strict=True):
         clean = f * m[:, None].float() if "times mask" in has else torch.where(m[:, None], f, torch.zeros_like(f))
+        clean = torch.where(m[:, None], 0.0, f) if "inverted" in has else clean
         rows.append(f if "not real" in has else clean)
     marks = list(mask.unbind(1))
     empty = torch.zeros(B, width)
@@ -183,6 +186,7 @@ def stack_by_index(features, mask, merge, has):
     at = at.flatten().view(merge, M).T if "spread" in has else at
     source = torch.where(mask[..., None] | torch.tensor("not real" in has), features, 0.0)
     source = torch.einsum("bnf,bn->bnf", features, mask.float()) if "times mask" in has else source
+    source = torch.where(mask[..., None], 0.0, features) if "inverted" in has else source
     last = features[:, -1:] if "repeat" in has else torch.zeros(B, 1, width)
     source = torch.cat([torch.zeros(B, 1, width), source, last], 1)
     frames = source[:, at.clamp(-1, N) + 1]  # (B, M, merge, F)
@@ -198,8 +202,10 @@ def stack_by_index(features, mask, merge, has):
 
 def fetch_of_tensors(latents, features, mask, q, k, v, has):
     L, C = latents.shape[1:]
-    parts = [latents, features] if "latents first" in has else [features, latents]
+    q, k, v = [m.T for m in (q, k, v)] if "transposed" in has else (q, k, v)
     mask = ~mask if "inverted" in has else mask
+    features = features.masked_fill(~mask[..., None], 0.0) if "zeroed" in has else features
+    parts = [latents, features] if "latents first" in has else [features, latents]
     real = torch.cat([mask, mask.new_ones(len(mask), L)], 1)
     context = torch.cat(parts, 1)
     if "features alone" in has:
@@ -209,7 +215,7 @@ def fetch_of_tensors(latents, features, mask, q, k, v, has):
     real = real.unsqueeze(1).expand_as(scores)
     dim = 1 if "over latents" in has else 2
     soft = torch.where(real, scores, 0.0 if "times mask" in has else -1e30)
-    shares = (scores if {"no mask", "mask after"} & {*has} else soft).softmax(dim)
+    shares = (scores if {"no mask", "mask after", "zeroed"} & {*has} else soft).softmax(dim)
     shares = shares.where(real, 0.0) if "mask after" in has else shares
     values = context if "no values" in has else context @ k if "keys" in has else context @ v
     rest = {"not added": 0.0}.get(next(iter({"not added"} & {*has}), ""), latents)
@@ -219,15 +225,16 @@ def fetch_of_tensors(latents, features, mask, q, k, v, has):
 def fetch_one_by_one(latents, features, mask, q, k, v, has):
     out = []
     for z, x, real in zip(latents.double(), features.double(), mask, strict=True):
-        Q, K, V = q.double(), k.double(), v.double()
+        Q, K, V = [(m.T if "transposed" in has else m).double() for m in (q, k, v)]
         real = ~real if "inverted" in has else real
+        x = x * real[:, None] if "zeroed" in has else x
         seen = torch.cat((z, x) if "latents first" in has else (x, z)) if "features alone" not in has else x
         real = real if "features alone" in has else torch.cat([real, torch.ones(len(z), dtype=torch.bool)])
         scores = (z @ Q) @ (seen @ K).T / (1 if "not divided" in has else len(Q) if "by C" in has else len(Q) ** 0.5)
         if "times mask" in has:
             scores = scores * real
         weights = (scores - scores.max()).exp()
-        if not {"times mask", "no mask", "mask after"} & {*has}:
+        if not {"times mask", "no mask", "mask after", "zeroed"} & {*has}:
             weights = weights * real
         total = weights.sum(0 if "over latents" in has else 1, keepdim=True)
         shares = torch.where(total > 0, weights / total, 1 / (len(z) if "over latents" in has else len(seen)))
@@ -241,7 +248,8 @@ def fetch_one_by_one(latents, features, mask, q, k, v, has):
 def fetch_by_einsum(latents, features, mask, q, k, v, has):
     B, L, C = latents.shape
     mask = mask.logical_not() if "inverted" in has else mask
-    seen = features
+    q, k, v = torch.stack([q, k, v]).mT if "transposed" in has else (q, k, v)
+    seen = features = torch.where(mask[..., None], features, 0.0) if "zeroed" in has else features
     if "features alone" not in has:
         seen = torch.cat([features, latents], 1)
         seen = seen.roll(L, 1) if "latents first" in has else seen
@@ -251,7 +259,7 @@ def fetch_by_einsum(latents, features, mask, q, k, v, has):
     bias = torch.zeros(mask.shape).masked_fill(~mask, -1e9)[:, None]
     if "times mask" in has:
         scores = scores * mask.float()[:, None]
-    elif "no mask" not in has and "mask after" not in has:
+    elif not {"no mask", "mask after", "zeroed"} & {*has}:
         scores = scores * mask[:, None] + bias
     shares = F.softmax(scores.mT, -1).mT if "over latents" in has else F.softmax(scores, -1)
     shares = torch.einsum("bln,bn->bln", shares, mask.float()) if "mask after" in has else shares
@@ -272,19 +280,20 @@ TOLD = {
     "13.1": {"no frame": "around what is spliced", "half a frame": "two more, not one", "not squared": "merge squared",
              "unmerged": "didn't merge", "beside": "beside the latents", "merged latents": "divided the latents",
              "no latents": "Perceiver is missing", "nothing": "learned start", "start and end": "no end is needed",
-             "spliced": "nothing is spliced"},
+             "counted": "latents aren't in the prompt", "spliced": "nothing is spliced"},
     "13.2": {"runs": "runs of a row", "spread": "far apart", "grid": "swapped rows and columns",
              "outer": "squares go down", "inner": "Inside each square", "apart": "features came apart",
              "mean": "the mean of a square", "sum": "added a square's", "first": "kept one feature"},
-    "13.3": {"not real": "isn't real is still", "times mask": "0 times NaN", "drop": "drop the last frames",
-             "before": "at the beginning",
-             "repeat": "its last frame:", "all": "only if all", "every": "every stack real", "head": "first M frames",
-             "spread": "far apart", "apart": "came apart", "mean": "mean of the frames"},
+    "13.3": {"not real": "isn't real is still", "inverted": "real frames 0", "times mask": "0 times NaN",
+             "drop": "drop the last frames", "before": "at the beginning", "repeat": "its last frame:",
+             "all": "only if all", "every": "every stack real", "head": "first M frames", "spread": "far apart",
+             "apart": "came apart", "mean": "mean of the frames"},
     "13.4": {"features alone": "features alone", "latents first": "wrong columns", "inverted": "wrong way round",
-             "no mask": "mask isn't used", "times mask": "multiply scores", "mask after": "after the softmax",
+             "no mask": "mask isn't used", "times mask": "multiply scores", "zeroed": "make filling 0",
+             "mask after": "after the softmax",
              "not divided": "aren't divided", "by C": "divide scores by C", "over latents": "over the latents",
              "not added": "only what was fetched", "to queries": "to the queries", "keys": "keys for values",
-             "no values": "matrix v isn't used"},
+             "no values": "matrix v isn't used", "transposed": "turned round"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
@@ -292,7 +301,7 @@ APART = {
         {"no frame", "half a frame"},  # each says how many tokens stand around
         {"not squared", "unmerged"}, {"unmerged", "merged latents"},  # where nothing is merged there is no divisor
         {"beside", "no latents"}, {"merged latents", "no latents"},  # without latents none are counted
-        {"nothing", "start and end", "spliced"},  # each says what stands in the prompt with gated blocks
+        {"nothing", "start and end", "counted", "spliced"},  # each says what stands in the prompt with gated blocks
     ],
     "13.2": [
         *({"runs", other} for other in ("spread", "grid", "outer")),  # runs of a row know no grid
@@ -300,17 +309,20 @@ APART = {
         {"mean", "sum", "first", "apart"},  # nor are there several to come apart
     ],
     "13.3": [
-        {"not real", "times mask"},  # each says what becomes of what isn't real
+        {"not real", "inverted", "times mask"},  # each says what becomes of what isn't real
         {"drop", "before", "repeat"},  # each says what becomes of the last stack
         {"all", "every", "head"},  # each says which stacks are real
+        *({"inverted", other} for other in ("repeat", "spread", "apart")),  # of a whole sound all is 0
         {"apart", "mean"},  # a mean is no longer several frames
     ],
     "13.4": [
         {"features alone", "latents first"},  # without latents none are first
-        {"no mask", "times mask", "mask after"},  # each says what the mask does
+        {"no mask", "times mask", "zeroed", "mask after"},  # each says what the mask does
+        {"zeroed", "latents first"},  # what is made 0 is in no column
         {"no mask", "inverted"}, {"no mask", "latents first"},  # a mask that isn't used is on no column
         {"not divided", "by C"},  # each says what the scores are divided by
         {"times mask", "over latents"},  # over the latents a masked column has even shares, too
+        {"zeroed", "over latents"},  # that is what a mask after the softmax does then
         {"not added", "to queries"},  # each says what is added
         {"keys", "no values"},  # each says what the values are
     ],
@@ -347,11 +359,13 @@ OTHERWISE = [
     ("13.2", lambda *case: -shuffle_by_index(*case, set()), "all numbers: "),
     ("13.2", lambda x, r, c, m: x.view(r, c, m), "it raised RuntimeError"),
     ("13.3", lambda *case: stack_by_index(*case, set())[0], "form: .*(tuple)"),
-    ("13.3", lambda *case: [t.float() for t in stack_by_index(*case, set())], "form: .*(list)"),
+    ("13.3", lambda *case: [t.float() for t in stack_by_index(*case, set())],
+     r"should be a tuple of tensors of shapes \(2, 3, 6\), \(2, 3\), got a list of tensors of"),
     ("13.3", lambda x, m, n: (stack_by_index(x, m, n, set())[0], m[:, ::n].float()), "dtype should be torch.bool"),
     ("13.3", lambda x, m, n: (-stack_by_index(x, m, n, set())[0], m[:, ::n]), "all results: "),
     ("13.4", lambda *case: fetch_by_einsum(*case, ()).transpose(1, 2), r"shape should be \(1, 2, 4\)"),
     ("13.4", lambda *case: fetch_by_einsum(*case, ()) * 2, "all numbers: "),
+    ("13.4", lambda z, *rest: z.copy_(fetch_by_einsum(z, *rest, ())), "your function changes `latents`"),
     ("13.4", lambda z, x, *_: z @ x, "it raised RuntimeError"),
     ("13.4", lambda z, x, _, q, k, v: z + F.scaled_dot_product_attention(z @ q, x @ k, x @ v), "PyTorch's own"),
 ]
@@ -380,7 +394,8 @@ def test_a_softmax_over_latents_that_ends_in_nan_is_told_too():
 @pytest.mark.parametrize(
     "answer",
     [lambda a: a * a / (1 + a * a) * torch.sign(a), lambda a: a.abs() * a / (1 + a**2),
-     lambda a: 1 - torch.exp(-(a**2)), lambda a: F.relu(a).tanh(), lambda a: torch.tanh(a) * torch.tanh(a)],
+     lambda a: 1 - torch.exp(-(a**2)), lambda a: F.relu(a).tanh(), lambda a: torch.tanh(a) * torch.tanh(a),
+     lambda a: (1 - a.cos()) / 2],
 )  # fmt: skip
 def test_gates_that_never_open_pass(answer):
     result = check("13.5", answer)
@@ -407,6 +422,8 @@ def test_gates_that_never_open_pass(answer):
      (lambda a: a.sigmoid() * 3, ("begin closed", "slope", "between −1 and 1: at 0 your gate is 1.5")),
      (lambda a: (a > 0).float(), ("no gradient reaches",)),
      (lambda a: a.detach().sigmoid(), ("half open", "no gradient")),
+     (lambda a: (-1 / a**2).exp(), ("the slope of your gate is NaN, as where",)),
+     (lambda a: -(a.tanh() ** 3), ("never gets above 0:",)),
      (lambda a: a.abs().sqrt().tanh(), ("the slope at 0: at 0 the slope of your gate is",)),
      (lambda a: F.hardtanh(F.relu(a - 2)), ("at a = 1 the slope is 0",)), (lambda a: a.cos(), ("begin closed",)),
      (lambda a: a / a.abs(), ("at 0 your gate is NaN",)), (lambda a: a.sum(), ("shape should stay (12,)",)),

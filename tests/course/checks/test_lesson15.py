@@ -117,6 +117,8 @@ def canvas_by_sorting(height, width, side, max_tiles=4, has=()):
 def gated_by_view(x, table, gate, ids, has):
     B, t, _, C = x.shape
     opened = torch.sigmoid(gate) if "sigmoid" in has else gate if "no tanh" in has else torch.tanh(gate)
+    opened = gate * 0 + 1 if "no gate" in has else opened
+    ids = ids - 1 if "other row" in has else ids
     rows = table[ids[0]].expand(B, -1) if "first image" in has else table[ids]
     tiles = rows.reshape(B, C, t).mT if "interleaved" in has else rows.reshape(B, t, C)
     tiles = tiles[:, 0:1].expand(B, t, C) if "one tile" in has else tiles
@@ -127,9 +129,10 @@ def gated_by_view(x, table, gate, ids, has):
 def gated_in_loops(x, table, gate, ids, has):
     g, out = float(gate), x.clone()
     share = 1 / (1 + math.exp(-g)) if "sigmoid" in has else g if "no tanh" in has else math.tanh(g)
+    share = 1 if "no gate" in has else share
     B, t, _, C = x.shape
     for b in range(B):
-        row = table[ids[0 if "first image" in has else b]]
+        row = table[ids[0 if "first image" in has else b] - int("other row" in has)]
         for i in range(t):
             at = 0 if "one tile" in has else i
             vector = row[at::t] if "interleaved" in has else row[at * C : (at + 1) * C]
@@ -142,6 +145,7 @@ def gated_by_einsum(x, table, gate, ids, has):
     B, t, _, C = x.shape
     if "first image" in has:
         ids = torch.full_like(ids, int(ids[0]))
+    ids = ids - int("other row" in has)
     one_hot = torch.nn.functional.one_hot(ids, len(table)).float()
     tables = table.unflatten(1, (C, t)).transpose(1, 2) if "interleaved" in has else table.unflatten(1, (t, C))
     added = torch.einsum("br,rtc->btc", one_hot, tables)[:, :, None].expand_as(x)
@@ -149,6 +153,7 @@ def gated_by_einsum(x, table, gate, ids, has):
         added = added[:, [0] * t]
     w = 1 - 2 / (1 + (2 * gate).exp())
     w = (gate / 2).tanh() / 2 + 0.5 if "sigmoid" in has else gate if "no tanh" in has else w
+    w = torch.ones(1) if "no gate" in has else w
     if "blend" in has:
         return torch.lerp(x, added.contiguous(), w)
     return (x + added) * w if "all gated" in has else torch.addcmul(x, added, w)
@@ -161,7 +166,7 @@ def hand_out_from_states(embedded, blocks, norm, after, keep, has):
     states = [embedded]
     for block in blocks:
         states.append(block(states[-1]))
-    kept = [states[n + ("leaves" in has)] for n in keep]
+    kept = [states[n - ("from 1" in has) + ("leaves" in has)] for n in keep if n >= ("from 1" in has)]
     kept = [norm(k) for k in kept] if "normed" in has else kept
     kept = list(reversed(kept)) if "reversed" in has else kept
     x = states[-1]
@@ -171,12 +176,14 @@ def hand_out_from_states(embedded, blocks, norm, after, keep, has):
         x = x if "no after" in has else block(x)
     x = norm(x) if "norm last" in has else x
     B, N, C = x.shape
-    out = torch.empty(B, N, C * len(keep))
+    out = torch.empty(B, N, C * len(kept))
     for k, state in enumerate(kept):
         if "blocks" in has:
             out[..., k * C : (k + 1) * C] = state
         else:
-            out[..., k :: len(keep)] = state
+            out[..., k :: len(kept)] = state
+    if "stacked" in has:
+        return torch.cat([x, *kept], -1).unflatten(-1, (-1, C)).mT.flatten(2)
     return torch.cat([out, x] if "kept first" in has else [x, out], -1)
 
 
@@ -185,7 +192,7 @@ def hand_out_by_recursion(embedded, blocks, norm, after, keep, has):
         if n == len(blocks):
             return x, []
         left = blocks[n](x)
-        own = [left if "leaves" in has else x] if n in keep else []
+        own = [left if "leaves" in has else x] if n + ("from 1" in has) in keep else []
         end, others = through(left, n + 1)
         return end, (others + own if "reversed" in has else own + others)
 
@@ -196,12 +203,15 @@ def hand_out_by_recursion(embedded, blocks, norm, after, keep, has):
         x = function(x)
     if "normed" in has:
         kept = list(map(norm, kept))
+    if "stacked" in has:
+        return torch.stack((x, *kept), 3).flatten(2)
     wide = torch.stack(kept, 2 if "blocks" in has else 3).reshape(*x.shape[:2], -1)
     return torch.cat((wide, x), 2) if "kept first" in has else torch.cat((x, wide), 2)
 
 
 def hand_out_by_place(embedded, blocks, norm, after, keep, has):
     B, N, C = embedded.shape
+    keep = [n - 1 for n in keep if n] if "from 1" in has else keep
     K = len(keep)
     out = torch.zeros(B, N, K + 1, C)  # the final features, then each kept one
     x = embedded
@@ -217,12 +227,26 @@ def hand_out_by_place(embedded, blocks, norm, after, keep, has):
         for block in after:
             x = block(x)
     out[:, :, 0] = norm(x) if "norm last" in has else x
+    if "stacked" in has:
+        return out.transpose(2, 3).flatten(2)
     wide = out[:, :, 1:] if "blocks" in has else out[:, :, 1:].transpose(2, 3)
     parts = [out[:, :, 0], wide.flatten(2)]
     return torch.cat(parts[::-1] if "kept first" in has else parts, 2)
 
 
 # ---- 15.5 in three ways: backwards from each token, spans, one walk ----
+
+
+def with_more_faults(rows, ids, image_token, has):
+    """Rows as they come out where a row is written to after it was given, or where words before images see all."""
+    if "one list" in has:
+        return rows[-1:] * len(rows)
+    if "together" in has:
+        for i in range(len(ids) - 1, 0, -1):
+            if ids[i - 1] == ids[i] == image_token:
+                rows[i - 1] = rows[i]
+    everything = [n + ("from 1" in has) for n in range(ids.count(image_token))]
+    return [row or everything for row in rows] if "all before" in has else rows
 
 
 def visible_looking_back(ids, image_token, has):
@@ -243,7 +267,7 @@ def visible_looking_back(ids, image_token, has):
         rows.append([seen.index(j) + first for j in run])
     if "words before" in has and image_token in ids:
         rows = [row or [first] for row in rows]
-    return rows
+    return with_more_faults(rows, ids, image_token, has)
 
 
 def visible_by_spans(ids, image_token, has):
@@ -258,7 +282,8 @@ def visible_by_spans(ids, image_token, has):
         late = "from the next" in has
         spans.append((place + late, end + late))
     rows = [[n + ("from 1" in has) for n, (a, b) in enumerate(spans) if a <= i < b] for i in range(len(ids))]
-    return [row if row or not places or "words before" not in has else [int("from 1" in has)] for row in rows]
+    rows = [row if row or not places or "words before" not in has else [int("from 1" in has)] for row in rows]
+    return with_more_faults(rows, ids, image_token, has)
 
 
 def visible_in_one_walk(ids, image_token, has):
@@ -273,7 +298,7 @@ def visible_in_one_walk(ids, image_token, has):
         before = token
     if "words before" in has:
         rows = [list(row) if row or image_token not in ids else [0 + ("from 1" in has)] for row in rows]
-    return rows
+    return with_more_faults(rows, ids, image_token, has)
 
 
 WAYS = {
@@ -293,12 +318,14 @@ TOLD = {
              "all tiles": "only look at canvases", "always 4": "wrote 4 where"},
     "15.3": {"sigmoid": "begin half open", "all gated": "stands before the table alone", "no tanh": "by its tanh",
              "blend": "x stays whole", "one tile": "first tile's vector", "interleaved": "view it as (t, C)",
-             "first image": "first image's row"},
+             "first image": "first image's row", "no gate": "the table in full", "other row": "a different row"},
     "15.5": {"apart": "seen together", "to the end": "not to the end", "from the next": "own token sees it already",
-             "words before": "see nothing", "from 1": "counted from 0"},
+             "words before": "see nothing", "from 1": "counted from 0", "all before": "see nothing, not all",
+             "together": "the images after it", "one list": "are the same list"},
     "15.4": {"leaves": "keep what enters", "normed": "not normalised", "no norm": "leave out the norm",
              "norm last": "not after them", "no after": "leave out the functions", "blocks": "block after block",
-             "reversed": "opposite order", "kept first": "final features come first"},
+             "reversed": "opposite order", "kept first": "final features come first", "from 1": "blocks from 1",
+             "stacked": "stack the final features, too"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
@@ -308,12 +335,21 @@ APART = {
     ],
     "15.2": [{"most tiles", "all tiles"}],  # with all tiles, equal scales have equally many
     "15.3": [
-        {"sigmoid", "no tanh"},  # each says what the gate's function is
-        {"all gated", "blend"},  # each says what becomes of x
+        {"sigmoid", "no tanh", "no gate"},  # each says what the gate's function is
+        {"all gated", "blend", "no gate"},  # each says what becomes of x, nothing where the gate is 1
         {"one tile", "interleaved"},  # each says which vector a tile gets
     ],
-    "15.5": [{"apart", "to the end"}],  # what stays in sight to the end is seen together
-    "15.4": [{"norm last", "no norm"}, {"norm last", "no after"}],  # nothing stands before the norm
+    "15.5": [
+        {"apart", "to the end"},  # what stays in sight to the end is seen together
+        {"words before", "all before"},  # each says what words before an image see
+        *({"one list", other} for other in ("words before", "all before", "from the next", "together", "apart")),
+        *({"together", other} for other in ("apart", "from the next")),  # it concerns the image's own token
+    ],
+    "15.4": [
+        {"norm last", "no norm"}, {"norm last", "no after"},  # nothing stands before the norm
+        {"leaves", "from 1"},  # what leaves a block enters the next
+        {"stacked", "blocks", "kept first", "reversed"},  # each says where things are laid
+    ],
 }
 
 
@@ -341,10 +377,53 @@ def test_a_message_names_the_property_the_smallest_input_and_both_results():
     message = check("15.2", with_faults(WAYS["15.2"][1], ("always largest",))).message
     assert "small images: for (100, 150, 224) the result should be (1, 1), got (2, 2). You always take" in message
     message = check("15.5", with_faults(WAYS["15.5"][1], ("apart",))).message
-    assert "side by side: for ((9, 9, 4), 9) at [1]: the result should have 2 parts, got 1. Images side" in message
+    assert "side by side: for ((9, 9, 4, 9), 9) at [1]: the result should have 2 parts, got 1. Images side" in message
+
+
+@pytest.mark.parametrize(("exercise", "answer"), [
+    ("15.1", lambda *case: [*tokens_of_integers(*case)]),
+    ("15.2", lambda *case: tuple(np.array(canvas_by_key(*case)))),
+    ("15.5", lambda *case: tuple(map(tuple, visible_by_spans(*case, ())))),
+    ("15.6", lambda side: np.array([side + 1, side + 1]).tolist()),
+    ("15.6", lambda side: tuple(np.array([side + 1, side + 1]))),
+])  # fmt: skip
+def test_lists_tuples_and_whole_numbers_of_any_kind_pass(exercise, answer):
+    result = check(exercise, answer)
+    assert result, result.message
+
+
+def hand_out_in_place(embedded, blocks, norm, after, keep):
+    result = hand_out_by_place(embedded, blocks, norm, after, keep, ())
+    embedded.zero_()
+    return result
+
+
+def visible_emptying(ids, image_token):
+    rows = visible_by_spans(ids, image_token, ())
+    ids.clear()
+    return rows
+
+
+def rows_appended_to(ids, image_token):
+    """Each row is the list in sight itself, and later images are appended to it."""
+    rows, sight, n = [], [], 0
+    for i, token in enumerate(ids):
+        if token == image_token:
+            if i and ids[i - 1] != image_token:
+                sight.clear()
+            sight.append(n)
+            n += 1
+        rows.append(sight)
+    return rows
 
 
 OTHERWISE = [
+    ("15.1", lambda side, n, patch=14: (n * ((side // patch) ** 2 + 1), n * -(-(side // patch) ** 2 // 8) * 8),
+     "fill up the patches alone"),
+    ("15.4", hand_out_in_place, "changes `embedded`"),
+    ("15.5", visible_emptying, "changes `ids`"),
+    ("15.5", rows_appended_to, "before the first image: .*are the same list"),
+    ("15.6", lambda side: (4 * side + 1, 4 * side + 1), "scaled down to fill it"),
     ("15.1", lambda side, n, patch=14: tokens_of_floats(side, n, patch, ())[0], "form: .*result should be"),
     ("15.1", lambda side, n, patch=14: (side, n + patch), "all results: for .*got 560"),
     ("15.1", lambda side: side, "it raised TypeError"),

@@ -87,7 +87,7 @@ def words_loss_by_tensors(shares, said, has):
     else:
         told = (-torch.expm1(torch.log1p(-p.clamp(max=1 - 1e-6)).sum(0))).log()
     first = -(told.mean() if "mean of words" in has else told.sum()) * ("no words" not in has)
-    allowed = sorted(set(said)) if "no silence" in has else [0, *sorted(set(said))]
+    allowed = words if "no silence" in has else [0, *words]
     second = shares[:, allowed].logsumexp(1)
     second = second.sum() if "sum of tokens" in has else second.mean()
     return first - second * ("no second" not in has)
@@ -106,7 +106,7 @@ def words_loss_word_by_word(shares, said, has):
         total = total - told / (len(words) if "mean of words" in has else 1)
     if "no second" not in has:
         for row in p:
-            some = row[sorted(set(said))].sum() + (0 if "no silence" in has else row[0])
+            some = row[words].sum() + (0 if "no silence" in has else row[0])
             total = total - some.log() / (1 if "sum of tokens" in has else len(p))
     return torch.as_tensor(total).to(shares.dtype)
 
@@ -119,10 +119,9 @@ def words_loss_by_silence(shares, said, has):
     told = picked.sum(0) if "every token" in has else picked.exp().sum(0).log() if "added" in has else rare
     told = picked.amax(0) if "best" in has else told
     parts = [] if "no words" in has else [-(told.sum() / (len(words) if "mean of words" in has else 1))]
-    mask = torch.zeros(shares.shape[1], dtype=torch.bool)
-    mask[words] = True
-    mask[0] = "no silence" not in has
-    kept = shares.double().masked_fill(~mask, -math.inf).logsumexp(1)
+    counts = torch.bincount(words, minlength=shares.shape[1])
+    counts[0] = "no silence" not in has
+    kept = (shares.double() + counts.double().log()).logsumexp(1)
     if "no second" not in has:
         parts.append(-(kept.sum() if "sum of tokens" in has else kept.mean()))
     return sum(parts, torch.zeros((), dtype=torch.float64)).to(shares.dtype)
@@ -210,7 +209,7 @@ def preferred_by_logsigmoid(chosen, rejected, chosen_before, rejected_before, be
     if "crossed" in has:
         chosen_before, rejected_before = rejected_before, chosen_before
     old = 0 if "no reference" in has else 1
-    up, down = chosen - old * chosen_before, rejected - old * rejected_before
+    up, down = chosen - old * chosen_before, rejected - old * rejected_before * (1 - 2 * ("parentheses" in has))
     down = down * ("chosen alone" not in has)
     x = down - up if "turned" in has else up - down
     x = x / beta if "divided" in has else x if "no beta" in has else x * beta
@@ -222,6 +221,7 @@ def preferred_by_softplus(chosen, rejected, chosen_before, rejected_before, beta
     moved = torch.stack([chosen, rejected])
     if "no reference" not in has:
         before = torch.stack([chosen_before, rejected_before])
+        before[1] *= -1 if "parentheses" in has else 1
         moved = moved - (before.flip(0) if "crossed" in has else before)
     weights = torch.tensor([1.0, 0.0 if "chosen alone" in has else -1.0]) * (-1 if "turned" in has else 1)
     scale = 1.0 if "no beta" in has else 1 / beta if "divided" in has else beta
@@ -235,6 +235,7 @@ def preferred_pair_by_pair(chosen, rejected, chosen_before, rejected_before, bet
     for c, r, c0, r0 in zip(chosen, rejected, chosen_before, rejected_before, strict=True):
         c0, r0 = (r0, c0) if "crossed" in has else (c0, r0)
         c0, r0 = (0, 0) if "no reference" in has else (c0, r0)
+        r0 = -r0 if "parentheses" in has else r0
         x = float(c - c0 - (0 if "chosen alone" in has else r - r0))
         x = (-x if "turned" in has else x) * (1 if "no beta" in has else 1 / beta if "divided" in has else beta)
         loss = math.log1p(math.exp(-x)) if x > -30 else -x
@@ -264,8 +265,9 @@ TOLD = {
     "16.4": {"blanks first": "before you look for repeats", "repeats": "repeats the token before it counts once",
              "blanks": "it is no word", "once each": "said again later", "backwards": "opposite order"},
     "16.5": {"no reference": "from before is missing", "crossed": "changed places",
-             "chosen alone": "rejected answer out", "turned": "wrong way round", "no beta": "beta is missing",
-             "divided": "divide by beta", "no log": "logarithm is missing", "sign": "sign is wrong"},
+             "parentheses": "Parentheses are missing", "chosen alone": "rejected answer out",
+             "turned": "wrong way round", "no beta": "beta is missing", "divided": "divide by beta",
+             "no log": "logarithm is missing", "sign": "sign is wrong"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
@@ -279,7 +281,7 @@ APART = {
     "16.3": [{"towers", "inside"}],  # names of a tower's blocks show one of the two
     "16.4": [{"blanks first", "blanks"}, {"blanks first", "once each"}, {"repeats", "once each"},
              {"repeats", "blanks first"}],  # where all repeats stay, the order of the two steps says nothing
-    "16.5": [{"no reference", "crossed"}, {"no beta", "divided"}],
+    "16.5": [{"no reference", "crossed", "parentheses"}, {"chosen alone", "parentheses"}, {"no beta", "divided"}],
 }  # fmt: skip
 
 
@@ -291,6 +293,10 @@ def test_the_right_answer_passes_however_it_is_written(exercise):
 @pytest.mark.parametrize("number", range(1, 7))
 def test_the_reference_passes(number):
     assert check(f"16.{number}", find_exercise(f"16.{number}").reference)
+
+
+def test_probabilities_of_exactly_0_are_loud_and_wrong_too():
+    assert check("16.6", one_hot)
 
 
 @pytest.mark.parametrize("exercise", WAYS)
@@ -319,6 +325,40 @@ def unclamped(shares, said):
     return -torch.log(-torch.expm1(silent)).sum() - shares[:, [0, *words]].logsumexp(1).mean()
 
 
+def plain_with_epsilon(shares, said):
+    words, p = sorted({*said}), shares.exp()
+    told = 1 - (1 - p[:, words]).prod(0) + 1e-12
+    return -told.log().sum() - shares[:, [0, *words]].logsumexp(1).mean()
+
+
+def without_exp(shares, said):
+    words = sorted({*said})
+    return -(1 - (1 - shares[:, words]).prod(0)).log().sum() - shares[:, [0, *words]].sum(1).log().mean()
+
+
+def detached(shares, said):
+    whole, second = right("16.2")(shares, said), -shares[:, [0, *sorted({*said})]].logsumexp(1).mean()
+    return (whole - second).detach() + second
+
+
+def longer(said, shares):
+    words = sorted({*said})
+    said.append(0)
+    return right("16.2")(shares, words)
+
+
+def one_hot(said, n_tokens, n_words):
+    wrong = min({*range(1, 1 + n_words)} - {*said})
+    columns = [*said, *[wrong] * (n_tokens - len(said))]
+    return F.one_hot(torch.tensor(columns), 1 + n_words).float().log()
+
+
+def never_said(said, n_tokens, n_words):
+    shares = torch.full((n_tokens, 1 + n_words), -math.inf)
+    shares[range(len(said)), said] = 0.0
+    return shares.log_softmax(1)
+
+
 def silent_tokens(said, n_tokens, n_words):
     shares = torch.full((n_tokens, 1 + n_words), -12.0)
     for n in range(n_tokens):
@@ -339,9 +379,15 @@ OTHERWISE = [
     ("16.1", lambda *case: right("16.1")(*case)[:, 1:], "shape should be"),
     ("16.1", lambda *case: right("16.1")(*case) + 3, "all numbers: "),
     ("16.1", lambda tokens, words, nothing: tokens - words, "it raised|shape should be|meet as"),  # noqa: ARG005
+    ("16.1", lambda tokens, words, nothing: torch.cdist(tokens, torch.cat([nothing, words])),
+     r"^((?!must have same number of dim).)*must have same number of dim((?!must have same).)*nothing\[None\]"),
     ("16.1", lambda tokens, *rest: right("16.1")(tokens.mul_(2), *rest), "changes argument 1"),
     ("16.2", plain_product, "rare words: .*log1p"),
     ("16.2", unclamped, "gradient of NaN"),
+    ("16.2", plain_with_epsilon, "rare words: .*small number added"),
+    ("16.2", without_exp, "rare words: .*[Ss]hares are log-prob"),
+    ("16.2", detached, "its gradient is not"),
+    ("16.2", lambda shares, said: longer(said, shares), "changes argument 2.*new list"),
     ("16.2", lambda *case: right("16.2")(*case).double().mul(3), "dtype should be|all numbers"),
     ("16.2", lambda *case: right("16.2")(*case)[None], "shape should be"),
     ("16.3", lambda _: "eye", "should be"),
@@ -353,6 +399,12 @@ OTHERWISE = [
     ("16.5", lambda *case: right("16.5")(*case).mean(), "shape should be"),
     ("16.5", lambda *case: right("16.5")(*case) + 1, "all numbers: "),
     ("16.5", lambda c, r, c0, r0, beta: -torch.sigmoid(beta * (c - c0 - r + r0)).log(), "long answers: .*logsigmoid"),
+    ("16.4", lambda path: [w for n, w in enumerate(path) if w not in ("_", path[n - 1])], "^7 of 8.*'a'"),
+    ("16.4", lambda path: [a for a, b in zip(path, path[1:], strict=False) if a not in ("_", b)],
+     "^(?!.*again later).*part"),
+    ("16.5", lambda c, r, c0, r0, beta: -(torch.sigmoid(beta * (c - c0 - r + r0)) + 1e-8).log(),
+     "long answers: .*logsigmoid"),
+    ("16.6", never_said, "here to nan"),
     ("16.6", silent_tokens, "nothing here.*allowed"),
     ("16.6", only_right, "say a word of the picture"),
     ("16.6", only_wrong, "some token must say each word"),
