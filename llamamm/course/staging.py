@@ -29,6 +29,7 @@ import torch
 from PIL import Image as PillowImage
 from torch import Tensor
 
+from llamamm.assets.corpora import load_records, text_of
 from llamamm.assets.easy_vqa import load_questions, text_only_best
 from llamamm.assets.fetch import fetch
 from llamamm.assets.spoken_words import Clip, load_words
@@ -49,7 +50,6 @@ from llamamm.train.rows import encode_record
 from llamamm.train.run import run_training
 
 SENTENCE_END = re.compile(r"(?<=[a-z0-9)]\.) (?=[A-Z])")
-BEGINNING = 600  # characters of a play: more than are read
 GAP = 1600  # samples of silence between two words, a tenth of a second
 
 
@@ -98,12 +98,11 @@ class Workshop:
         self.names, self.pixels = [*known.values()], [Image(test.pixels[n]) for n in known]
         self._seen = {n: Image(test.pixels[n]) for n in set(self.test.images)}
 
-        articles = [_records("wiki", part) for part in ("train", "test")]
+        articles = [load_records(fetch("wiki", progress=False), part) for part in ("train", "test")]
         random.Random(0).shuffle(articles[0])
-        self._write("text", ({"text": _as_text(article)} for article in articles[0][:pictures]))
-        plays = _records("shakespeare", "test")[:texts]
-        self.texts = [_as_text(article) for article in articles[1]][:texts]
-        self.texts += [play["text"][:BEGINNING] for play in plays]
+        self._write("text", ({"text": text_of(article)} for article in articles[0][:pictures]))
+        plays = load_records(fetch("shakespeare", progress=False), "test")
+        self.texts = [text_of(record) for record in (*articles[1][:texts], *plays[:texts])]
         learned, self.pairs = _pairs(articles[0])[:pairs], _pairs(articles[1])[:tried]
         self._write("pairs", learned)
 
@@ -219,15 +218,6 @@ def _names(described: dict[int, str]) -> dict[int, str]:
 
 def _save_picture(path: Path, pixels: Tensor) -> None:
     PillowImage.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())).save(path)
-
-
-def _records(asset: str, part: str) -> list[dict[str, str]]:
-    lines = (fetch(asset, progress=False) / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def _as_text(article: dict[str, str]) -> str:
-    return f"{article['title']}\n\n{article['text']}"
 
 
 def _pairs(articles: Sequence[dict[str, str]]) -> list[dict[str, str]]:

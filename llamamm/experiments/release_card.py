@@ -12,7 +12,6 @@ Every figure has its interval, see `evals.answers.interval`. `llamamm eval sense
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ import numpy as np
 from rich.table import Table
 
 from llamamm.assets.arcade import load_sprites
+from llamamm.assets.corpora import load_records, text_of
 from llamamm.assets.easy_vqa import load_questions
 from llamamm.assets.fetch import fetch
 from llamamm.assets.openmoji import load_pictures
@@ -37,7 +37,7 @@ from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
 
-SHAPES, TEXTS, BEGINNING = 600, 60, 1500  # questions asked, texts read, characters of a long one
+SHAPES, TEXTS = 600, 60  # questions asked, texts read
 PLAIN = (
     ("What is the capital of France?", "paris"), ("What is the capital of Italy?", "rome"),
     ("What is the capital of Japan?", "tokyo"), ("What is two plus two?", "4|four"),
@@ -213,9 +213,7 @@ class Measured:
 
     def _read(self, of: str, asset: str, base: Llama3Model, tokenizer: Tokenizer) -> Line:
         """Bits a byte of an asset's held-out texts, or of where they begin."""
-        lines = (fetch(asset) / "test.jsonl").read_text(encoding="utf-8").splitlines()
-        found = list(map(json.loads, self.some(lines)[:TEXTS]))
-        texts = ["\n\n".join([r["title"], r["text"]] if "title" in r else [r["text"][:BEGINNING]]) for r in found]
+        texts = [text_of(record) for record in self.some(load_records(fetch(asset), "test"))[:TEXTS]]
         self.say(of)
         mine, theirs = (bits_per_byte(model, tokenizer, texts) for model in (self.model, base))
         beside = {"SmolLM2": interval(theirs), "times SmolLM2's": interval(mine, theirs)}

@@ -29,6 +29,7 @@ import numpy as np
 from torch import Tensor
 
 from llamamm.assets.arcade import load_sounds, load_sprites
+from llamamm.assets.corpora import load_records, text_of
 from llamamm.assets.easy_vqa import load_questions
 from llamamm.assets.fetch import fetch
 from llamamm.assets.openmoji import load_pictures
@@ -148,8 +149,8 @@ def _plain() -> Iterator[Record]:
     """Questions of the asset `dialogues`, with what the text model answers to them, greedily, up to its last whole
     sentence."""
     model, tokenizer = from_pretrained("smollm2")
-    lines = (fetch("dialogues") / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    questions = list(dict.fromkeys(json.loads(line)["messages"][0]["content"] for line in lines))
+    dialogues = load_records(fetch("dialogues"), "train")
+    questions = list(dict.fromkeys(dialogue["messages"][0]["content"] for dialogue in dialogues))
     questions = questions[:: max(1, len(questions) // PLAIN)][:PLAIN]
     chat = chat_format(tokenizer)
     for begin in range(0, len(questions), AT_ONCE):
@@ -166,6 +167,5 @@ def _plain() -> Iterator[Record]:
 
 
 def _text() -> Iterator[Record]:
-    for line in (fetch("wiki") / "train.jsonl").read_text(encoding="utf-8").splitlines():
-        article = json.loads(line)
-        yield {"text": f"{article['title']}\n\n{article['text']}"}
+    for article in load_records(fetch("wiki"), "train"):
+        yield {"text": text_of(article)}

@@ -124,7 +124,7 @@ def test_names_are_right_as_a_whole_or_by_their_words(measured):
     assert asked == [release_card.SAID[0], release_card.NAME[0]]
 
 
-def test_texts_are_read_by_both_models_with_titles_and_the_beginning_of_a_long_one(measured, monkeypatch, tmp_path):
+def test_texts_are_read_by_both_models_articles_under_their_titles(measured, monkeypatch, tmp_path):
     (tmp_path / "test.jsonl").write_text('{"title": "Silo", "text": "A silo."}\n{"text": "%s"}\n' % ("x" * 5000))
     read = []
 
@@ -135,7 +135,7 @@ def test_texts_are_read_by_both_models_with_titles_and_the_beginning_of_a_long_o
     monkeypatch.setattr(release_card, "fetch", lambda _name: tmp_path)
     monkeypatch.setattr(release_card, "bits_per_byte", bits)
     line = measured._read("Plays", "plays", "base", "tokenizer")
-    assert read == [["Silo\n\nA silo.", "x" * release_card.BEGINNING]] * 2
+    assert read == [["Silo\n\nA silo.", "x" * 5000]] * 2
     assert (line.what, line.value.value, line.beside["SmolLM2"].value) == ("Plays, bits a byte", 3.0, 2.0)
     assert line.beside["times SmolLM2's"].value == 1.5
 

@@ -106,11 +106,11 @@ def path(shares: Tensor, names: Sequence[str], best: Sequence[str]) -> None:
                      "of nothing here; three short runs of columns are sure of one word each.")  # fmt: skip
 
 
-def margins(before: Tensor, after: Tensor) -> None:
+def margins(after: Tensor) -> None:
     """Of each pair, how far the chosen answer has moved ahead of the rejected one, sorted."""
     figure, ax = plt.subplots(figsize=(7.4, 2.7))
     ax.bar(range(len(after)), after.sort().values, color=BLUE, width=0.8)
-    ax.plot(range(len(before)), before.sort().values, color=ORANGE, linewidth=3)
+    ax.plot([0, len(after) - 1], [0, 0], color=ORANGE, linewidth=3)
     ax.text(0.02, 0.93, "orange: before training, 0 for all", transform=ax.transAxes, va="top", fontsize=SMALL)
     ax.set(xlabel="held-out pairs, sorted", ylabel="margin", xticks=[], ylim=(-2 + min(0, float(after.min())), None))
     ax.spines["bottom"].set_visible(False)
