@@ -232,6 +232,7 @@ def test_the_table_and_the_readers_have_the_same_names():
 
 
 def test_records_are_read_as_they_were_written_and_an_article_stands_under_its_title(tmp_path):
-    (tmp_path / "test.jsonl").write_text('{"title": "Silo", "text": "A silo\u2028is here."}\n{"text": "A play."}\n', "utf-8")
+    written = '{"title": "Silo", "text": "A silo\u2028is here."}\n{"text": "A play."}\n'
+    (tmp_path / "test.jsonl").write_text(written, "utf-8")
     found = corpora.load_records(tmp_path, "test")
     assert [corpora.text_of(record) for record in found] == ["Silo\n\nA silo\u2028is here.", "A play."]
