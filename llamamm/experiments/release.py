@@ -76,9 +76,9 @@ def settings(output: Path, *, seed: int = 0, quick: bool = False) -> TrainConfig
         "warmup_steps": 50, "data": sources(speech=10, shapes=2, drawings=3, words=1, sounds=0.2),
     }  # fmt: skip
     tune = {
-        "name": "tune", "trains": ["lora"], "steps": 2 if quick else 280, "batch_size": 4,
+        "name": "tune", "trains": ["lora"], "steps": 2 if quick else 380, "batch_size": 4,
         "learning_rate": 8e-4, "warmup_steps": 20,
-        "data": sources(questions=3, drawings=2, paintings=0.3, speech=6, words=0.6, sounds=0.2, plain=0.7, text=1),
+        "data": sources(questions=4.5, drawings=2, paintings=0.3, speech=6, words=0.6, sounds=0.2, plain=0.7, text=1),
     }  # fmt: skip
     return TrainConfig.make({
         "output": str(output), "compose": PARTS, "features": str(output / "features"), "seed": seed,
