@@ -37,9 +37,9 @@ MAY_IMPORT = {
     "assets": "weights senses files",
     "doctor": "assets weights devices",
     "pretrained": "assets weights lora llama32_vision multimodal generation senses text files",
-    "tasks": "assets multimodal senses",
-    "train": "pretrained tasks lora weights multimodal generation text files devices",
-    "evals": "train tasks pretrained lora multimodal generation text",
+    "tasks": "assets multimodal generation senses",
+    "train": "pretrained tasks lora weights multimodal generation senses text files devices",
+    "evals": "train tasks pretrained lora multimodal generation text files",
     "experiments": "evals train tasks pretrained assets llama32_vision multimodal generation senses text files",
 }  # fmt: skip
 MAY_IMPORT["course"] = " ".join(MAY_IMPORT)

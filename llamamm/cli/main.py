@@ -52,7 +52,7 @@ app.command()(compose)
 app.command()(data)
 app.command("train-multimodal", hidden=True)(senses)  # where it was in version 0.1
 app.command()(merge)
-app.add_typer(evaluate, name="eval")
+app.command("eval")(evaluate)
 app.add_typer(experiment, name="experiment")
 app.add_typer(bench, name="bench")
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from llamamm.cli.options import AS_PATH, DtypeOption, ModelOption, err, out
 from llamamm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from llamamm.train.loop import Trainer
 
 
 class TrainCommand(TyperCommand):
@@ -62,7 +65,7 @@ def train(
         return
     last, best = cfg.output / "last", cfg.output / "best"
     try:
-        trainer = run_training(cfg, resume=resume)
+        trainer = run_training(cfg, resume=resume, measure=_measure)
     except KeyboardInterrupt:
         _say_how_to_resume(last, config, changes)
         raise
@@ -146,10 +149,11 @@ def merge(
     """Put an adapter, or a skill, into its base's weights, and save the result as an ordinary model."""
     from llamamm.lora.lora import lora_modules, merge_lora
     from llamamm.pretrained.load import from_pretrained
-    from llamamm.pretrained.locate import DEFAULT_MODEL
+    from llamamm.pretrained.locate import DEFAULT_MODEL, locate
     from llamamm.pretrained.save import save_pretrained
     from llamamm.pretrained.skill import base_of, load_skill
     from llamamm.text.config import parse_dtype
+    from llamamm.train.seen import read_before
     from llamamm.weights.saving import refuse_foreign_files
 
     refuse_foreign_files(output)  # before the minutes, not after
@@ -159,7 +163,20 @@ def merge(
     if lora_modules(llama):
         merge_lora(llama, keep_base=False)
     save_pretrained(llama, output, tokenizer=tokenizer)
+    read_before(locate(name), adapter).save(output)
     print(output)
+
+
+def _measure(trainer: Trainer) -> None:
+    """The score card that a run's settings ask for, on stderr: the last line of stdout is the run's folder."""
+    from llamamm.cli.options import measuring
+    from llamamm.evals.card_report import save, table
+    from llamamm.evals.evaluate import evaluate_trained
+
+    with measuring() as say:
+        card = evaluate_trained(trainer, say=say)
+    save(card, trainer.cfg.output / "card")
+    err().print(table(card))
 
 
 def _changes(pairs: list[str]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
-"""Commands that measure: `llamamm eval multimodal` a model that is there already, on held-out data; `llamamm experiment
-retrieval`, `words`, `fusion` and `senses` what one learns that is trained for the purpose; `llamamm bench` and `bench
-train` speed and memory.
+"""Commands that measure: `llamamm eval` a model that is there already, on held-out data; `llamamm experiment` what one
+learns that is trained for the purpose; `llamamm bench` and `bench train` speed and memory.
 """
 
 from __future__ import annotations
@@ -11,12 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamamm.cli.options import AS_PATH, DeviceOption, DtypeOption, ModelOption, SizeOption, err, model_name, out
+from llamamm.cli.options import (
+    AS_PATH,
+    AdapterOption,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    SizeOption,
+    err,
+    measuring,
+    model_name,
+    out,
+)
 
 if TYPE_CHECKING:
     from llamamm.evals.report import Report
 
-evaluate = typer.Typer(help="Measure what a model has learned, on unseen data.", no_args_is_help=True)
 bench = typer.Typer(help="Measure the model; `bench train` measures training.", invoke_without_command=True)
 experiment = typer.Typer(help="Train something small, and measure it on unseen data.", no_args_is_help=True)
 
@@ -29,7 +38,6 @@ class LossName(StrEnum):
 
 
 @experiment.command()
-@evaluate.command(hidden=True)  # where it was in version 0.1
 def retrieval(
     steps: Annotated[int, typer.Option(help="Steps of training, 128 pictures each.", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same model on the same machine.")] = 0,
@@ -49,7 +57,6 @@ def retrieval(
 
 
 @experiment.command()
-@evaluate.command(hidden=True)
 def words(seed: Annotated[int, typer.Option(help="Of the control, an encoder with random weights.")] = 0) -> None:
     """Train a word classifier on the frozen ear of Whisper tiny, and test it on voices that it has not heard."""
     from llamamm.assets.fetch import fetch
@@ -60,8 +67,8 @@ def words(seed: Annotated[int, typer.Option(help="Of the control, an encoder wit
     out(width=120).print(found.table())
 
 
-@evaluate.command()
-def multimodal(
+@experiment.command()
+def answers(
     folder: Annotated[Path, typer.Argument(help="What `llamamm experiment senses` has written.", **AS_PATH)],
     device: DeviceOption = None,
 ) -> None:
@@ -74,27 +81,58 @@ def multimodal(
     out(width=120).print(score_table(scores))
 
 
-@evaluate.command("senses")
-def released(
-    model: Annotated[str, typer.Argument(help="senses, or a folder like it.")] = "senses",
-    size: Annotated[float, typer.Option(help="Share of the items of each set: 0.1 for a quick look.", min=0.01,
-                                        max=1.0)] = 1.0,
-    cascade: Annotated[bool, typer.Option(help="Whisper's own decoder beside it, which takes longer.")] = True,
-    output: Annotated[Path | None, typer.Option(help="Folder for card.json, with every answer, and card.md.",
+class Contaminated(StrEnum):
+    """What to do about items that training has read."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, .gguf file or asset, such as smollm2 or senses; or a "
+                                              "folder that holds a card already.")],
+    against: Annotated[str | None, typer.Option(help="Another one, on the same items: better, worse, or can't tell.",
+                                                show_default=False)] = None,
+    adapter: AdapterOption = None,
+    suite: Annotated[str, typer.Option(help="quick: some minutes; full: all that is held out.")] = "quick",
+    sets: Annotated[str, typer.Option(help="Names of sets in place of the suite's, such as shapes,wiki.",
+                                      show_default=False)] = "",
+    data: Annotated[str | None, typer.Option(help="Own held-out records, as `llamamm data` reads them.",
+                                             show_default=False)] = None,
+    output: Annotated[Path | None, typer.Option("--out", help="Folder for card.json, with every answer, card.md and "
+                                                "card.png; a run that is stopped goes on there.", show_default=False,
                                                 **AS_PATH)] = None,
+    contaminated: Annotated[Contaminated, typer.Option(help="Where training has read an item: stop, or skip and count."
+                                                       )] = Contaminated.STOP,
+    whisper: Annotated[bool, typer.Option("--whisper", help="Whisper's own transcripts beside, too.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Questions at once.", min=1)] = 16,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
 ) -> None:  # fmt: skip
-    """What a model like `senses` sees and hears of held-out pictures and sounds, and what it has forgotten."""
+    """Measure a model on held-out text, questions, pictures and sounds: a score card, every figure with its interval."""
     from llamamm.devices import pick_device
-    from llamamm.experiments.release import measure, write_card
-    from llamamm.experiments.release_card import card_table
+    from llamamm.evals.card_report import save, table
+    from llamamm.evals.evaluate import evaluate as measure
+    from llamamm.evals.evaluate import read_card
+    from llamamm.text.config import parse_dtype
 
-    lines = measure(model, size=size, with_cascade=cascade, dtype=dtype, device=pick_device(device),
-                    say=err().print)  # fmt: skip
+    options = {
+        "suite": suite, "sets": [name.strip() for name in sets.split(",") if name.strip()], "data": data,
+        "contaminated": contaminated.value, "batch_size": batch_size, "dtype": parse_dtype(dtype) if dtype else None,
+        "device": pick_device(device), "beside": whisper,
+    }  # fmt: skip
+    with measuring() as say:
+        card = read_card(model) or measure(model, adapter=adapter, out=output, say=say, **options)
+        other = None
+        if against is not None:
+            options["sets"] = options["sets"] or list(card.sets)
+            other = read_card(against) or measure(
+                against, out=output and output / "against", say=say, **options, lacking="skip")
     if output is not None:
-        write_card(lines, output, name="card.md")  # a README there is somebody's own
-    out(width=140).print(card_table(lines))
+        save(card, output, other)
+    out(width=160).print(table(card, other))
+    for name, why in card.left_out.items():
+        err().print(f"{name}: not measured, {why}")
 
 
 @experiment.command()
@@ -109,7 +147,6 @@ def release(
 
 
 @experiment.command()
-@evaluate.command(hidden=True)
 def fusion(
     steps: Annotated[int, typer.Option(help="Steps of each way.", min=1)] = 150,
     read: Annotated[int, typer.Option(help="Steps in which their common text model learns to read.", min=1)] = 250,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -96,6 +99,34 @@ RawOption = Annotated[bool, typer.Option("--raw", help="Continue the text as it 
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Compile the model first: minutes of waiting, then faster on a GPU.")
 ]
+
+
+@contextmanager
+def measuring() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress of a measurement, say(set, done, all): a bar on a terminal; elsewhere a line for each set, and one every
+    quarter of a minute between."""
+    if err().is_terminal:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        tasks: dict[str, Any] = {}
+        with Progress(*columns, console=err(), transient=True) as bar:
+
+            def draw(title: str, done: int, n: int) -> None:
+                if title not in tasks:
+                    tasks[title] = bar.add_task(title, total=n)
+                bar.update(tasks[title], completed=done)
+
+            yield draw
+        return
+    last = [0.0]
+
+    def line(title: str, done: int, n: int) -> None:
+        if done == n or time.monotonic() - last[0] > 15:
+            last[0] = time.monotonic()
+            err().print(f"{title}: {done:,} of {n:,}", markup=False, soft_wrap=True)
+
+    yield line
 
 
 def model_name(model: str | None, size: Size | None) -> str:

@@ -25,41 +25,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llamamm.errors import InputError
-from llamamm.generation.generate import generate, pad_left
-from llamamm.generation.prompts import Conversation
-from llamamm.multimodal.processor import MultimodalProcessor
-from llamamm.text.chat import chat_format
+from llamamm.generation.generate import generate
+from llamamm.generation.prompts import Conversation, Processor, as_processor
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
 
 DRAWS = 1000  # of a bootstrap
+AT_ONCE = 64  # prompts that are sorted by their lengths
 
 
 def answers(
-    model: Llama3Model, reader: Tokenizer | MultimodalProcessor, asked: Sequence[Conversation], *,
+    model: Llama3Model, reader: Tokenizer | Processor, asked: Sequence[Conversation], *,
     max_new_tokens: int = 24, batch_size: int = 16, say: Callable[[int], None] = lambda _n: None,
 ) -> list[str]:  # fmt: skip
-    """The greedy answer to each conversation. say: told after each batch how many are answered. Raises InputError."""
-    tokenizer = reader.tokenizer if isinstance(reader, MultimodalProcessor) else reader
-    device, found = model.embed_tokens.weight.device, []
-    for begin in range(0, len(asked), batch_size):
-        some = asked[begin : begin + batch_size]
-        ids, padding, inputs = _batch(reader, some)
-        inputs = {key: value.to(device) for key, value in inputs.items()}
-        out = generate(model, ids.to(device), max_new_tokens, padding=padding.to(device), inputs=inputs,
-                       stop_ids=tokenizer.stop_ids)  # fmt: skip
-        for row in out[:, ids.shape[1] :].tolist():
-            end = next((i for i, token in enumerate(row) if token in tokenizer.stop_ids), None)
-            found.append(tokenizer.decode(row[:end]).strip())
-        say(len(found))
+    """The greedy answer to each conversation, in their order; the longest prompts are read first, like with like.
+
+    say: told after each batch how many are answered. Raises InputError.
+    """
+    processor, device = as_processor(reader), model.embed_tokens.weight.device
+    stop_ids, found = processor.tokenizer.stop_ids, [""] * len(asked)
+    for first in range(0, len(asked), AT_ONCE):  # so many prompts are in memory, with what is seen and heard
+        prompts = [processor.chat(messages) for messages in asked[first : first + AT_ONCE]]
+        order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n].ids))
+        for begin in range(0, len(order), batch_size):
+            rows = order[begin : begin + batch_size]
+            ids, padding, inputs = processor.batch([prompts[row] for row in rows])
+            inputs = {key: value.to(device) for key, value in inputs.items()}
+            out = generate(model, ids.to(device), max_new_tokens, padding=padding.to(device), inputs=inputs,
+                           stop_ids=stop_ids)  # fmt: skip
+            for row, tokens in zip(rows, out[:, ids.shape[1] :].tolist(), strict=True):
+                end = next((i for i, token in enumerate(tokens) if token in stop_ids), None)
+                found[first + row] = processor.tokenizer.decode(tokens[:end]).strip()
+            say(first + begin + len(rows))
     return found
-
-
-def _batch(reader: Tokenizer | MultimodalProcessor, asked: Sequence[Conversation]) -> tuple[Tensor, Tensor, Any]:
-    if isinstance(reader, MultimodalProcessor):
-        return reader.batch([reader.chat(messages) for messages in asked])
-    chat = chat_format(reader)
-    return *pad_left([chat.encode(messages) for messages in asked]), {}
 
 
 def plain_words(text: str) -> list[str]:

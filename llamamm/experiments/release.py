@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from llamamm.pretrained.load import from_pretrained
 from llamamm.text.config import parse_dtype
 from llamamm.train.config import TrainConfig
 from llamamm.train.run import run_training
+from llamamm.train.seen import SEEN_FILE
 
 PARTS = {
     "text": "smollm2", "vision": "vit-s", "audio": "whisper-tiny",
@@ -137,6 +139,8 @@ def store(skill: Path, folder: Path) -> None:
                 with safe_open(path, framework="pt") as file:
                     about = file.metadata()
                 save_file({name: t.to(torch.bfloat16) for name, t in load_file(path).items()}, new / path.name, about)
+        if (skill / SEEN_FILE).is_file():
+            shutil.copyfile(skill / SEEN_FILE, new / SEEN_FILE)
         about = {**read_json(skill / "skill.json"), "base": NAME}
         write_file(new / "skill.json", json.dumps(about, indent=2) + "\n")
         shape = read_composed_config(**about["compose"]).to_hf()

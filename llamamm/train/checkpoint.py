@@ -3,6 +3,7 @@
     last/   model.safetensors, config.json, tokenizer.json     or an adapter's files, or a skill's: loads anywhere
             optimizer.safetensors                               AdamW's two moments of each trained parameter
             training.json                                       step, place in the data, random generators, scaler
+            seen.safetensors                                    hashes of what the run reads, and its base has read
     best/   the weights alone, of the lowest held-out loss
 
 A run over shards (FSDP) writes last/ in parts, see `distributed_checkpoint`, and at its end beside it:
@@ -49,6 +50,7 @@ from llamamm.train.features import FeatureStore
 from llamamm.train.loop import Trainer
 from llamamm.train.processes import is_sharded
 from llamamm.train.randomness import random_state, set_random_state
+from llamamm.train.seen import Seen
 from llamamm.weights.checkpoint import open_checkpoint, read_header
 from llamamm.weights.loading import match
 from llamamm.weights.names import to_our_names
@@ -61,14 +63,16 @@ ADAPTER, SKILL, MODEL = "adapter", "skill", "model"
 class FolderSaver:
     """Writes a run's checkpoints under `folder`: last/, best/, of a run over shards final/ too.
 
-    base: the name of the model an adapter belongs to. features: written down with each last/. All processes call each
-    method; the main one writes, and of shards every process its own.
+    base: the name of the model an adapter belongs to. features: written down with each last/. seen: what the training
+    reads, which goes where the weights go. All processes call each method; the main one writes, and of shards every
+    process its own.
     """
 
     def __init__(
-        self, folder: Path, *, tokenizer: Tokenizer | None = None, base: str = "", features: FeatureStore | None = None
-    ) -> None:
-        self.folder, self.tokenizer, self.base, self.features = folder, tokenizer, base, features
+        self, folder: Path, *, tokenizer: Tokenizer | None = None, base: str = "",
+        features: FeatureStore | None = None, seen: Seen | None = None,
+    ) -> None:  # fmt: skip
+        self.folder, self.tokenizer, self.base, self.features, self.seen = folder, tokenizer, base, features, seen
 
     def save_last(self, trainer: Trainer) -> None:
         state = training_state(trainer)
@@ -104,6 +108,8 @@ class FolderSaver:
             write_model(model, folder, tokenizer=self.tokenizer)
         else:
             write_skill(model, folder, base=self.base)  # an adapter alone is one, too
+        if self.seen is not None:
+            self.seen.save(folder)
 
 
 def what_trains(model: Llama3Model) -> str:

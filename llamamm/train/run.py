@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
@@ -42,19 +43,26 @@ from llamamm.train.preference import PreferenceObjective, encode_pair
 from llamamm.train.prepare import load_model, make_batches, make_sampler, note_precision, prompt_ids, trained_parts
 from llamamm.train.processes import Processes, is_sharded, joined
 from llamamm.train.rows import encode_record
+from llamamm.train.seen import note_read
 
 
-def run_training(cfg: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Trainer:
+Measure = Callable[[Trainer], object]
+
+
+def run_training(
+    cfg: TrainConfig, *, resume: bool = False, quiet: bool = False, measure: Measure | None = None
+) -> Trainer:
     """Train as `cfg` says, into cfg.output. resume=True goes on from the last checkpoint there, if there is one.
 
     With stages, one run after the other, each in a folder of its name; the trainer of the last one that ran.
+    measure: called at the end of each run or stage whose settings ask for a `score_card`.
     Raises ConfigError, InputError or TrainingError with the remedy; what the folder held stays.
     """
     with joined(cfg.device) as processes:
         cfg = _with_base(cfg, resume=resume, processes=processes)
         if cfg.stages:
-            return _run_stages(cfg, resume=resume, quiet=quiet, processes=processes)
-        return _run(cfg, resume=resume, quiet=quiet, processes=processes)
+            return _run_stages(cfg, resume=resume, quiet=quiet, processes=processes, measure=measure)
+        return _run(cfg, resume=resume, quiet=quiet, processes=processes, measure=measure)
 
 
 def _with_base(cfg: TrainConfig, *, resume: bool, processes: Processes) -> TrainConfig:
@@ -76,7 +84,9 @@ def _with_base(cfg: TrainConfig, *, resume: bool, processes: Processes) -> Train
     return cfg.model_copy(update={"compose": None, "model": str(base)})
 
 
-def _run_stages(cfg: TrainConfig, *, resume: bool, quiet: bool, processes: Processes) -> Trainer:
+def _run_stages(
+    cfg: TrainConfig, *, resume: bool, quiet: bool, processes: Processes, measure: Measure | None
+) -> Trainer:
     """Each stage begins with what the one before has left; one that is done is not run again."""
     cfg.require_output()
     stages = cfg.stage_settings()
@@ -87,7 +97,7 @@ def _run_stages(cfg: TrainConfig, *, resume: bool, quiet: bool, processes: Proce
         stage = stage.model_copy(update=start)
         done = resume and _is_done(stage) and n < len(stages) - 1
         if not done:
-            trainer = _run(stage, resume=resume, quiet=quiet, processes=processes)
+            trainer = _run(stage, resume=resume, quiet=quiet, processes=processes, measure=measure)
             if trainer.stopped:
                 break
         start = _start_from(stage)
@@ -110,7 +120,9 @@ def _start_from(cfg: TrainConfig) -> dict[str, object]:
     return {"adapter": folder}
 
 
-def _run(cfg: TrainConfig, *, resume: bool, quiet: bool, processes: Processes) -> Trainer:
+def _run(
+    cfg: TrainConfig, *, resume: bool, quiet: bool, processes: Processes, measure: Measure | None
+) -> Trainer:
     trainer = make_trainer(cfg, resume=resume, quiet=quiet, processes=processes)
     begin = time.monotonic()
     store = trainer.saver.features
@@ -121,7 +133,19 @@ def _run(cfg: TrainConfig, *, resume: bool, quiet: bool, processes: Processes) -
         plot_run(trainer.log.records).savefig(picture, format="png")
         write_file(cfg.output / "run.png", picture.getvalue())
         _say_the_end(trainer, time.monotonic() - begin)
+    if cfg.score_card and measure is not None and not trainer.stopped:
+        _measure(trainer, measure)
     return trainer
+
+
+def _measure(trainer: Trainer, measure: Measure) -> None:
+    """The main process measures, the others wait. Of a run over shards no process has the whole model."""
+    if is_sharded(trainer.objective):
+        trainer.log.say(f"score_card: the model lies in shards; `llamamm eval {_result_folder(trainer)}` measures it")
+        return
+    if trainer.processes.is_main:
+        measure(trainer)
+    trainer.processes.wait()
 
 
 def make_trainer(
@@ -186,10 +210,11 @@ def make_trainer(
         log.say(line)
     note_precision(cfg, processes.device, log)
     base = cfg.model or DEFAULT_MODEL
+    seen = note_read(cfg, data["data"].records) if processes.is_main and not cfg.stream else None
     trainer = Trainer(
         model, batches, cfg, objective=objective, eval_batches=eval_batches,
         sampler=make_sampler(cfg, tokenizer), log=log, processes=processes,
-        saver=FolderSaver(cfg.output, tokenizer=reader, base=base, features=store),
+        saver=FolderSaver(cfg.output, tokenizer=reader, base=base, features=store, seen=seen),
     )  # fmt: skip
     if resume:
         load_training(trainer, last)

@@ -1,0 +1,155 @@
+"""From a model's name to its score card: the model, the sets of a suite or somebody's own, and what its training has
+read. `llamamm eval` in one call; see `score_card` for what a card is. Used in notebook 17.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from llamamm.errors import InputError
+from llamamm.evals.measures import Asker, Transcriber
+from llamamm.evals.score_card import CARD_FILE, SUITES, Card, Say, run_card, what_lacks
+from llamamm.generation.prompts import Sound, as_processor
+from llamamm.lora.lora import lora_modules, merge_lora
+from llamamm.pretrained.load import from_pretrained
+from llamamm.pretrained.locate import locate
+from llamamm.pretrained.skill import base_of, load_skill
+from llamamm.tasks.held_out import EAR, EYE, SETS, HeldOut, Sample, other_rows
+from llamamm.train.loop import Trainer
+from llamamm.train.records import DESCRIBE, Record
+from llamamm.train.seen import hash_of_medium, read_before
+from llamamm.train.sources import Records, open_data
+
+
+def evaluate(
+    model: str, *, adapter: Path | None = None, suite: str = "quick", sets: Sequence[str] = (), data: str | None = None,
+    out: Path | None = None, contaminated: Literal["stop", "skip"] = "stop", batch_size: int = 16,
+    dtype: torch.dtype | None = None, device: torch.device | str = "cpu", beside: bool = False,
+    lacking: Literal["stop", "skip"] | None = None, say: Say = lambda _title, _n, _all: None,
+) -> Card:  # fmt: skip
+    """The card of a model, written into `out` if there is one.
+
+    sets: names of SETS, in place of those of the suite; data: a file or folder of records, as training reads them, in
+    place of both. beside: Whisper's own transcripts, too. lacking: where the model has no eye or ear for a set, stop,
+    which is meant where `sets` are named, or leave it out. Raises FetchError, CheckpointError, InputError.
+    """
+    wanted = chosen(suite, sets)  # a wrong name is told before weights load
+    own = own_sets(data) if data is not None else None
+    llama, reader = from_pretrained(model, dtype=dtype, device=device)
+    if reader is None:
+        raise InputError(f"{model} has no tokenizer, so it can be asked nothing; put its tokenizer.json beside it")
+    if adapter is not None:
+        load_skill(llama, adapter)
+        if lora_modules(llama):
+            merge_lora(llama, keep_base=False)
+    asker = Asker(llama.eval(), as_processor(reader), batch_size, whisper() if beside else None)
+    lacking = lacking or ("stop" if sets else "skip")
+    found, left_out = (own, {}) if own is not None else load_sets(asker, wanted, model, lacking=lacking)
+    name = model if adapter is None else f"{model} + {adapter}"
+    return run_card(asker, found, model=name, out=out, contaminated=contaminated, say=say, left_out=left_out,
+                    seen=read_before(locate(model), adapter),
+                    about={"suite": "own" if own is not None else "sets" if sets else suite, "data": data})  # fmt: skip
+
+
+def evaluate_trained(trainer: Trainer, *, say: Say = lambda _title, _n, _all: None) -> Card:
+    """The card of what a training run has made, into its folder's card/, by the suite that `score_card` names. Items
+    that training has read are left out and counted. Raises as `evaluate`."""
+    cfg, saver = trainer.cfg, trainer.saver
+    asker = Asker(trainer.model, as_processor(saver.tokenizer))
+    was_training = trainer.model.training
+    trainer.model.eval()
+    try:
+        found, left_out = load_sets(asker, chosen(cfg.score_card), str(cfg.output), lacking="skip")
+        return run_card(asker, found, model=str(cfg.output), out=cfg.output / "card", contaminated="skip", say=say,
+                        seen=saver.seen, left_out=left_out, about={"suite": cfg.score_card, "data": None})
+    finally:
+        trainer.model.train(was_training)
+
+
+def read_card(folder: str | Path) -> Card | None:
+    """The card in a folder that holds one and no model. Raises CheckpointError, InputError."""
+    folder = Path(folder)
+    models = ("config.json", "adapter_config.json", "skill.json")
+    if not (folder / CARD_FILE).is_file() or any((folder / name).is_file() for name in models):
+        return None
+    return Card.load(folder)
+
+
+def whisper() -> Transcriber:
+    """Whisper tiny.en, whose ear `senses` hears with, and its own decoder."""
+    from llamamm.generation.transcribe import transcribe_all
+    from llamamm.pretrained.towers import load_whisper
+
+    model, tokens = load_whisper("whisper-tiny")
+    return lambda samples: transcribe_all(model, tokens, [sample.medium.wave() for sample in samples], batch_size=8)
+
+
+def chosen(suite: str, sets: Sequence[str] = ()) -> dict[str, int | None]:
+    """Names of sets, and of how many of their items. Raises InputError for a suite or a set that is not there."""
+    for name, known in [(suite, SUITES), *((name, SETS) for name in sets)]:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            kind = "suite" if known is SUITES else "set"
+            raise InputError(f"there is no {kind} {name!r}{f', did you mean {near[0]!r}?' if near else ''}; there are "
+                             f"{', '.join(known)}")
+    return {name: None if suite not in SUITES else SUITES[suite].get(name) for name in sets} or SUITES[suite]
+
+
+def load_sets(
+    asker: Asker, wanted: Mapping[str, int | None], model: str, *, lacking: str
+) -> tuple[dict[str, HeldOut], dict[str, str]]:
+    """Those that the model can be asked, fetched where they are not there; and why the others are left out."""
+    found, left_out = {}, {}
+    for name, n in wanted.items():
+        lacks = what_lacks(asker, SETS[name].needs)
+        if lacks and lacking == "stop":
+            raise InputError(f"{name} needs {lacks}, which {model} has not; `llamamm compose` gives it one")
+        if lacks:
+            left_out[name] = f"it needs {lacks}"
+        else:
+            found[name] = SETS[name].load().some(n)
+    return found, left_out
+
+
+# ---- somebody's own data ----
+
+
+def own_sets(data: str) -> dict[str, HeldOut]:
+    """Records as training reads them, by what can be asked of them: texts are read, the last answer of a conversation
+    is asked for. Raises InputError, with the place of the first fault, also for an empty file."""
+    records = Records([(data, open_data(data), 1.0)])
+    samples: dict[str, list[Sample]] = {}
+    for n in range(len(records)):
+        kind, sample = _sample(records[n], n)
+        samples.setdefault(kind, []).append(sample)
+    if not samples:
+        raise InputError(f"{data} holds nothing to be measured on")
+    names = {"reading": None, "question": None, "vqa": EYE, "caption": EYE, "speech": EAR}
+    found = {}
+    for kind, some in samples.items():
+        if kind == "vqa":
+            others = other_rows([sample.group for sample in some])
+            some = [replace(sample, other=some[row].medium) for sample, row in zip(some, others, strict=True)]
+        title = Path(data).name if len(samples) == 1 else f"{Path(data).name}, {kind}s"
+        found[title] = HeldOut(title, title, kind, some, names[kind])
+    return found
+
+
+def _sample(record: Record, n: int) -> tuple[str, Sample]:
+    if record.text is not None:
+        return "reading", Sample(f"{n}", record.text, group=str(n))
+    *asked, last = record.messages
+    medium = next(iter(record.media), None)
+    question = asked[-1]["content"] if isinstance(asked[-1]["content"], str) else "".join(
+        part for part in asked[-1]["content"] if isinstance(part, str))
+    kind = "question" if medium is None else "speech" if isinstance(medium, Sound) else "caption" \
+        if question.strip() == DESCRIBE else "vqa"
+    group = str(n) if medium is None else str(hash_of_medium(medium))
+    return kind, Sample(f"{n}", question.strip(), last["content"], medium, group=group,
+                        content=tuple(map(dict, asked)) if len(asked) > 1 or len(record.media) > 1 else None)

@@ -1,0 +1,247 @@
+"""How each kind of held-out set is asked, and what the answers are worth.
+
+    ask      items of a set -> a record for each, which JSON can hold: what the model said, so that it can be read
+    score    the records of a whole set -> figures, each with its share by item, so that two models can be compared on
+             the same items
+
+Every figure is a function of sums over items: right ones by all, errors by words, bits by bytes, and BLEU of its counts
+of n-grams. So one bootstrap does for all. Used in notebook 17.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from llamamm.evals.answers import answers
+from llamamm.evals.captions import bleu_counts, bleu_of_counts, cider_d
+from llamamm.evals.instructions import follows
+from llamamm.evals.figures import Figure
+from llamamm.evals.likelihood import log_likelihoods
+from llamamm.evals.normaliser import normal_words, normalise, plain_words
+from llamamm.evals.perplexity import read_texts
+from llamamm.evals.transcripts import edits
+from llamamm.generation.prompts import Processor, TextProcessor
+from llamamm.multimodal.processor import MultimodalProcessor
+from llamamm.tasks.choices import Shots, prompt
+from llamamm.tasks.held_out import HeldOut, Sample
+from llamamm.text.model import Llama3Model
+
+Record = dict[str, Any]
+WINDOW, STRIDE = 512, 256  # tokens of a sliding window, and by how many it moves
+Transcriber = Callable[[Sequence[Sample]], list[str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Asker:
+    """A model under measurement. transcribe: another model's transcripts, told beside its own."""
+
+    model: Llama3Model
+    processor: Processor
+    batch_size: int = 16
+    transcribe: Transcriber | None = None
+
+    @property
+    def sees(self) -> bool:
+        """Whether it can be asked about pictures."""
+        if isinstance(self.processor, MultimodalProcessor):
+            return self.processor.cfg.vision is not None
+        return not isinstance(self.processor, TextProcessor)  # Llama 3.2 Vision's
+
+    @property
+    def hears(self) -> bool:
+        """Whether it can be asked about sounds."""
+        return isinstance(self.processor, MultimodalProcessor) and self.processor.cfg.audio is not None
+
+    def answers(self, conversations: Sequence[Any], *, max_new_tokens: int = 24) -> list[str]:
+        return answers(self.model, self.processor, conversations, max_new_tokens=max_new_tokens,
+                       batch_size=self.batch_size)
+
+
+class Measure:
+    """One kind of set. n_at_once: items whose answers are written down together."""
+
+    n_at_once = 32
+
+    def ask(self, asker: Asker, samples: Sequence[Sample]) -> list[Record]:
+        raise NotImplementedError
+
+    def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
+        raise NotImplementedError
+
+
+def said(sample: Sample, medium: Any = None) -> list[dict[str, Any]]:
+    """The question as a conversation, behind a medium if there is one; of a longer conversation, all of it."""
+    if sample.content is not None and medium is sample.medium:
+        return list(sample.content)
+    return [{"role": "user", "content": sample.text if medium is None else [medium, sample.text]}]
+
+
+def same(given: str, answer: str) -> bool:
+    """Exact match after normalisation: small letters, no punctuation."""
+    return plain_words(given) == plain_words(answer)
+
+
+class Reading(Measure):
+    """Bits a byte and perplexity, by sliding windows."""
+
+    n_at_once = 4
+
+    def ask(self, asker: Asker, samples: Sequence[Sample]) -> list[Record]:
+        window = min(WINDOW, asker.model.cfg.context_length)
+        read = read_texts(asker.model, asker.processor.tokenizer, [sample.text for sample in samples],
+                          length=window, stride=max(1, window * STRIDE // WINDOW))  # fmt: skip
+        return [{"bits": r.bits, "bytes": r.n_bytes, "tokens": r.n_tokens} for r in read]
+
+    def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
+        groups, bits = [sample.group for sample in samples], [r["bits"] for r in records]
+        return [
+            Figure.ratio("bits a byte", bits, [r["bytes"] for r in records], groups=groups, better="less"),
+            Figure("perplexity", np.array([[r["bits"], r["tokens"]] for r in records]),
+                   lambda sums: 2 ** (sums[..., 0] / sums[..., 1]), groups=groups),
+        ]  # fmt: skip
+
+
+class Question(Measure):
+    """Questions in words. answer: "4|four", one of which the answer holds, or is."""
+
+    def ask(self, asker: Asker, samples: Sequence[Sample]) -> list[Record]:
+        return [{"given": text} for text in asker.answers([said(sample) for sample in samples])]
+
+    def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
+        held, exact = [], []
+        for sample, record in zip(samples, records, strict=True):
+            keys, given = [_spaced(key) for key in sample.answer.split("|")], _spaced(record["given"])
+            held.append(any(key in given for key in keys))
+            exact.append(given in keys)
+        groups = [sample.group for sample in samples]
+        return [Figure.ratio("answers that hold the right word", held, groups=groups, better="more"),
+                Figure.ratio("answers that are the right word alone", exact, groups=groups)]  # fmt: skip
+
+
+def _spaced(text: str) -> str:
+    """The words, with a space around each: so one text holds another by whole words."""
+    return f" {' '.join(plain_words(text))} "
+
+
+class Vqa(Measure):
+    """Questions about pictures, asked as they are, without the picture, and with another's."""
+
+    def ask(self, asker: Asker, samples: Sequence[Sample]) -> list[Record]:
+        given = asker.answers([said(s, s.medium) for s in samples])
+        blind = asker.answers([said(s) for s in samples])
+        other = asker.answers([said(s, s.other) for s in samples])
+        return [{"given": g, "blind": b, "other": o} for g, b, o in zip(given, blind, other, strict=True)]
+
+    def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
+        groups = [sample.group for sample in samples]
+        columns = {"answered": [r["given"] for r in records], "blind": [r["blind"] for r in records],
+                   "with another's picture": [r["other"] for r in records],
+                   "most frequent answer to the text": [s.frequent for s in samples]}  # fmt: skip
+        return [Figure.ratio(name, [same(a, s.answer) for a, s in zip(column, samples, strict=True)], groups=groups,
+                             better="" if n else "more") for n, (name, column) in enumerate(columns.items())]
+
+
+class Caption(Measure):
+    """Names of pictures."""
+
+    def ask(self, asker: Asker, samples: Sequence[Sample]) -> list[Record]:
+        return [{"given": text} for text in asker.answers([said(s, s.medium) for s in samples])]
+
+    def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
+        groups = [sample.group for sample in samples]
+        given, names = [r["given"] for r in records], [s.answer for s in samples]
+        words = [plain_words(text) for text in given], [[plain_words(name)] for name in names]
+        counts = np.array([bleu_counts(a, b) for a, b in zip(*words, strict=True)], dtype=float)
+        return [
+            Figure.ratio("named exactly", [same(a, b) for a, b in zip(given, names, strict=True)], groups=groups,
+                         better="more"),
+            Figure.ratio("CIDEr-D", cider_d(*words), groups=groups, better="more", unit="number"),
+            Figure("BLEU", counts, bleu_of_counts, groups=groups, better="more", unit="number"),
+            Figure.ratio("most frequent name", [same(s.frequent, s.answer) for s in samples], groups=groups),
+        ]  # fmt: skip
+
+
+class Keywords(Measure):
+    """Words to a picture, in any order, parted by commas."""
+
+    def ask(self, asker: Asker, samples: Sequence[Sample]) -> list[Record]:
+        asked = [said(s, s.medium) for s in samples]
+        return [{"given": text} for text in asker.answers(asked, max_new_tokens=40)]
+
+    def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
+        return [self._f1("F1 of keywords", samples, [r["given"] for r in records], better="more"),
+                self._f1("the five most frequent", samples, [s.frequent for s in samples])]
+
+    def _f1(self, name: str, samples: Sequence[Sample], given: Sequence[str], **options: Any) -> Figure:
+        pairs = [(_keywords(text), _keywords(s.answer)) for text, s in zip(given, samples, strict=True)]
+        return Figure.ratio(name, [2 * len(a & b) for a, b in pairs], [len(a) + len(b) for a, b in pairs],
+                            groups=[s.group for s in samples], **options)
+
+
+def _keywords(text: str) -> set[str]:
+    return {word.strip().lower() for word in text.split(",") if word.strip()}
+
+
+class Word(Caption):
+    """Single words that are said, names of sounds."""
+
+    def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
+        groups = [sample.group for sample in samples]
+        right, frequent = ([same(text, s.answer) for text, s in zip(column, samples, strict=True)]
+                           for column in ([r["given"] for r in records], [s.frequent for s in samples]))
+        return [Figure.ratio("heard exactly", right, groups=groups, better="more"),
+                Figure.ratio("most frequent word", frequent, groups=groups)]
+
+
+class Speech(Measure):
+    """What is said: word and character errors after the normaliser, beside another model's where there is one."""
+
+    def ask(self, asker: Asker, samples: Sequence[Sample]) -> list[Record]:
+        given = asker.answers([said(s, s.medium) for s in samples], max_new_tokens=48)
+        records = [{"given": text} for text in given]
+        if asker.transcribe is not None:
+            for record, text in zip(records, asker.transcribe(samples), strict=True):
+                record["beside"] = text
+        return records
+
+    def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
+        groups = [sample.group for sample in samples]
+        truth = [normal_words(s.answer) for s in samples]
+        letters = [normalise(s.answer) for s in samples]
+
+        def rate(name: str, column: str, read: Callable[[str], Any], right: Sequence[Any], better: str) -> Figure:
+            wrong = [edits(a, read(r[column])) for a, r in zip(right, records, strict=True)]
+            return Figure.ratio(name, wrong, [len(a) for a in right], groups=groups, better=better)
+
+        figures = [rate("words wrong", "given", normal_words, truth, "less"),
+                   rate("characters wrong", "given", normalise, letters, "less")]  # fmt: skip
+        if all("beside" in r for r in records):
+            figures.append(rate("Whisper tiny.en, words wrong", "beside", normal_words, truth, ""))
+        return figures
+
+
+class Choice(Measure):
+    """Questions with several answers of which one is right, scored in three ways: by the answer's log-probability, by
+    that for each of its bytes, and by the letter that it has in a list."""
+
+    n_at_once = 64
+
+    def ask(self, asker: Asker, samples: Sequence[Sample]) -> list[Record]:
+        encode = asker.processor.tokenizer
+        requests, spans = [], []
+        for sample in samples:
+            for form in FORMS:
+                context, ends = sample.content.prompts[form]
+                spans.append((form, len(ends)))
+                requests += [split_ids(encode, context, end) for end in ends]
+        found = iter(log_likelihoods(asker.model, requests))
+        records: list[Record] = []
+        for form, n in spans:
+            if form == FORMS[0]:
+                records.append({})
+            records[-1][form] = [round(next(found).total, 4) for _ in range(n)]
+        return records

@@ -1,0 +1,259 @@
+"""The score card of a model: held-out sets, what it answered to every item, and figures with their intervals.
+
+    OUT/answers/shapes.jsonl    while a set is measured: a line for each item, so that a run that is killed goes on
+    OUT/card.json               versions, marks of the model and of the data, all answers, all figures
+
+A set that the model has no eye or ear for is left out of a suite; one that its training has read is refused, see
+`train.seen`. A card that was written is read again without any model or data: its figures come from its answers. Used in
+notebook 17.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from llamamm.errors import InputError, counted
+from llamamm.evals.figures import Figure
+from llamamm.evals.measures import MEASURES, Asker, Record
+from llamamm.files import read_json, require_writable, write_file
+from llamamm.tasks.held_out import EAR, EYE, HeldOut, Sample
+from llamamm.train.seen import Seen
+
+CARD_FILE, ANSWERS = "card.json", "answers"
+SUITES = {
+    "quick": {"wiki": 12, "shakespeare": 4, "plain": 20, "shapes": 40, "drawings-things": 20, "words-voices": 20,
+              "speech-both": 16},
+    "full": {"wiki": 60, "shakespeare": 29, "plain": None, "shapes": 600, "drawings-things": None,
+             "drawings-tones": None, "sprites": None, "paintings": None, "words-voices": None, "words-people": None,
+             "sounds": None, "speech-voice": None, "speech-text": None, "speech-both": None},
+}  # fmt: skip
+Say = Callable[[str, int, int], None]  # a set's title, items answered, items
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A set and a record of what was said to each of its items; seconds that it took; how many items the training has
+    read, which were left out."""
+
+    held_out: HeldOut
+    records: Sequence[Record]
+    seconds: float = 0.0
+    n_read: int = 0
+
+    @property
+    def figures(self) -> list[Figure]:
+        return MEASURES[self.held_out.kind].score(self.held_out.samples, self.records)
+
+
+@dataclass(frozen=True, eq=False)
+class Card:
+    """sets: by name, in their order; left_out: why others are not there; about: versions, marks, settings."""
+
+    about: dict[str, Any]
+    sets: dict[str, Measured]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        return self.about["model"]
+
+    def to_json(self) -> dict[str, Any]:
+        """With every answer."""
+        return {**self.about, "left_out": self.left_out,
+                "sets": {name: _set_to_json(measured) for name, measured in self.sets.items()}}
+
+    def save(self, folder: Path) -> None:
+        """card.json. Raises WriteError."""
+        write_file(folder / CARD_FILE, json.dumps(self.to_json(), ensure_ascii=False, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Card:
+        """Raises CheckpointError, InputError."""
+        file = Path(folder) / CARD_FILE
+        content = read_json(file, owner="a score card")
+        try:
+            sets = {name: _set_from_json(name, one) for name, one in content.pop("sets").items()}
+            return cls(content, sets, content.pop("left_out"))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{file} is no score card of `llamamm eval`: {type(error).__name__} {error}") from None
+
+
+def run_card(
+    asker: Asker, sets: Mapping[str, HeldOut], *, model: str, out: Path | None = None, seen: Seen | None = None,
+    contaminated: Literal["stop", "skip"] = "stop", say: Say = lambda _title, _n, _all: None,
+    left_out: Mapping[str, str] | None = None, about: Mapping[str, Any] | None = None,
+) -> Card:  # fmt: skip
+    """Ask the model everything, and write the card into `out`, where it goes on if it was stopped there.
+
+    model: its name, for the card. seen: what its training has read; contaminated: of items in it, stop, or leave them
+    out and count them. left_out: sets that are not there, and why. about: more to note. Raises InputError, where `out` holds answers of another model too.
+    """
+    mark = mark_of(asker.model)
+    dtype = str(next(asker.model.parameters()).dtype).removeprefix("torch.")
+    card = Card({"model": model, "mark": mark, "dtype": dtype, **versions(), **(about or {})}, {}, dict(left_out or {}))
+    done: dict[str, Measured] = {}
+    if out is not None:
+        require_writable(out)
+        (out / ANSWERS).mkdir(parents=True, exist_ok=True)
+        if (out / CARD_FILE).is_file():
+            before = Card.load(out)
+            if before.about.get("mark") != mark:
+                raise InputError(f"{out} holds the card of another model, {before.model}: choose another folder")
+            done = before.sets
+    for name, held_out in sets.items():
+        if lacks := what_lacks(asker, held_out.needs):
+            raise InputError(f"{name} needs {lacks}, which {model} has not; `llamamm compose` gives it one")
+        held_out, n_read = without_read(held_out, seen, contaminated)
+        card.sets[name] = _measure(asker, held_out, out, mark, done.get(name), say, n_read)
+        if out is not None:
+            card.save(out)
+    if not card.sets:
+        raise InputError(f"{model} can be asked nothing of this: " + "; ".join(
+            f"{name}: {why}" for name, why in card.left_out.items()))
+    if out is not None:
+        shutil.rmtree(out / ANSWERS, ignore_errors=True)
+    return card
+
+
+def _measure(
+    asker: Asker, held_out: HeldOut, out: Path | None, mark: str, before: Measured | None, say: Say, n_read: int
+) -> Measured:
+    """Of what a card or a log holds already, nothing is asked again. before: the set in the folder's card."""
+    measure, begin = MEASURES[held_out.kind], time.monotonic()
+    log = AnswerLog(out and out / ANSWERS / f"{held_out.name}.jsonl", {"set": held_out.name, "model": mark})
+    if before is not None:
+        log.records.update((s.mark, r) for s, r in zip(before.held_out.samples, before.records, strict=True))
+    left = [sample for sample in held_out.samples if sample.mark not in log.records]
+    n_left = len(left)
+    with log:
+        say(held_out.title, len(held_out) - n_left, len(held_out))
+        for first in range(0, len(left), measure.n_at_once):
+            some = left[first : first + measure.n_at_once]
+            for sample, record in zip(some, measure.ask(asker, held_out, some), strict=True):
+                log.write(sample.mark, record)
+            n_left -= len(some)
+            say(held_out.title, len(held_out) - n_left, len(held_out))
+    records = [log.records[sample.mark] for sample in held_out.samples]
+    seconds = time.monotonic() - begin + (before.seconds if before is not None and not left else 0.0)
+    return Measured(held_out, records, round(seconds, 1), n_read)
+
+
+class AnswerLog:
+    """Records by their items' marks, written down as they come, a line each; a line that a kill has cut is not read.
+
+    path: None keeps them in memory. head: what the first line must be; a file with another one is begun anew.
+    """
+
+    def __init__(self, path: Path | None, head: Mapping[str, Any]) -> None:
+        self.path, self.head = path, dict(head)
+        self.records: dict[str, Record] = {}
+        self._whole = 0  # bytes of whole lines
+        if path is not None and path.is_file():
+            self._read(path.read_bytes())
+
+    def _read(self, data: bytes) -> None:
+        for n, line in enumerate(data.splitlines(keepends=True)):
+            try:
+                content = json.loads(line)
+            except ValueError:
+                return
+            if not line.endswith(b"\n") or (n == 0 and content != self.head):
+                return
+            if n:
+                self.records[content.pop("of")] = content
+            self._whole += len(line)
+
+    def __enter__(self) -> AnswerLog:
+        self._file = None
+        if self.path is not None:
+            self._file = open(self.path, "r+b" if self.path.is_file() else "w+b")  # noqa: SIM115
+            self._file.truncate(self._whole)
+            self._file.seek(self._whole)
+            if not self._whole:
+                self._line(self.head)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, mark: str, record: Record) -> None:
+        self.records[mark] = record
+        self._line({"of": mark, **record})
+
+    def _line(self, content: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(content, ensure_ascii=False).encode() + b"\n")
+            self._file.flush()
+
+
+def what_lacks(asker: Asker, needs: str | None) -> str:
+    """EYE, EAR or, where the model has what a set needs, ""."""
+    has = {None: True, EYE: asker.sees, EAR: asker.hears}
+    return "" if has[needs] else str(needs)
+
+
+def without_read(held_out: HeldOut, seen: Seen | None, contaminated: str) -> tuple[HeldOut, int]:
+    """The items that training has not read, and how many it has. Raises InputError where there are such and they are
+    not to be left out, and where nothing is left."""
+    if seen is None or not len(seen):
+        return held_out, 0
+    read = [s for s in held_out.samples if seen.knows(text=s.text, media=[s.medium] if s.medium is not None else [])]
+    if read and contaminated == "stop":
+        raise InputError(f"{held_out.name} is contaminated: the model was trained on {len(read)} of "
+                         f"{counted(len(held_out), 'item')}, such as {read[0].key}; leave them out "
+                         f"(--contaminated skip), or measure on other data")
+    keys = {sample.key for sample in read}
+    return replace(held_out, samples=[s for s in held_out.samples if s.key not in keys]), len(read)
+
+
+def mark_of(model: nn.Module) -> str:
+    """A hash of some numbers of every parameter, and of their type: equal for equal models."""
+    digest = hashlib.sha256()
+    for name, p in sorted(model.named_parameters()):
+        some: Any = p.detach().flatten()[:: max(1, p.numel() // 64)].float().cpu()
+        digest.update(f"{name} {p.dtype} {tuple(p.shape)}".encode() + some.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """What a figure may depend on."""
+    return {"llamamm": version("llamamm"), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _set_to_json(measured: Measured) -> dict[str, Any]:
+    held_out = measured.held_out
+    items = []
+    for sample, record in zip(held_out.samples, measured.records, strict=True):
+        told = {"question": sample.text} if held_out.kind != "reading" else {}
+        told |= {name: getattr(sample, name) for name in ("answer", "group", "frequent") if getattr(sample, name)}
+        items.append({"key": sample.key, "of": sample.mark, **told, **record})
+    figures = [{"name": f.name, "value": f.value, "low": f.interval.low, "high": f.interval.high, "n": len(f.sums),
+                "better": f.better, "unit": f.unit} for f in measured.figures]
+    return {"title": held_out.title, "kind": held_out.kind, "needs": held_out.needs, "mark": held_out.mark,
+            "seconds": measured.seconds, "n_read": measured.n_read, "figures": figures, "items": items}
+
+
+def _set_from_json(name: str, content: Mapping[str, Any]) -> Measured:
+    samples, records = [], []
+    for item in content["items"]:
+        item = dict(item)
+        key, mark, text = item.pop("key"), item.pop("of"), item.pop("question", "")
+        told = {part: item.pop(part, "") for part in ("answer", "group", "frequent")}
+        samples.append(Sample(key, text, noted=mark, **told))
+        records.append(item)
+    held_out = HeldOut(name, content["title"], content["kind"], samples, content["needs"])
+    return Measured(held_out, records, content["seconds"], content["n_read"])
