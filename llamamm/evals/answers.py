@@ -2,6 +2,7 @@
 
     answers          greedy answers to conversations, with pictures and sounds in them, several at a time
     plain_words      an answer as it is compared: small letters, no punctuation
+    says             whether an answer has a word that is right, "4|four"
     word_errors      words put in, taken out or changed, the least that turns one text into the other
     interval         of a mean or of a rate, from items drawn again by groups (the bootstrap)
     wilson           the same for a share of independent items, by a formula
@@ -63,6 +64,11 @@ def answers(
 def plain_words(text: str) -> list[str]:
     """"A red apple." to ["a", "red", "apple"]."""
     return re.findall(r"[a-z0-9']+", text.lower().replace("’", "'"))
+
+
+def says(answer: str, key: str) -> bool:
+    """Whether one of the key's words, "4|four", is among the answer's words: "It is 4." is right."""
+    return not {*key.split("|")}.isdisjoint(plain_words(answer))
 
 
 def word_errors(said: Sequence[Hashable], heard: Sequence[Hashable]) -> int:

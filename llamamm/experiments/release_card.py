@@ -29,27 +29,17 @@ from llamamm.assets.paintings import ASKED, load_paintings
 from llamamm.assets.sentences import NEW, Sentence, load_sentences
 from llamamm.assets.speech import load_speech
 from llamamm.assets.spoken_words import load_words
-from llamamm.evals.answers import Interval, answers, bits_per_byte, interval, plain_words, word_errors
+from llamamm.evals.answers import Interval, answers, bits_per_byte, interval, plain_words, says, word_errors
 from llamamm.experiments.release_data import NAME, SAID
 from llamamm.generation.prompts import Image, Sound
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
+from llamamm.tasks.plain import PLAIN
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
 
 SHAPES, TEXTS = 600, 60  # questions asked, texts read
-PLAIN = (
-    ("What is the capital of France?", "paris"), ("What is the capital of Italy?", "rome"),
-    ("What is the capital of Japan?", "tokyo"), ("What is two plus two?", "4|four"),
-    ("How many days are in a week?", "7|seven"), ("How many months are in a year?", "12|twelve"),
-    ("What color is the sky on a clear day?", "blue"), ("What color is grass?", "green"),
-    ("What is the opposite of hot?", "cold"), ("What is the opposite of day?", "night"),
-    ("Which planet do we live on?", "earth"), ("Which planet is known as the Red Planet?", "mars"),
-    ("What is the largest ocean on Earth?", "pacific"), ("Who wrote Romeo and Juliet?", "shakespeare"),
-    ("What do bees make?", "honey"), ("Which animal says meow?", "cat"),
-    ("What is the chemical symbol for water?", "h2o"), ("In which country are the pyramids of Giza?", "egypt"),
-    ("What is frozen water called?", "ice"), ("What language is spoken in Brazil?", "portuguese"),
-)  # fmt: skip
+FIRST_PLAIN = PLAIN[:20]
 Say = Callable[[str], None]
 Transcriber = Callable[[Sequence[Sentence]], list[str]]
 
@@ -202,11 +192,11 @@ class Measured:
         in training, of Shakespeare nothing."""
         read = [self._read(of, asset, base, tokenizer)
                 for of, asset in (("Wikipedia", "wiki"), ("Shakespeare", "shakespeare"))]
-        asked = [_chat(question, None) for question, _ in self.some(PLAIN)]
-        keys = [key for _, key in self.some(PLAIN)]
+        asked = [_chat(question, None) for question, _ in self.some(FIRST_PLAIN)]
+        keys = [key for _, key in self.some(FIRST_PLAIN)]
         mine, theirs = self.asked("plain questions", asked), answers(base, tokenizer, asked)
-        figures = [interval([not {*key.split("|")}.isdisjoint(plain_words(text)) for key, text in
-                             zip(keys, found, strict=True)]) for found in (mine, theirs)]
+        figures = [interval([says(text, key) for text, key in zip(found, keys, strict=True)])
+                   for found in (mine, theirs)]
         items = [{"question": a[0]["content"], "answer": k, "given": g, "SmolLM2": t}
                  for a, k, g, t in zip(asked, keys, mine, theirs, strict=True)]
         return [*read, Line("plain questions answered", figures[0], {"SmolLM2": figures[1]}, items=items)]

@@ -1,4 +1,4 @@
-"""Questions with right answers, to learn from and to be measured on. Lesson 14.
+"""Questions with right answers, to learn from and to be measured on. Lessons 14 and 17.
 
-Read in this order: items, senses.
+Read in this order: items, senses; then what is asked without pictures and sounds: plain, choices.
 """
