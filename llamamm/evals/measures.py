@@ -11,23 +11,23 @@ of n-grams. So one bootstrap does for all. Used in notebook 17.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from llamamm.evals.answers import answers
 from llamamm.evals.captions import bleu_counts, bleu_of_counts, cider_d
-from llamamm.evals.instructions import follows
 from llamamm.evals.figures import Figure
-from llamamm.evals.likelihood import log_likelihoods
+from llamamm.evals.likelihood import encode_pair, log_likelihoods
 from llamamm.evals.normaliser import normal_words, normalise, plain_words
 from llamamm.evals.perplexity import read_texts
 from llamamm.evals.transcripts import edits
 from llamamm.generation.prompts import Processor, TextProcessor
 from llamamm.multimodal.processor import MultimodalProcessor
-from llamamm.tasks.choices import Shots, prompt
-from llamamm.tasks.held_out import HeldOut, Sample
+from llamamm.tasks.choices import chosen
+from llamamm.tasks.held_out import Sample
+from llamamm.tasks.instructions import follows
 from llamamm.text.model import Llama3Model
 
 Record = dict[str, Any]
@@ -67,9 +67,11 @@ class Measure:
     n_at_once = 32
 
     def ask(self, asker: Asker, samples: Sequence[Sample]) -> list[Record]:
+        """A record for each item. Raises InputError."""
         raise NotImplementedError
 
     def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
+        """The figures of a whole set, the most important one first."""
         raise NotImplementedError
 
 
@@ -225,23 +227,52 @@ class Speech(Measure):
 
 
 class Choice(Measure):
-    """Questions with several answers of which one is right, scored in three ways: by the answer's log-probability, by
+    """Questions with several answers of which one is right, scored in three ways: by an answer's log-probability, by
     that for each of its bytes, and by the letter that it has in a list."""
 
-    n_at_once = 64
+    n_at_once = 128
 
     def ask(self, asker: Asker, samples: Sequence[Sample]) -> list[Record]:
-        encode = asker.processor.tokenizer
-        requests, spans = [], []
-        for sample in samples:
-            for form in FORMS:
-                context, ends = sample.content.prompts[form]
-                spans.append((form, len(ends)))
-                requests += [split_ids(encode, context, end) for end in ends]
-        found = iter(log_likelihoods(asker.model, requests))
-        records: list[Record] = []
-        for form, n in spans:
-            if form == FORMS[0]:
-                records.append({})
-            records[-1][form] = [round(next(found).total, 4) for _ in range(n)]
-        return records
+        tokenizer = asker.processor.tokenizer
+        pairs = [encode_pair(tokenizer, asked.context, end) for sample in samples for asked in sample.content.values()
+                 for end in asked.continuations]
+        found = iter(log_likelihoods(asker.model, pairs))
+        return [{form: [round(next(found).total, 4) for _ in asked.continuations]
+                 for form, asked in sample.content.items()} for sample in samples]
+
+    def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
+        figures = []
+        for n, (name, form, by) in enumerate((("by the answer's bytes", "text", "byte"),
+                                              ("by the answer's sum", "text", "sum"), ("by its letter", "letter", "sum"))):
+            right = [chosen(record[form], sample.choices, by=by) == int(sample.answer)
+                     for sample, record in zip(samples, records, strict=True)]
+            figures.append(Figure.ratio(f"right, {name}", right, groups=[s.group for s in samples], better="more"))
+        chance = [1 / len(sample.choices) for sample in samples]
+        return [*figures, Figure.ratio("by chance", chance, groups=[s.group for s in samples])]
+
+
+class Instruction(Measure):
+    """Whether a program finds that an answer does what was demanded."""
+
+    n_at_once = 8
+
+    def ask(self, asker: Asker, samples: Sequence[Sample]) -> list[Record]:
+        given = asker.answers([said(sample) for sample in samples], max_new_tokens=256)
+        return [{"given": text, **{name: follows(text, *sample.content, loose=name == "loose")
+                                   for name in ("strict", "loose")}}
+                for text, sample in zip(given, samples, strict=True)]  # fmt: skip
+
+    def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
+        groups = [sample.group for sample in samples]
+        return [
+            Figure.ratio("all followed, loosely", [all(r["loose"]) for r in records], groups=groups, better="more"),
+            Figure.ratio("all followed, strictly", [all(r["strict"]) for r in records], groups=groups),
+            Figure.ratio("instructions followed, loosely", [sum(r["loose"]) for r in records],
+                         [len(r["loose"]) for r in records], groups=groups),
+        ]  # fmt: skip
+
+
+MEASURES: dict[str, Measure] = {
+    "reading": Reading(), "choice": Choice(), "question": Question(), "instruction": Instruction(), "vqa": Vqa(),
+    "caption": Caption(), "keywords": Keywords(), "word": Word(), "speech": Speech(),
+}  # fmt: skip

@@ -34,12 +34,14 @@ from llamamm.train.seen import Seen
 
 CARD_FILE, ANSWERS = "card.json", "answers"
 SUITES = {
-    "quick": {"wiki": 12, "shakespeare": 4, "plain": 20, "shapes": 40, "drawings-things": 20, "words-voices": 20,
-              "speech-both": 16},
-    "full": {"wiki": 60, "shakespeare": 29, "plain": None, "shapes": 600, "drawings-things": None,
+    "quick": {"wiki": 12, "shakespeare": 4, "quartz": 60, "socialiqa": 60, "mmlu": 40, "plain": 20, "instructions": 4,
+              "shapes": 40, "drawings-things": 20, "words-voices": 20, "sentences-both": 16},
+    "full": {"wiki": 60, "shakespeare": 29, "quartz": 800, "socialiqa": 800, "mmlu": 600, "plain": None,
+             "instructions": 60, "shapes": 600, "drawings-things": None,
              "drawings-tones": None, "sprites": None, "paintings": None, "words-voices": None, "words-people": None,
              "sounds": None, "speech-voice": None, "speech-text": None, "speech-both": None},
 }  # fmt: skip
+TOLD = ("answer", "group", "frequent", "choices")  # of an item, beside its question
 Say = Callable[[str, int, int], None]  # a set's title, items answered, items
 
 
@@ -239,7 +241,7 @@ def _set_to_json(measured: Measured) -> dict[str, Any]:
     items = []
     for sample, record in zip(held_out.samples, measured.records, strict=True):
         told = {"question": sample.text} if held_out.kind != "reading" else {}
-        told |= {name: getattr(sample, name) for name in ("answer", "group", "frequent") if getattr(sample, name)}
+        told |= {name: getattr(sample, name) for name in TOLD if getattr(sample, name)}
         items.append({"key": sample.key, "of": sample.mark, **told, **record})
     figures = [{"name": f.name, "value": f.value, "low": f.interval.low, "high": f.interval.high, "n": len(f.sums),
                 "better": f.better, "unit": f.unit} for f in measured.figures]
@@ -252,7 +254,7 @@ def _set_from_json(name: str, content: Mapping[str, Any]) -> Measured:
     for item in content["items"]:
         item = dict(item)
         key, mark, text = item.pop("key"), item.pop("of"), item.pop("question", "")
-        told = {part: item.pop(part, "") for part in ("answer", "group", "frequent")}
+        told = {part: item.pop(part) for part in TOLD if part in item}
         samples.append(Sample(key, text, noted=mark, **told))
         records.append(item)
     held_out = HeldOut(name, content["title"], content["kind"], samples, content["needs"])

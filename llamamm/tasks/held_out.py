@@ -1,7 +1,9 @@
 """What a model is measured on: held-out sets of texts, questions, pictures and sounds, none of which training has met.
 
-    reading    a text                                        a key, and the group it is drawn with
-    question   a question in words                           -> an answer
+    reading      a text                                      how probable it is
+    choice       a question and several answers              -> the number of the right one
+    question     a question in words                         -> an answer
+    instruction  a demand that a program can check           -> an answer
     vqa        a question about a picture, and another one   -> an answer
     caption    a picture                                     -> its name
     keywords   a picture                                     -> words, in any order
@@ -27,6 +29,8 @@ from llamamm.assets.arcade import load_sounds, load_sprites
 from llamamm.assets.corpora import load_records, text_of
 from llamamm.assets.easy_vqa import load_questions
 from llamamm.assets.fetch import fetch
+from llamamm.assets.ifbench import load_prompts
+from llamamm.assets.multiple_choice import load_choices
 from llamamm.assets.openmoji import load_pictures
 from llamamm.assets.paintings import ASKED as KEYWORDS
 from llamamm.assets.paintings import load_paintings
@@ -35,11 +39,14 @@ from llamamm.assets.speech import load_speech
 from llamamm.assets.spoken_words import load_words
 from llamamm.errors import InputError
 from llamamm.generation.prompts import Image, Sound
+from llamamm.tasks.choices import FORMS, few_shot, prompt
+from llamamm.tasks.instructions import is_known
 from llamamm.tasks.plain import PLAIN
 
 NAME, SAID, SOUND = "What is this?", "What is said?", "What makes this sound?"
 EYE, EAR = "an eye", "an ear"
 LETTERS = 20_000  # of a text at most
+SHOTS = 2  # examples before a question with choices
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +63,7 @@ class Sample:
     other: Image | Sound | None = None
     group: str = ""
     frequent: str = ""
+    choices: Sequence[str] = ()
     content: Any = None
     noted: str = ""  # the mark, of an item that was read from a card, which holds no texts and no media
 
@@ -118,6 +126,26 @@ def plain() -> HeldOut:
     """Questions that need no picture. answer: words of which one must occur, "4|four"."""
     return HeldOut("plain", "plain questions", "question",
                    [Sample(f"plain-{n}", question, key, group=str(n)) for n, (question, key) in enumerate(PLAIN)])
+
+
+def choices(task: str, title: str) -> HeldOut:
+    """task: "quartz", "socialiqa" or "mmlu". Each question stands behind SHOTS examples of the training part, the same
+    for all, in the form of the answers' texts and in that of their letters."""
+    train, test = load_choices(fetch("multiple-choice"))[task]
+    examples = few_shot(train, SHOTS)
+    return HeldOut(task, title, "choice", [
+        Sample(q.key, q.question, str(q.answer), group=q.group or q.key, choices=q.choices,
+               content={form: prompt(q, form=form, examples=examples) for form in FORMS})
+        for q in test
+    ])  # fmt: skip
+
+
+def instructions() -> HeldOut:
+    """IFBench's prompts whose demands are all of a kind that `evals.instructions` can check."""
+    return HeldOut("instructions", "instructions followed (IFBench)", "instruction", [
+        Sample(p.key, p.prompt, group=p.key, content=(p.instructions, p.arguments)) for p in load_prompts(fetch("ifbench"))
+        if is_known(p.instructions)
+    ])  # fmt: skip
 
 
 def shapes() -> HeldOut:
@@ -224,7 +252,10 @@ class Source:
 
 SETS: dict[str, Source] = {
     "wiki": Source(wikipedia), "shakespeare": Source(shakespeare), "plain": Source(plain),
-    "shapes": Source(shapes, EYE),
+    "quartz": Source(partial(choices, "quartz", "two choices, how things go together (QuaRTz)")),
+    "socialiqa": Source(partial(choices, "socialiqa", "three choices, what people do (SocialIQA)")),
+    "mmlu": Source(partial(choices, "mmlu", "four choices, exams (MMLU)")),
+    "instructions": Source(instructions), "shapes": Source(shapes, EYE),
     **{f"drawings-{new}s": Source(partial(drawings, new), EYE) for new in ("tone", "thing")},
     "sprites": Source(sprites, EYE), "paintings": Source(paintings, EYE),
     "words-voices": Source(partial(spoken_words, "test"), EAR),

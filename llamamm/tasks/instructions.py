@@ -24,7 +24,7 @@ from string import ascii_lowercase, punctuation
 from typing import Any
 
 from llamamm.errors import InputError
-from llamamm.evals.answers import Interval, interval
+
 
 CONJUNCTIONS = {"and", "but", "for", "nor", "or", "so", "yet"}
 CONSONANTS = "bcdfghjklmnpqrstvwxyz"
@@ -251,7 +251,3 @@ def loose_forms(answer: str) -> list[str]:
     parts = [answer, *("\n".join(some).strip() for some in (lines[1:], lines[:-1], lines[1:-1]))]
     return [*parts, *(part.replace("*", "") for part in parts)]
 
-
-def prompt_accuracy(followed: Sequence[Sequence[bool]]) -> Interval:
-    """The share of prompts of which all instructions are followed. followed: of each prompt, from `follows`."""
-    return interval([all(some) for some in followed])
