@@ -11,9 +11,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from llamamm.errors import InputError
-from llamamm.evals.figures import BETTER, WORSE, Figure
-from llamamm.evals.intervals import Interval
+from llamamm.errors import InputError, counted
+from llamamm.evals.figures import Figure
+from llamamm.evals.intervals import Difference, Interval
 from llamamm.evals.score_card import Card
 from llamamm.files import write_file
 
@@ -25,7 +25,7 @@ class Row:
     title: str
     figure: Figure
     other: Figure | None = None
-    difference: Interval | None = None
+    difference: Difference | None = None
     verdict: str = ""
 
     @property
@@ -56,8 +56,8 @@ def rows(card: Card, against: Card | None = None) -> Iterator[Row]:
             if other is None:
                 yield Row(mine.held_out.title, figure)
                 continue
-            difference, verdict = figure.against(other)
-            yield Row(mine.held_out.title, figure, other, difference, verdict if figure.better else "")
+            difference = figure.against(other)
+            yield Row(mine.held_out.title, figure, other, difference, difference.verdict if figure.better else "")
 
 
 def told(figure: Figure) -> str:
@@ -96,7 +96,7 @@ def markdown(card: Card, against: Card | None = None) -> str:
     names = heads(card, against)
     lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     lines += [f"| {' | '.join(row.cells)} |" for row in rows(card, against)]
-    notes = [f"{measured.held_out.title}: {measured.n_read:,} items left out, which the training has read"
+    notes = [f"{measured.held_out.title}: {counted(measured.n_read, 'item')} left out, which the training has read"
              for measured in card.sets.values() if measured.n_read]
     notes += [f"{name}: not measured, {why}" for name, why in card.left_out.items()]
     return "\n".join([*lines, *(f"\n{note}" for note in notes)]) + "\n"
@@ -129,7 +129,7 @@ def draw(card: Card, against: Card | None = None):  # noqa: ANN201 (matplotlib i
     arrows = {"more": "→ better", "less": "← better", "": ""}
     ax.set_yticks(range(len(found)), [f"{row.title}: {row.figure.name}  {arrows[row.figure.better]}" for row in found])
     for label, row in zip(ax.get_yticklabels(), found, strict=True):
-        label.set_color({BETTER: "C2", WORSE: "C3"}.get(row.verdict, "black"))
+        label.set_color({"better": "C2", "worse": "C3"}.get(row.verdict, "black"))
     ax.invert_yaxis()
     ax.set_xlabel("%, with 95 % intervals")
     ax.grid(axis="x", alpha=0.3)

@@ -13,16 +13,15 @@ notebook 17.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from llamamm.errors import InputError
-from llamamm.evals.intervals import DRAWS, Interval
+from llamamm.evals.intervals import DRAWS, ENDS, Difference, Interval
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-BETTER, WORSE, CANT_TELL = "better", "worse", "can't tell"
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
@@ -42,10 +41,9 @@ class Figure:
     groups: Sequence[Hashable] = ()
     better: Literal["more", "less", ""] = ""
     unit: Literal["share", "number"] = "number"
-    _drawn: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if len(self.sums) == 0 or len(self.groups) != len(self.sums):
+        if not len(self.sums) or len(self.groups) != len(self.sums):
             raise InputError(f"{self.name}: {len(self.sums)} items in {len(self.groups)} groups; a figure needs at "
                              f"least one item, and a group for each")
 
@@ -66,30 +64,29 @@ class Figure:
     @property
     def interval(self) -> Interval:
         """With the ends of its 95 % interval, by the bootstrap."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            drawn = self.statistic(_draw(self.sums, self.groups))
-        low, high = np.nanquantile(drawn, [0.025, 0.975])
-        return Interval(self.value, float(low), float(high), len(self.sums))
+        ends = _ends(lambda: self.statistic(_draw(self.sums, self.groups)))
+        return Interval(self.value, *ends, len(self.sums))
 
-    def against(self, other: Figure) -> tuple[Interval, str]:
-        """How much more this figure is than that of another model on the same items, in the same order; and BETTER,
-        WORSE or CANT_TELL, the last where the interval of the difference holds zero. Raises InputError."""
+    def against(self, other: Figure) -> Difference:
+        """How much more this figure is than that of another model, of the same items in the same order. Raises
+        InputError."""
         if len(self.sums) != len(other.sums) or list(self.groups) != list(other.groups):
             raise InputError(f"{self.name}: two models are compared on the same items, got {len(self.sums)} and "
                              f"{len(other.sums)}")
-        both = _draw(np.concatenate([self.sums, other.sums], axis=1), self.groups)
-        k = self.sums.shape[1]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            drawn = self.statistic(both[:, :k]) - other.statistic(both[:, k:])
-        low, high = np.nanquantile(drawn, [0.025, 0.975])
-        found = Interval(self.value - other.value, float(low), float(high), len(self.sums))
-        if not self.better or found.low <= 0 <= found.high:
-            return found, CANT_TELL
-        return found, BETTER if (found.low > 0) == (self.better == "more") else WORSE
+        both, k = _draw(np.concatenate([self.sums, other.sums], axis=1), self.groups), self.sums.shape[1]
+        ends = _ends(lambda: self.statistic(both[:, :k]) - other.statistic(both[:, k:]))
+        return Difference(self.value - other.value, *ends, len(self.sums), self.better or "more")
 
     def written(self, value: float) -> str:
         """A value in the figure's unit."""
         return f"{value:.1%}" if self.unit == "share" else f"{value:.3f}"
+
+
+def _ends(figures: Callable[[], np.ndarray]) -> tuple[float, float]:
+    """Of the figures of all draws; one of items without words, or bytes, has none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = np.nanquantile(figures(), ENDS)
+    return float(low), float(high)
 
 
 def _draw(sums: np.ndarray, groups: Sequence[Hashable], seed: int = 0) -> np.ndarray:

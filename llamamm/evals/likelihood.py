@@ -28,6 +28,7 @@ from llamamm.errors import ContextOverflowError, InputError
 from llamamm.generation.generate import pad_left
 from llamamm.text.cache import KVCache
 from llamamm.text.model import Llama3Model
+from llamamm.text.tokenizer import Tokenizer
 
 Pair = tuple[Sequence[int], Sequence[int]]  # ids of a context, ids of its continuation
 Ids = tuple[int, ...]
@@ -220,6 +221,7 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
     kept = len(context) - len(context.rstrip())
     context, continuation = context[: len(context) - kept], context[len(context) - kept :] + continuation
     if not context:
-        return [tokenizer.start_id], tokenizer.encode(continuation, bos=False)
+        start = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+        return [start], tokenizer.encode(continuation, bos=False)
     before = tokenizer.encode(context, bos=tokenizer.adds_bos)
     return before, tokenizer.encode(context + continuation, bos=tokenizer.adds_bos)[len(before) :]

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from llamamm.assets.sentences import plain_words
 from llamamm.evals.answers import answers
-from llamamm.evals.captions import bleu_counts, bleu_of_counts, cider_d
+from llamamm.evals.captions import bleu, bleu_counts, bleu_words, cider_d
 from llamamm.evals.figures import Figure
 from llamamm.evals.likelihood import encode_pair, log_likelihoods
-from llamamm.evals.normaliser import normal_words, normalise, plain_words
+from llamamm.evals.normaliser import normal_words, normalise
 from llamamm.evals.perplexity import read_texts
-from llamamm.evals.transcripts import edits
+from llamamm.evals.transcripts import character_errors, word_errors
 from llamamm.generation.prompts import Processor, TextProcessor
 from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.tasks.choices import chosen
@@ -157,12 +158,12 @@ class Caption(Measure):
         groups = [sample.group for sample in samples]
         given, names = [r["given"] for r in records], [s.answer for s in samples]
         words = [plain_words(text) for text in given], [[plain_words(name)] for name in names]
-        counts = np.array([bleu_counts(a, b) for a, b in zip(*words, strict=True)], dtype=float)
+        counts = bleu_counts([bleu_words(text) for text in given], [[bleu_words(name)] for name in names])
         return [
             Figure.ratio("named exactly", [same(a, b) for a, b in zip(given, names, strict=True)], groups=groups,
                          better="more"),
             Figure.ratio("CIDEr-D", cider_d(*words), groups=groups, better="more", unit="number"),
-            Figure("BLEU", counts, bleu_of_counts, groups=groups, better="more", unit="number"),
+            Figure("BLEU", counts, lambda sums: np.apply_along_axis(bleu, -1, sums), groups=groups, better="more"),
             Figure.ratio("most frequent name", [same(s.frequent, s.answer) for s in samples], groups=groups),
         ]  # fmt: skip
 
@@ -212,17 +213,16 @@ class Speech(Measure):
 
     def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
         groups = [sample.group for sample in samples]
-        truth = [normal_words(s.answer) for s in samples]
-        letters = [normalise(s.answer) for s in samples]
+        spoken = [sample.answer for sample in samples]
 
-        def rate(name: str, column: str, read: Callable[[str], Any], right: Sequence[Any], better: str) -> Figure:
-            wrong = [edits(a, read(r[column])) for a, r in zip(right, records, strict=True)]
-            return Figure.ratio(name, wrong, [len(a) for a in right], groups=groups, better=better)
+        def rate(name: str, column: str, count: Callable[..., int], read: Callable[[str], Any], better: str) -> Figure:
+            wrong = [count(read(a), read(r[column])) for a, r in zip(spoken, records, strict=True)]
+            return Figure.ratio(name, wrong, [len(read(a)) for a in spoken], groups=groups, better=better)
 
-        figures = [rate("words wrong", "given", normal_words, truth, "less"),
-                   rate("characters wrong", "given", normalise, letters, "less")]  # fmt: skip
-        if all("beside" in r for r in records):
-            figures.append(rate("Whisper tiny.en, words wrong", "beside", normal_words, truth, ""))
+        figures = [rate("words wrong", "given", word_errors, normal_words, "less"),
+                   rate("characters wrong", "given", character_errors, normalise, "less")]  # fmt: skip
+        if all("beside" in record for record in records):
+            figures.append(rate("Whisper tiny.en, words wrong", "beside", word_errors, normal_words, ""))
         return figures
 
 

@@ -144,7 +144,7 @@ def _measure(
         say(held_out.title, len(held_out) - n_left, len(held_out))
         for first in range(0, len(left), measure.n_at_once):
             some = left[first : first + measure.n_at_once]
-            for sample, record in zip(some, measure.ask(asker, held_out, some), strict=True):
+            for sample, record in zip(some, measure.ask(asker, some), strict=True):
                 log.write(sample.mark, record)
             n_left -= len(some)
             say(held_out.title, len(held_out) - n_left, len(held_out))

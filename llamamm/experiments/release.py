@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from llamamm.errors import InputError
-from llamamm.experiments.release_card import Line, as_json, card_markdown, cascade, measure_release
+from llamamm.evals.card_report import markdown, save
+from llamamm.evals.evaluate import evaluate
+from llamamm.evals.score_card import Card, Say
 from llamamm.experiments.release_data import write_data
 from llamamm.files import read_json, replace_folder, write_file
-from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.pretrained.compose import read_composed_config
-from llamamm.pretrained.load import from_pretrained
-from llamamm.text.config import parse_dtype
 from llamamm.train.config import TrainConfig
 from llamamm.train.run import run_training
 from llamamm.train.seen import SEEN_FILE
@@ -60,10 +58,14 @@ hear it makes up.
 
 ## Figures
 
-Held out, 95 % intervals in brackets, by `llamamm eval senses --output OUT`; card.json there has every answer.
+Held out, 95 % intervals in brackets, by `llamamm eval senses --suite full --against smollm2 --whisper --out OUT`;
+card.json there has every answer.
 
 {figures}
-"""
+
+Beside the text model that it was made from. Of Wikipedia, other articles were read again in training.
+
+{against}"""
 
 
 def settings(output: Path, *, seed: int = 0, quick: bool = False) -> TrainConfig:
@@ -102,33 +104,28 @@ def make_release(
     store(output / "tune" / "last", folder)
     minutes = (time.monotonic() - begin) / 60
     say(f"trained in {minutes:.0f} minutes")
-    lines = measure(folder, size=0.02 if quick else 1.0, with_cascade=not quick, say=say)
-    write_card(lines, folder, made=f"seed {seed}, {minutes:.0f} minutes")
+    card, base = measure(str(folder), output / "card", suite="quick" if quick else "full", whisper=not quick,
+                         say=lambda title, n, n_all: say(f"{title}: {n:,} of {n_all:,}"))  # fmt: skip
+    write_card(card, base, folder, made=f"seed {seed}, {minutes:.0f} minutes")
     return folder
 
 
 def measure(
-    model: str | Path, *, size: float = 1.0, with_cascade: bool = True, dtype: str | torch.dtype | None = None,
-    device: torch.device | str = "cpu", say: Callable[[str], None] = lambda _line: None,
-) -> list[Line]:  # fmt: skip
-    """`measure_release` of a skill by its name or folder, beside the text model that it was made from.
-
-    Raises InputError for a model that does not both see and hear, and what loading raises.
-    """
-    precision = parse_dtype(dtype or torch.float32)
-    seeing, processor = from_pretrained(model, dtype=precision, device=device)
-    if not isinstance(processor, MultimodalProcessor) or None in (processor.cfg.vision, processor.cfg.audio):
-        raise InputError(f"{model} does not both see and hear, as senses does, which `llamamm eval senses` is for")
-    base, _ = from_pretrained(PARTS["text"], dtype=precision, device=device)
-    return measure_release(seeing, processor, base, size=size, say=say, transcribe=cascade() if with_cascade else None)
+    model: str, out: Path, *, suite: str = "full", whisper: bool = True, say: Say = lambda _title, _n, _all: None
+) -> tuple[Card, Card]:
+    """The score cards of a skill and of the text model that it was made from, in `out`, where both go on."""
+    card = evaluate(model, suite=suite, out=out, beside=whisper, dtype=torch.float32, say=say)
+    base = evaluate(PARTS["text"], suite=suite, sets=list(card.sets), lacking="skip", out=out / "against",
+                    dtype=torch.float32, say=say)  # fmt: skip
+    save(card, out, base)
+    return card, base
 
 
-def write_card(lines: Sequence[Line], folder: Path, *, made: str = "", name: str = "README.md") -> None:
-    """card.json, with every answer, and the model card under `name`, into a folder, which is made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "card.json", json.dumps(as_json(lines), indent=1) + "\n")
-    text = CARD.format(made=f",\n{made}" if made else "", figures=card_markdown(lines))
-    write_file(folder / name, text)
+def write_card(card: Card, base: Card, folder: Path, *, made: str = "") -> None:
+    """card.json, with every answer, and the model card, into a skill's folder."""
+    card.save(folder)
+    text = CARD.format(made=f",\n{made}" if made else "", figures=markdown(card), against=markdown(card, base))
+    write_file(folder / "README.md", text)
 
 
 def store(skill: Path, folder: Path) -> None:

@@ -45,7 +45,7 @@ from llamamm.tasks.plain import PLAIN
 
 NAME, SAID, SOUND = "What is this?", "What is said?", "What makes this sound?"
 EYE, EAR = "an eye", "an ear"
-LETTERS = 20_000  # of a text at most
+LETTERS = 4_000  # of a text at most
 SHOTS = 2  # examples before a question with choices
 
 
