@@ -7,7 +7,7 @@
     speech     word errors, by what is new in a clip: voice, text, both; everyday sentences and an encyclopedia's
     forgotten  bits a byte on Wikipedia and Shakespeare, and twenty plain questions, of the text model and of senses
 
-Every figure has its interval, see `evals.answers.interval`. `llamamm eval senses` prints them.
+Every figure has its interval, see `evals.intervals.interval`. `llamamm eval senses` prints them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ from llamamm.assets.easy_vqa import load_questions
 from llamamm.assets.fetch import fetch
 from llamamm.assets.openmoji import load_pictures
 from llamamm.assets.paintings import ASKED, load_paintings
-from llamamm.assets.sentences import NEW, Sentence, load_sentences
+from llamamm.assets.sentences import NEW, Sentence, load_sentences, plain_words
 from llamamm.assets.speech import load_speech
 from llamamm.assets.spoken_words import load_words
-from llamamm.evals.answers import Interval, answers, bits_per_byte, interval, plain_words, word_errors
+from llamamm.evals.answers import answers
+from llamamm.evals.intervals import Interval, interval
+from llamamm.evals.perplexity import bits_per_byte
+from llamamm.evals.transcripts import word_errors
 from llamamm.experiments.release_data import NAME, SAID
 from llamamm.generation.prompts import Image, Sound
 from llamamm.multimodal.model import MultimodalLlama

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from llamamm.assets.sentences import Sentence
-from llamamm.evals.answers import Interval
+from llamamm.evals.intervals import Interval
 from llamamm.experiments import release_card
 from llamamm.experiments.release_card import PLAIN, Line, Measured, as_json, card_markdown, card_table
 from llamamm.generation.prompts import Image, Sound
