@@ -15,7 +15,7 @@ Texts are held out by article and by question, 1 in 10 by hash; among them are a
 corpora hold. The 11 voices are held out of the asset `words`, too. No random numbers: up to rounding everybody's clips
 are equal, for one version of eSpeak NG, which is under GPL-3, a tool to make data: see `spoken_words`.
 
-To measure: transcribe the test's clips, take `spoken_forms` of what comes out and `Sentence.words`, and count words
+To measure: transcribe the test's clips, take `plain_words` of what comes out and `Sentence.words`, and count words
 that must be put in, taken out or changed, over all words; once for each of the three parts. These voices are hard to
 understand: Whisper tiny.en, which never heard them, gets 30 words in 100 of "both" wrong, 8 clips or so at a time.
 
@@ -81,7 +81,7 @@ class Sentence(NamedTuple):
     @property
     def words(self) -> list[str]:
         """What is said, without capitals and punctuation: what a rate of word errors counts."""
-        return spoken_forms(self.text)
+        return plain_words(self.text)
 
 
 def load_sentences(folder: str | Path) -> tuple[list[Sentence], list[Sentence]]:
@@ -96,7 +96,7 @@ def read_spoken(folder: str | Path, *, asset: str) -> tuple[list[Sentence], list
     return train, test
 
 
-def spoken_forms(text: str) -> list[str]:
+def plain_words(text: str) -> list[str]:
     """"Don't stop, please." to ["don't", "stop", "please"]: of what a model wrote, too, before errors are counted."""
     return re.findall(r"[a-z0-9']+", text.lower().replace("’", "'"))
 
@@ -122,10 +122,10 @@ def read_texts(wiki: ZipFile, dialogues: ZipFile) -> tuple[list[str], list[str]]
         for record in side:
             key = question_key(record["messages"][0]["content"])
             sources += [(key, message["content"]) for message in record["messages"]]
-    counts = Counter(word for _, text in sources for word in spoken_forms(text))
+    counts = Counter(word for _, text in sources for word in plain_words(text))
     sides: tuple[dict[str, None], dict[str, None]] = {}, {}
     for key, text in sources:
-        common = (s for s in plain_sentences(text) if all(counts[word] >= SEEN for word in spoken_forms(s)))
+        common = (s for s in plain_sentences(text) if all(counts[word] >= SEEN for word in plain_words(s)))
         sides[held_out(key, ONE_IN)].update(dict.fromkeys(common))
     train, test = sides
     return list(train), [text for text in test if text not in train]

@@ -33,10 +33,10 @@ from llamamm.assets.sentences import (
     TEST_VOICES,
     TRAIN_VOICES,
     Sentence,
+    plain_words,
     read_spoken,
     requests,
     spoken_clips,
-    spoken_forms,
 )
 from llamamm.files import write_file
 
@@ -57,7 +57,7 @@ def load_speech(folder: str | Path) -> tuple[list[Sentence], list[Sentence]]:
 def read_texts(chitchat: ZipFile) -> tuple[list[str], list[str]]:
     """(train, test) sentences, each once, drawn by their hashes: of two sizes, the larger holds the smaller."""
     split = read_chitchat(chitchat)
-    counts = Counter(word for side in split for text in _messages(side) for word in spoken_forms(text))
+    counts = Counter(word for side in split for text in _messages(side) for word in plain_words(text))
     frequent = {word for word, _ in counts.most_common(FREQUENT)}
     train, test = (dict.fromkeys(s for text in _messages(side) for s in _sentences(text, frequent)) for side in split)
     return _drawn(train, LEARNED), _drawn((text for text in test if text not in train), TESTED)
@@ -69,7 +69,7 @@ def _messages(records: Iterable[Record]) -> Iterator[str]:
 
 def _sentences(text: str, frequent: set[str]) -> Iterator[str]:
     for sentence in re.split(r"(?<=[.!?])\s+|\n", text):
-        words = spoken_forms(sentence)
+        words = plain_words(sentence)
         plain = re.fullmatch(r"[A-Za-z',’ ]+[.!?]*", sentence.strip())  # no numbers, no smiles, nothing spelled out
         if plain and FEWEST <= len(words) <= MOST and all(word in frequent and not _is_odd(word) for word in words):
             yield " ".join(words)

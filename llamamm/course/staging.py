@@ -32,8 +32,11 @@ from torch import Tensor
 from llamamm.assets.corpora import load_records, text_of
 from llamamm.assets.easy_vqa import load_questions, text_only_best
 from llamamm.assets.fetch import fetch
+from llamamm.assets.sentences import plain_words
 from llamamm.assets.spoken_words import Clip, load_words
-from llamamm.evals.answers import Interval, answers, bits_per_byte, interval, plain_words
+from llamamm.evals.answers import answers
+from llamamm.evals.intervals import Interval, interval
+from llamamm.evals.perplexity import bits_per_byte
 from llamamm.generation.prompts import Image
 from llamamm.multimodal.model import Features, Media, MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor

@@ -1,4 +1,5 @@
-"""How good a model is on held-out data, and how fast. Lesson 14.
+"""How good a model is on held-out data, and how fast. Lessons 14, 16 and 17.
 
-Read in this order: senses, report, answers, instructions, speed, train_speed.
+Read in this order: senses, report; answers, intervals; spoken_numbers, normaliser, transcripts; captions; perplexity,
+likelihood; figures, measures, score_card, card_report, evaluate; harness; speed, train_speed.
 """

@@ -24,7 +24,7 @@ from PIL import ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from llamamm.errors import InputError
-from llamamm.evals.answers import wilson
+from llamamm.evals.intervals import wilson
 from llamamm.generation.generate import generate
 from llamamm.generation.prompts import Image
 from llamamm.llama32_vision.config import MllamaConfig, TiledVisionConfig

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from llamamm.assets.openmoji import Pictures
 from llamamm.errors import ConfigError, InputError
-from llamamm.evals.answers import wilson
+from llamamm.evals.intervals import wilson
 from llamamm.senses.contrastive import LOSSES, Loss, TwoTowers, recall_at, similarities, split_words
 from llamamm.train.config import TrainConfig
 from llamamm.train.log import RunLog

@@ -26,10 +26,10 @@ from llamamm.assets.sentences import (
     TRAIN_VOICES,
     load_sentences,
     plain_sentences,
+    plain_words,
     read_texts,
     readings,
     requests,
-    spoken_forms,
     to_16k,
     write_sentences,
 )
@@ -62,7 +62,7 @@ def test_a_long_text_without_an_end_takes_no_time():
 
 
 def test_what_a_rate_of_word_errors_counts():
-    assert spoken_forms(" Don’t stop, please: it's 5!") == ["don't", "stop", "please", "it's", "5"]
+    assert plain_words(" Don’t stop, please: it's 5!") == ["don't", "stop", "please", "it's", "5"]
 
 
 def archives(articles, answers):

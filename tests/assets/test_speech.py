@@ -8,7 +8,7 @@ import pytest
 
 from llamamm.assets import sentences, speech
 from llamamm.assets.fetch import fetch
-from llamamm.assets.sentences import PAUSE, RATE, TEST_VOICES, TRAIN_VOICES, requests, spoken_forms
+from llamamm.assets.sentences import PAUSE, RATE, TEST_VOICES, TRAIN_VOICES, plain_words, requests
 from llamamm.assets.speech import FILES, LEARNED, TESTED, load_speech, read_texts, write_speech
 from llamamm.errors import InputError
 from llamamm.senses.waves import load_wave
@@ -149,7 +149,7 @@ def test_the_real_texts(texts):
     train, test = texts
     assert tuple(hashlib.sha256("\n".join(side).encode()).hexdigest()[:16] for side in texts) == HASHES
     assert len(train) == LEARNED == len({*train}) and len(test) == TESTED and not {*train} & {*test}
-    assert all(3 <= len(text.split()) <= 9 and text == " ".join(spoken_forms(text)) for text in train + test)
+    assert all(3 <= len(text.split()) <= 9 and text == " ".join(plain_words(text)) for text in train + test)
 
 
 def test_some_of_them_are_spoken(texts, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from llamamm import apply_lora
-from llamamm.evals.answers import Interval
+from llamamm.evals.intervals import Interval
 from llamamm.experiments import release
 from llamamm.experiments.release import NAME, settings, store, write_card
 from llamamm.experiments.release_card import Line

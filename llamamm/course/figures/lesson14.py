@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from llamamm.course.plots import BLUE, GREEN, GREY, ORANGE, RED, SKY, show
-from llamamm.evals.answers import Interval
+from llamamm.evals.intervals import Interval
 
 WORDS = {"What": "1780", "is": "314", "this": "451", "?": "47"}  # ids of SmolLM2
 

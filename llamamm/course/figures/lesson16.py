@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from llamamm.course.plots import BLUE, GREEN, GREY, ORANGE, SKY, show
-from llamamm.evals.answers import Interval
+from llamamm.evals.intervals import Interval
 
 SMALL = 9.5
 BROWN = "#9A6A00"
