@@ -66,8 +66,8 @@ def numbers(answer: str, *, N: int) -> bool:
 @_kind("count:conjunctions")
 def conjunctions(answer: str, *, small_n: int) -> bool:
     """At least small_n different coordinating conjunctions."""
-    return len({word for word in answer.split() if word.strip(punctuation).lower() in CONJUNCTIONS}) >= small_n
-    # "and", "And" and "and," are three different ones
+    found = {word for word in answer.split() if word.strip(punctuation).lower() in CONJUNCTIONS}
+    return len(found) >= small_n  # "and", "And" and "and," are three
 
 
 @_kind("count:punctuation")

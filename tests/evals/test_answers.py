@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llamamm import Llama3Model, TextConfig
 from llamamm.errors import InputError
 from llamamm.evals import answers as module
-from llamamm.evals.answers import Interval, answers, bits_per_byte, interval, plain_words, wilson, word_errors
+from llamamm.evals.answers import Interval, answers, bits_per_byte, interval, plain_words, says, wilson, word_errors
 from llamamm.generation.prompts import Image, Sound
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
@@ -28,6 +28,14 @@ from llamamm.train.tokenizer import train_tokenizer
 ])  # fmt: skip
 def test_an_answer_as_it_is_compared(text, words):
     assert plain_words(text) == words
+
+
+@pytest.mark.parametrize(("answer", "key", "right"), [
+    ("It is 4.", "4|four", True), ("Four!", "4|four", True), ("14 or fourteen", "4|four", False), ("", "4|four", False),
+    ("not Rome but Paris", "rome", True), ("4|four", "4|four", True), ("Don’t", "don't", True),
+])  # fmt: skip
+def test_an_answer_says_one_of_the_keys_words(answer, key, right):
+    assert says(answer, key) == right
 
 
 @pytest.mark.parametrize("said, heard, errors", [
