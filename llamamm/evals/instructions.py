@@ -146,15 +146,14 @@ def paragraphs_end_as_they_begin(answer: str) -> bool:
 @_kind("format:parentheses")
 def nested_parentheses(answer: str) -> bool:
     """Brackets of any kind, five levels deep, each closed by its own kind."""
-    opened, deepest = "", 0
+    opened = ""
     for mark in answer:
         if mark in "([{":
             opened += mark
-            deepest = max(deepest, len(opened))
         elif mark in ")]}":
             if opened[-1:] + mark not in ("()", "[]", "{}"):  # a wrong one: all begins anew
-                opened, deepest = "", 0
-            elif deepest >= 5:
+                opened = ""
+            elif len(opened) >= 5:
                 return True
             else:
                 opened = opened[:-1]
