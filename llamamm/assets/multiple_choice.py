@@ -153,8 +153,8 @@ def _scene(record: Record) -> str:
 def alike(texts: Sequence[str], least: float = ALIKE) -> list[int]:
     """For each text the first one of its group: a group is what chains of texts connect, each like the next.
 
-    Two are alike if |a & b| / |a | b| >= least, a and b their sets of words. Only texts that share a rare word are
-    compared: of a text's n words, by rarity, one of the first n - ceil(least n) + 1 is in any text that is like it.
+    Two are alike if |a & b| / |a | b| >= least, a and b their sets of words, not empty. Only texts that share a rare
+    word are compared: what is like a text of n words has one of its n - ceil(least n) + 1 rarest ones.
     """
     words = [frozenset(re.findall(r"\w+", text.lower())) for text in texts]
     counts = Counter(word for some in words for word in some)

@@ -7,10 +7,10 @@
                                                                     | B
 
 What stands before the bar is the context, what stands behind it is a continuation. The model's choice is the
-continuation to which it gives the highest probability: by "sum", the sum of its tokens' log-probabilities, at which long
-texts lose; or by "byte", that sum divided by the bytes of the choice, at which short and long texts can win. Letters
-are of one length; but the model must know that a letter stands for a text, and may prefer A whatever it stands for, so
-`shuffled` deals the choices anew.
+continuation to which it gives the highest probability: by "sum", the sum of its tokens' log-probabilities, at which
+long texts lose; or by "byte", that sum divided by the bytes of the choice, at which short and long texts can win.
+Letters are of one length; but the model must know that a letter stands for a text, and may prefer A whatever it stands
+for, so `shuffled` deals the choices anew.
 
 The space before a choice belongs to the continuation, as in EleutherAI's lm-evaluation-harness: tokenizers of this
 family make " louder" one token, and a context that ends in a space would be one that the model has rarely read.

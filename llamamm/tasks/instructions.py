@@ -66,8 +66,8 @@ def numbers(answer: str, *, N: int) -> bool:
 @_kind("count:conjunctions")
 def conjunctions(answer: str, *, small_n: int) -> bool:
     """At least small_n different coordinating conjunctions."""
-    return len({word for word in answer.split() if word.strip(punctuation).lower() in CONJUNCTIONS}) >= small_n
-    # "and", "And" and "and," are three different ones
+    found = {word for word in answer.split() if word.strip(punctuation).lower() in CONJUNCTIONS}
+    return len(found) >= small_n  # "and", "And" and "and," are three
 
 
 @_kind("count:punctuation")
@@ -146,15 +146,14 @@ def paragraphs_end_as_they_begin(answer: str) -> bool:
 @_kind("format:parentheses")
 def nested_parentheses(answer: str) -> bool:
     """Brackets of any kind, five levels deep, each closed by its own kind."""
-    opened, deepest = "", 0
+    opened = ""
     for mark in answer:
         if mark in "([{":
             opened += mark
-            deepest = max(deepest, len(opened))
         elif mark in ")]}":
             if opened[-1:] + mark not in ("()", "[]", "{}"):  # a wrong one: all begins anew
-                opened, deepest = "", 0
-            elif deepest >= 5:
+                opened = ""
+            elif len(opened) >= 5:
                 return True
             else:
                 opened = opened[:-1]

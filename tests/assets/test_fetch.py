@@ -30,8 +30,9 @@ GGUF = b"GGUF" + bytes(range(256)) * 40
 VOCAB = b"IQ== 0\nIg== 1\n" * 20
 TOKEN = "hf_ThisIsASecretOfTheUser1234"
 REPO = "me/tiny"
-# Kinds that are made of whole packages and are not on the Hub
-MADE = ("corpus", "pictures", "questions", "words", "paintings", "sprites", "sentences", "speech")
+# Kinds that are data, made of packages, and are not on the Hub
+MADE = ("corpus", "pictures", "questions", "words", "paintings", "sprites", "sentences", "speech", "choices", "labels",
+        "instructions")  # fmt: skip
 
 # Stands in for `python -m pip`. What it does is in a file, so that a test can change it between calls.
 SHIM = '''
@@ -185,9 +186,10 @@ def test_table():
         assert len({p.name for p in asset.parts}) == len(asset.parts) > 0  # they lie in one folder
         for p in asset.parts:
             assert re.fullmatch(r"[0-9a-f]{64}", p.sha256) and p.size > 0
-            assert re.fullmatch(r"[\w-]+==[\d.]+", p.requirement)
+            assert re.fullmatch(r"[\w-]+==[\d.]+(\.post\d+)?", p.requirement)
             stem = p.requirement.replace("-", "_").replace("==", "-")
-            assert p.is_whole == (asset.kind in MADE) == (p.file == f"{stem}.tar.gz" or p.file.startswith(f"{stem}-"))
+            takes_all = asset.kind in MADE and asset.kind not in ("choices", "labels")  # of these, files in big wheels
+            assert p.is_whole == takes_all == (p.file == f"{stem}.tar.gz" or p.file.startswith(f"{stem}-"))
             assert p.is_sdist == p.file.endswith(".tar.gz") == (p.requirement == "pocketsphinx==5.1.1")
         if asset.kind in MADE:
             assert (asset.repo, asset.hub_file, asset.hub_size) == (None, None, 0)

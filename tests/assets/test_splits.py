@@ -4,13 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamamm.assets.splits import held_out
+from llamamm.assets.splits import hash_of, held_out
 
 
 def test_the_hash_decides():
     # SHA-256's first 8 bytes modulo 10, computed with sha256sum and bc: 0 for "thing: giraffe"
     assert held_out("thing: giraffe", 10) and not held_out("red apple", 10)
     assert all(held_out(key, 1) for key in ("", "a", "Zoë"))
+
+
+def test_a_hash_is_the_same_on_every_machine():
+    assert hash_of("abc") == 0xBA7816BF8F01CFEA  # SHA-256 of "abc" begins so, NIST FIPS 180-2, B.1
 
 
 @given(st.text(), st.integers(1, 9), st.integers(1, 9))
