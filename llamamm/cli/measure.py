@@ -109,7 +109,7 @@ def evaluate(
     dtype: DtypeOption = None,
     device: DeviceOption = None,
 ) -> None:  # fmt: skip
-    """Measure a model on held-out text, questions, pictures and sounds: a score card, every figure with its interval."""
+    """Measure a model on held-out text, questions, pictures and sounds: every figure with its 95 % interval."""
     from llamamm.devices import pick_device
     from llamamm.evals.card_report import save, table
     from llamamm.evals.evaluate import evaluate as measure
@@ -125,9 +125,10 @@ def evaluate(
         card = read_card(model) or measure(model, adapter=adapter, out=output, say=say, **options)
         other = None
         if against is not None:
-            options["sets"] = options["sets"] or list(card.sets)
+            options["suite"], options["data"] = card.about["suite"], card.about["data"]
+            options["sets"] = [] if options["data"] else options["sets"] or list(card.sets)
             other = read_card(against) or measure(
-                against, out=output and output / "against", say=say, **options, lacking="skip")
+                against, out=output and output / "against", say=say, **options, lacking="skip")  # fmt: skip
     if output is not None:
         save(card, output, other)
     out(width=160).print(table(card, other))

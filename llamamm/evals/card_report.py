@@ -1,5 +1,5 @@
-"""A score card for people: a table for the terminal, one in Markdown, and a picture; of one model, or of two on the same
-items, with a verdict for each figure. Used in notebook 17.
+"""A score card for people: a table for the terminal, one in Markdown, and a picture; of one model, or of two on the
+same items, with a verdict for each figure. Used in notebook 17.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def draw(card: Card, against: Card | None = None):  # noqa: ANN201 (matplotlib i
         shown = [(place, getattr(row, side).interval) for place, row in enumerate(found) if getattr(row, side)]
         places = [place + 0.22 * n for place, _ in shown]
         values = [100 * i.value for _, i in shown]
-        spans = [[100 * max(0.0, i.value - i.low) for _, i in shown], [100 * max(0.0, i.high - i.value) for _, i in shown]]
+        spans = [[100 * max(0.0, gap) for gap in gaps]
+                 for gaps in ([i.value - i.low for _, i in shown], [i.high - i.value for _, i in shown])]
         ax.errorbar(values, places, xerr=spans, fmt="o", color=colour, capsize=3, label=name)
     arrows = {"more": "→ better", "less": "← better", "": ""}
     ax.set_yticks(range(len(found)), [f"{row.title}: {row.figure.name}  {arrows[row.figure.better]}" for row in found])

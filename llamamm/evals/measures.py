@@ -242,8 +242,8 @@ class Choice(Measure):
 
     def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
         figures = []
-        for n, (name, form, by) in enumerate((("by the answer's bytes", "text", "byte"),
-                                              ("by the answer's sum", "text", "sum"), ("by its letter", "letter", "sum"))):
+        for name, form, by in (("by the answer's bytes", "text", "byte"), ("by the answer's sum", "text", "sum"),
+                               ("by its letter", "letter", "sum")):
             right = [chosen(record[form], sample.choices, by=by) == int(sample.answer)
                      for sample, record in zip(samples, records, strict=True)]
             figures.append(Figure.ratio(f"right, {name}", right, groups=[s.group for s in samples], better="more"))

@@ -141,10 +141,10 @@ def choices(task: str, title: str) -> HeldOut:
 
 
 def instructions() -> HeldOut:
-    """IFBench's prompts whose demands are all of a kind that `evals.instructions` can check."""
+    """IFBench's prompts whose demands are all of a kind that `tasks.instructions` can check."""
     return HeldOut("instructions", "instructions followed (IFBench)", "instruction", [
-        Sample(p.key, p.prompt, group=p.key, content=(p.instructions, p.arguments)) for p in load_prompts(fetch("ifbench"))
-        if is_known(p.instructions)
+        Sample(p.key, p.prompt, group=p.key, content=(p.instructions, p.arguments))
+        for p in load_prompts(fetch("ifbench")) if is_known(p.instructions)
     ])  # fmt: skip
 
 

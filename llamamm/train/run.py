@@ -45,7 +45,6 @@ from llamamm.train.processes import Processes, is_sharded, joined
 from llamamm.train.rows import encode_record
 from llamamm.train.seen import note_read
 
-
 Measure = Callable[[Trainer], object]
 
 

@@ -90,8 +90,8 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(asker, sets, tmp_path, monke
     asked.clear()
     run_card(asker, sets, model="tiny", out=tmp_path)
     assert asked == []
-    more = {"plain": replace(sets["plain"], samples=[*sets["plain"].samples, Sample("q9", "Who else?", "x", group="9")])}
-    run_card(asker, more, model="tiny", out=tmp_path)
+    more = [*sets["plain"].samples, Sample("q9", "Who else?", "x", group="9")]
+    run_card(asker, {"plain": replace(sets["plain"], samples=more)}, model="tiny", out=tmp_path)
     assert asked == ["q9"]
 
 

@@ -1,4 +1,4 @@
-"""evals.instructions: each kind by hand, and IFBench's own program, from its wheel, on many answers: real ones, edge
+"""tasks.instructions: each kind by hand, and IFBench's own program, from its wheel, on many answers: real ones, edge
 cases and generated ones."""
 
 import json
