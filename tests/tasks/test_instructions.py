@@ -126,7 +126,7 @@ TEXTS = st.one_of(st.lists(st.sampled_from(PIECES), max_size=30).map("".join),
 
 @pytest.mark.parametrize("kind", CHECKS)
 def test_verdicts_equal_those_of_ifbench(theirs, kind):
-    @settings(max_examples=120)
+    @settings(max_examples=80)
     @given(ARGUMENTS.get(kind, st.just({})), TEXTS)
     @example(next(arguments for name, arguments, *_ in BY_HAND if name == kind), "a")
     def check(arguments, answer):
