@@ -36,7 +36,7 @@ CARD_FILE, ANSWERS = "card.json", "answers"
 SUITES = {
     "quick": {"wiki": 12, "shakespeare": 4, "quartz": 60, "socialiqa": 60, "mmlu": 40, "plain": 20, "instructions": 4,
               "shapes": 40, "drawings-things": 20, "words-voices": 20, "sentences-both": 16},
-    "full": {"wiki": 60, "shakespeare": 29, "quartz": 800, "socialiqa": 800, "mmlu": 600, "plain": None,
+    "full": {"wiki": 60, "shakespeare": 29, "quartz": 500, "socialiqa": 500, "mmlu": 400, "plain": None,
              "instructions": 60, "shapes": 600, "drawings-things": None,
              "drawings-tones": None, "sprites": None, "paintings": None, "words-voices": None, "words-people": None,
              "sounds": None, "speech-voice": None, "speech-text": None, "speech-both": None},
