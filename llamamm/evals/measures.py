@@ -88,6 +88,12 @@ def same(given: str, answer: str) -> bool:
     return plain_words(given) == plain_words(answer)
 
 
+def holds(given: str, answer: str) -> bool:
+    """Whether one of the right answers, "4|four", stands in what was given, by whole words: "It is 4." holds it."""
+    words = f" {' '.join(plain_words(given))} "
+    return any(f" {' '.join(plain_words(key))} " in words for key in answer.split("|"))
+
+
 class Reading(Measure):
     """Bits a byte and perplexity, by sliding windows."""
 
@@ -117,17 +123,11 @@ class Question(Measure):
     def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
         held, exact = [], []
         for sample, record in zip(samples, records, strict=True):
-            keys, given = [_spaced(key) for key in sample.answer.split("|")], _spaced(record["given"])
-            held.append(any(key in given for key in keys))
-            exact.append(given in keys)
+            held.append(holds(record["given"], sample.answer))
+            exact.append(any(same(record["given"], key) for key in sample.answer.split("|")))
         groups = [sample.group for sample in samples]
         return [Figure.ratio("answers that hold the right word", held, groups=groups, better="more"),
                 Figure.ratio("answers that are the right word alone", exact, groups=groups)]  # fmt: skip
-
-
-def _spaced(text: str) -> str:
-    """The words, with a space around each: so one text holds another by whole words."""
-    return f" {' '.join(plain_words(text))} "
 
 
 class Vqa(Measure):

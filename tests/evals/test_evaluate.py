@@ -72,7 +72,8 @@ def test_a_model_that_sees_and_hears_is_asked_everything_and_one_of_words_is_not
 
 
 def test_the_command_writes_a_card_and_compares(folder, tmp_path):
-    done = run(folder / "text", "--against", folder / "other", "--data", folder / "words.jsonl", "--out", tmp_path / "x")
+    words = folder / "words.jsonl"
+    done = run(folder / "text", "--against", folder / "other", "--data", words, "--out", tmp_path / "x")
     assert done.exit_code == 0, done.output
     assert {"card.json", "card.md", "card.png", "against"} == {path.name for path in (tmp_path / "x").iterdir()}
     assert "bits a byte" in done.stdout
