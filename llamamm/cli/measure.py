@@ -1,6 +1,6 @@
 """Commands that measure: `llamamm eval multimodal` a model that is there already, on held-out data; `llamamm experiment
 retrieval`, `words`, `fusion` and `senses` what one learns that is trained for the purpose; `llamamm bench` and `bench
-train` speed and memory.
+train` speed and memory; `llamamm harness` leaves the measuring to lm_eval.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from llamamm.cli.options import AS_PATH, DeviceOption, DtypeOption, ModelOption, SizeOption, err, model_name, out
 
@@ -224,6 +225,31 @@ def measure_training(
         repeats=repeats, against=against,
     )  # fmt: skip
     _show(report)
+
+
+class HarnessCommand(TyperCommand):
+    """`harness`, which leaves every word behind it to the harness's own command line, also `run --help`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """As typer does for help alone; otherwise nothing is taken for an option of ours."""
+        return super().parse_args(ctx, args if args in (["--help"], ["-h"]) else ["--", *args])
+
+
+def harness(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OPTIONS OF LM_EVAL]", help="What `lm_eval` takes, --tasks and all; "
+                       "`llamamm harness run --help` lists it.", show_default=False),
+    ] = None,
+) -> None:  # fmt: skip
+    """Measure on tasks of EleutherAI's evaluation harness, lm_eval, with all of its options.
+
+    --model is llamamm where none is named. Its --model_args are pretrained=NAME and, as wanted, adapter=FOLDER,
+    dtype=float32, max_length=2048, add_bos_token=True, batch_tokens=8192. Needs pip install 'llamamm[harness]'.
+    """
+    from llamamm.evals.harness_command import run_command_line
+
+    run_command_line(words or [])
 
 
 def _show(report: Report) -> None:

@@ -1,4 +1,4 @@
-"""How good a model is on held-out data, and how fast. Lesson 14.
+"""How good a model is on held-out data, and how fast. Lessons 14 and 17.
 
-Read in this order: senses, report, answers, speed, train_speed.
+Read in this order: senses, report, answers, likelihood, harness, harness_command, speed, train_speed.
 """
