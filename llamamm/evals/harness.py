@@ -263,7 +263,7 @@ class LlamammLM:
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm_eval writes beside its results."""
-        return {"model_num_parameters": self.model.n_parameters(), "model_dtype": str(self.model.full_config.dtype)}
+        return {"model_num_parameters": self.model.n_parameters(), "model_dtype": str(self.model.embed_tokens.weight.dtype)}
 
 
 @cache
@@ -315,12 +315,12 @@ def _settings(gen_kwargs: Mapping[str, Any], eos: str | None) -> dict[str, Any]:
 
     kwargs = normalize_gen_kwargs(dict(gen_kwargs), NEW_TOKENS)
     until = [stop for stop in handle_stop_sequences(kwargs.pop("until", None), eos) if stop]
-    new, sampled, temperature = (kwargs.pop(key) for key in ("max_gen_toks", "do_sample", "temperature"))
+    new, sampled, temperature = (kwargs.pop(key, None) for key in ("max_gen_toks", "do_sample", "temperature"))
     chosen = {key: kwargs.pop(key) or default for key, default in SAMPLING.items() if key in kwargs}
     if unknown := sorted(key for key, value in kwargs.items() if value is not None):
         raise InputError(f"generation_kwargs has {unknown[0]}, which llamamm does not know; it knows until, "
                          f"max_gen_toks, do_sample, temperature, {', '.join(SAMPLING)}")
-    sampling = SamplingConfig(temperature if sampled else 0.0, **chosen)
+    sampling = SamplingConfig(temperature or 0.0 if sampled else 0.0, **chosen)
     return {"max_new_tokens": new, "until": until, "sampling": sampling}
 
 
