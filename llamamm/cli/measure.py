@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llamamm.evals.report import Report
 
 evaluate = typer.Typer(help="Measure what a model has learned, on unseen data.", no_args_is_help=True)
-bench = typer.Typer(help="Measure the model; `bench train` measures training.", invoke_without_command=True)
+bench = typer.Typer(help="Measure the model; `bench train` measures training, `bench harness` multiple choice.", invoke_without_command=True)
 experiment = typer.Typer(help="Train something small, and measure it on unseen data.", no_args_is_help=True)
 
 
@@ -225,6 +225,23 @@ def measure_training(
         repeats=repeats, against=against,
     )  # fmt: skip
     _show(report)
+
+
+@bench.command("harness")
+def measure_harness(
+    model: ModelOption = None,
+    size: SizeOption = None,
+    device: DeviceOption = None,
+    questions: Annotated[int, typer.Option(help="Questions with four answers each.")] = 20,
+    repeats: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="That of lm_eval's hf; ours goes by tokens.")] = 8,
+) -> None:
+    """Measure multiple choice beside lm_eval's own hf backend, side by side, in turn, in fp32."""
+    from llamamm.devices import pick_device
+    from llamamm.evals.harness_speed import run_harness_bench
+
+    _show(run_harness_bench(model_name(model, size), device=pick_device(device), questions=questions, repeats=repeats,
+                            batch_size=batch_size))  # fmt: skip
 
 
 class HarnessCommand(TyperCommand):

@@ -117,7 +117,6 @@ def flat(answers):
 
 @pytest.mark.parametrize("name, args, options", [
     ("bare", "", {"num_fewshot": 2, "batch_size": 3}), ("bos", ",max_length=40", {"batch_size": 2}),
-    ("bos", ",add_bos_token=False", {}), ("bare", ",add_bos_token=True", {}),
     ("bos", "", {"apply_chat_template": True, "system_instruction": "Be brief.", "num_fewshot": 1}),
 ])  # fmt: skip
 def test_items_equal_those_of_the_hf_backend(tasks, folders, name, args, options):
@@ -146,11 +145,6 @@ STRINGS = ["", "Hello", " Hello", "<|start_header_id|>user\nHi<|eot_id|>", f"{BO
 @pytest.mark.parametrize("add_bos", [None, True, False])
 def test_tokens_are_those_of_the_hf_backend(folders, name, add_bos):
     require_same_tokens(folders[name], **({} if add_bos is None else {"add_bos_token": add_bos}))
-
-
-def test_llama_3_s_tokens_are_those_of_the_hf_backend(llama, tmp_path):
-    save_pretrained(tiny(llama), tmp_path / "model", tokenizer=llama)
-    require_same_tokens(tmp_path / "model")
 
 
 def require_same_tokens(folder, **args):
