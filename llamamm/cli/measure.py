@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from llamamm.evals.report import Report
 
 evaluate = typer.Typer(help="Measure what a model has learned, on unseen data.", no_args_is_help=True)
-bench = typer.Typer(help="Measure the model; `bench train` measures training, `bench harness` multiple choice.", invoke_without_command=True)
+bench = typer.Typer(help="Measure the model; `bench train` measures training, `bench harness` multiple choice.",
+                    invoke_without_command=True)  # fmt: skip
 experiment = typer.Typer(help="Train something small, and measure it on unseen data.", no_args_is_help=True)
 
 

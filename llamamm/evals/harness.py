@@ -263,7 +263,8 @@ class LlamammLM:
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm_eval writes beside its results."""
-        return {"model_num_parameters": self.model.n_parameters(), "model_dtype": str(self.model.embed_tokens.weight.dtype)}
+        dtype = str(self.model.embed_tokens.weight.dtype)
+        return {"model_num_parameters": self.model.n_parameters(), "model_dtype": dtype}
 
 
 @cache

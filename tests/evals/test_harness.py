@@ -56,8 +56,8 @@ def tasks(tmp_path_factory):
 
 BOS = "<|begin_of_text|>"
 TEMPLATE = ("{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
-            "{{ m['content'] }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n"
-            "{% endif %}")
+            "{{ m['content'] }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}")
 IN_FRONT = {"type": "TemplateProcessing", "pair": [],
             "single": [{"SpecialToken": {"id": BOS, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
             "special_tokens": {BOS: {"id": BOS, "ids": [0], "tokens": [BOS]}}}  # fmt: skip
