@@ -87,12 +87,16 @@ def test_each_token_is_read_once(monkeypatch):
     assert_equal(found, [naive(MODEL, *pair) for pair in [*pairs, *pairs]])
 
 
-def test_questions_that_share_nothing_are_read_together():
+@pytest.mark.parametrize("batch_tokens, expected", [
+    (8192, [(5, 2), (5, 1)]),
+    (6, [(3, 2), (2, 1), (1, 1), (2, 2), (2, 1)]),  # contexts take 2 tokens each, with their words 3
+])  # fmt: skip
+def test_questions_that_share_nothing_are_read_together(batch_tokens, expected):
     sizes = []
     hook = MODEL.embed_tokens.register_forward_pre_hook(lambda _module, args: sizes.append(tuple(args[0].shape)))
-    log_likelihoods(MODEL, [([n, 1], [2, 3]) for n in range(5, 10)])
+    log_likelihoods(MODEL, [([n, 1], [2, 3]) for n in range(5, 10)], batch_tokens=batch_tokens)
     hook.remove()
-    assert sizes == [(5, 2), (5, 1)]
+    assert sizes == expected
 
 
 def test_letters_cost_one_reading_of_the_question():
