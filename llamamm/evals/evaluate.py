@@ -160,4 +160,4 @@ def _sample(record: Record, n: int) -> tuple[str, Sample]:
         if question.strip() == DESCRIBE else "vqa"
     group = str(n) if medium is None else str(hash_of_medium(medium))
     return kind, Sample(f"{n}", question.strip(), last["content"], medium, group=group,
-                        content=tuple(map(dict, asked)) if len(asked) > 1 or len(record.media) > 1 else None)
+                        asked=asked if len(asked) > 1 or len(record.media) > 1 else ())

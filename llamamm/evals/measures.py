@@ -78,8 +78,8 @@ class Measure:
 
 def said(sample: Sample, medium: Any = None) -> list[dict[str, Any]]:
     """The question as a conversation, behind a medium if there is one; of a longer conversation, all of it."""
-    if sample.content is not None and medium is sample.medium:
-        return list(sample.content)
+    if sample.asked and medium is sample.medium:
+        return list(sample.asked)
     return [{"role": "user", "content": sample.text if medium is None else [medium, sample.text]}]
 
 
@@ -108,7 +108,8 @@ class Reading(Measure):
     def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
         groups, bits = [sample.group for sample in samples], [r["bits"] for r in records]
         return [
-            Figure.ratio("bits a byte", bits, [r["bytes"] for r in records], groups=groups, better="less"),
+            Figure.ratio("bits a byte", bits, [r["bytes"] for r in records], groups=groups, better="less",
+                         unit="number"),
             Figure("perplexity", np.array([[r["bits"], r["tokens"]] for r in records]),
                    lambda sums: 2 ** (sums[..., 0] / sums[..., 1]), groups=groups),
         ]  # fmt: skip

@@ -34,12 +34,13 @@ from llamamm.train.seen import Seen
 
 CARD_FILE, ANSWERS = "card.json", "answers"
 SUITES = {
-    "quick": {"wiki": 12, "shakespeare": 4, "quartz": 60, "socialiqa": 60, "mmlu": 40, "plain": 20, "instructions": 4,
+    "quick": {"wiki": 12, "shakespeare": 4, "quartz": 60, "socialiqa": 60, "mmlu": 24, "plain": 20, "instructions": 4,
               "shapes": 40, "drawings-things": 20, "words-voices": 20, "sentences-both": 16},
-    "full": {"wiki": 60, "shakespeare": 29, "quartz": 500, "socialiqa": 500, "mmlu": 400, "plain": None,
-             "instructions": 60, "shapes": 600, "drawings-things": None,
+    "full": {"wiki": 60, "shakespeare": 29, "quartz": 500, "socialiqa": 500, "mmlu": 250, "plain": None,
+             "instructions": 40, "shapes": 600, "drawings-things": None,
              "drawings-tones": None, "sprites": None, "paintings": None, "words-voices": None, "words-people": None,
-             "sounds": None, "speech-voice": None, "speech-text": None, "speech-both": None},
+             "sounds": None, "speech-voice": None, "speech-text": None, "speech-both": None,
+             "sentences-both": None},
 }  # fmt: skip
 TOLD = ("answer", "group", "frequent", "choices")  # of an item, beside its question
 Say = Callable[[str, int, int], None]  # a set's title, items answered, items

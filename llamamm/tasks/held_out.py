@@ -38,7 +38,7 @@ from llamamm.assets.sentences import load_sentences
 from llamamm.assets.speech import load_speech
 from llamamm.assets.spoken_words import load_words
 from llamamm.errors import InputError
-from llamamm.generation.prompts import Image, Sound
+from llamamm.generation.prompts import Conversation, Image, Sound
 from llamamm.tasks.choices import FORMS, few_shot, prompt
 from llamamm.tasks.instructions import is_known
 from llamamm.tasks.plain import PLAIN
@@ -64,6 +64,7 @@ class Sample:
     group: str = ""
     frequent: str = ""
     choices: Sequence[str] = ()
+    asked: Conversation = ()  # where it is more than the question behind its medium
     content: Any = None
     noted: str = ""  # the mark, of an item that was read from a card, which holds no texts and no media
 
