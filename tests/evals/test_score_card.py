@@ -146,13 +146,25 @@ def test_two_cards_are_compared_on_the_same_items(words, asker, sets, tmp_path):
     save(one, tmp_path, other)
     lines = (tmp_path / "card.md").read_text().splitlines()
     assert lines[0] == "| held out | what is counted | n | one | other | difference | verdict |"
-    assert len(lines) == 2 + len(found) and (tmp_path / "card.png").stat().st_size > 5000
+    assert sum(line.startswith("|") for line in lines) == 2 + len(found)
+    assert lines[-1].startswith("95 % intervals in brackets") and f"torch {torch.__version__}, float32." in lines[-1]
+    assert (tmp_path / "card.png").stat().st_size > 5000
     assert table(one, other).row_count == len(found) and len(draw(one).axes[0].get_yticklabels()) > 4
     more = rows(one, run_card(asker, {"read": sets["read"]}, model="other"))
     assert [row.other is None for row in more] == [False] * 2 + [True] * (len(found) - 2)
     fewer = run_card(asker, {"plain": sets["plain"].some(3)}, model="one")
     with pytest.raises(InputError, match="plain: one was asked 3 items and other 5"):
         list(rows(fewer, other))
+
+
+def test_a_card_without_shares_is_written_without_a_picture(asker, sets, tmp_path):
+    save(run_card(asker, {"read": sets["read"]}, model="tiny"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
+
+
+def test_points_of_a_picture_stand_inside_its_frame(asker, sets):
+    axes = draw(run_card(asker, {"plain": sets["plain"]}, model="tiny")).axes[0]  # two rows, of 0 %
+    assert axes.get_ylim() == (1.5, -0.5) and axes.get_xlim()[0] < 0 and axes.get_xlim()[1] > 100
 
 
 def test_a_file_that_is_no_card_is_told(tmp_path):
