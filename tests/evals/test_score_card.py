@@ -95,6 +95,30 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(asker, sets, tmp_path, monke
     assert asked == ["q9"]
 
 
+def test_a_second_run_that_is_stopped_loses_nothing_of_the_first(asker, sets, tmp_path):
+    run_card(asker, sets, model="tiny", out=tmp_path)
+
+    def stop_at(title, _done, _n):
+        if title == "choices":
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_card(asker, sets, model="tiny", out=tmp_path, say=stop_at)
+    assert {*Card.load(tmp_path).sets} == {*sets}
+    again = run_card(asker, {"two": sets["two"]}, model="tiny", out=tmp_path)
+    assert {*again.sets} == {*Card.load(tmp_path).sets} == {"two"}
+
+
+def test_what_else_is_in_a_folder_stays(asker, sets, tmp_path):
+    (tmp_path / ANSWERS).mkdir()
+    (tmp_path / ANSWERS / "mine.txt").write_text("of somebody else")
+    run_card(asker, {"plain": sets["plain"]}, model="tiny", out=tmp_path)
+    assert [path.name for path in (tmp_path / ANSWERS).iterdir()] == ["mine.txt"]
+    (tmp_path / CARD_FILE).write_text("no JSON")
+    with pytest.raises(InputError, match="card.json is no score card"):
+        run_card(asker, {"plain": sets["plain"]}, model="tiny", out=tmp_path)
+
+
 def test_a_line_that_was_cut_is_asked_again(tmp_path):
     head, path = {"set": "x", "model": "m"}, tmp_path / "x.jsonl"
     with AnswerLog(path, head) as log:
