@@ -14,7 +14,6 @@ from typer.core import TyperCommand
 
 from llamamm.cli.options import (
     AS_PATH,
-    AdapterOption,
     DeviceOption,
     DtypeOption,
     ModelOption,
@@ -24,6 +23,7 @@ from llamamm.cli.options import (
     model_name,
     out,
 )
+from llamamm.errors import InputError
 
 if TYPE_CHECKING:
     from llamamm.evals.report import Report
@@ -96,14 +96,17 @@ def evaluate(
                                               "folder that holds a card already.")],
     against: Annotated[str | None, typer.Option(help="Another one, on the same items: better, worse, or can't tell.",
                                                 show_default=False)] = None,
-    adapter: AdapterOption = None,
+    adapter: Annotated[Path | None, typer.Option(help="Folder of a LoRA adapter of the model.", show_default=False,
+                                                 **AS_PATH)] = None,
     suite: Annotated[str, typer.Option(help="quick: some minutes; full: all that is held out.")] = "quick",
-    sets: Annotated[str, typer.Option(help="Names of sets in place of the suite's, such as shapes,wiki.",
+    sets: Annotated[str, typer.Option(help="Names of sets in place of the suite's, such as shapes,wiki; a "
+                                      "name that is not there lists them all.",
                                       show_default=False)] = "",
     data: Annotated[str | None, typer.Option(help="Own held-out records, as `llamamm data` reads them.",
                                              show_default=False)] = None,
     output: Annotated[Path | None, typer.Option("--out", help="Folder for card.json, with every answer, card.md and "
-                                                "card.png; a run that is stopped goes on there.", show_default=False,
+                                                "card.png, where there are shares to draw; a run that is stopped "
+                                                "goes on there.", show_default=False,
                                                 **AS_PATH)] = None,
     contaminated: Annotated[Contaminated, typer.Option(help="Where training has read an item: stop, or skip and count."
                                                        )] = Contaminated.STOP,
@@ -119,6 +122,8 @@ def evaluate(
     from llamamm.evals.evaluate import read_card
     from llamamm.text.config import parse_dtype
 
+    if sets and not sets.replace(",", "").strip():
+        raise InputError(f"--sets {sets} names no set; give names such as shapes,wiki, or leave it out")
     options = {
         "suite": suite, "sets": [name.strip() for name in sets.split(",") if name.strip()], "data": data,
         "contaminated": contaminated.value, "batch_size": batch_size, "dtype": parse_dtype(dtype) if dtype else None,

@@ -17,6 +17,8 @@ from llamamm.evals.intervals import Difference, Interval
 from llamamm.evals.score_card import Card
 from llamamm.files import write_file
 
+BRACKETS = "95 % intervals in brackets, items drawn again by groups"
+
 
 @dataclass(frozen=True, eq=False)
 class Row:
@@ -83,7 +85,7 @@ def heads(card: Card, against: Card | None = None) -> list[str]:
 def table(card: Card, against: Card | None = None) -> Table:
     """For a terminal."""
     names, last = heads(card, against), ""
-    found = Table(*names, title="95 % intervals in brackets, items drawn again by groups")
+    found = Table(*names, title=BRACKETS)
     for row in rows(card, against):
         first, *rest = row.cells(len(names))
         found.add_row("" if first == last else first, *rest)
@@ -102,9 +104,16 @@ def markdown(card: Card, against: Card | None = None) -> str:
     return "\n".join([*lines, *(f"\n{note}" for note in notes)]) + "\n"
 
 
+def _made_with(card: Card) -> str:
+    return f"llamamm {card.about.get('llamamm')}, torch {card.about.get('torch')}, {card.about.get('dtype')}"
+
+
 def save(card: Card, folder: Path, against: Card | None = None) -> None:
-    """card.md and card.png. Raises WriteError."""
-    write_file(folder / "card.md", markdown(card, against))
+    """card.md and, where the card holds a share that can be drawn, card.png. Raises WriteError."""
+    made = "; ".join(dict.fromkeys(_made_with(one) for one in (card, against) if one is not None))
+    write_file(folder / "card.md", f"{markdown(card, against)}\n{BRACKETS}. Measured with {made}.\n")
+    if not any(row.figure.unit == "share" for row in rows(card, against)):
+        return
     picture = io.BytesIO()
     draw(card, against).savefig(picture, format="png", dpi=120)
     write_file(folder / "card.png", picture.getvalue())
@@ -131,7 +140,8 @@ def draw(card: Card, against: Card | None = None):  # noqa: ANN201 (matplotlib i
     ax.set_yticks(range(len(found)), [f"{row.title}: {row.figure.name}  {arrows[row.figure.better]}" for row in found])
     for label, row in zip(ax.get_yticklabels(), found, strict=True):
         label.set_color({"better": "C2", "worse": "C3"}.get(row.verdict, "black"))
-    ax.invert_yaxis()
+    ax.set_ylim(len(found) - 0.5, -0.5)  # the first above, and half a row of air at both ends
+    ax.set_xlim(-3, max(103, ax.get_xlim()[1]))
     ax.set_xlabel("%, with 95 % intervals")
     ax.grid(axis="x", alpha=0.3)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)

@@ -137,15 +137,17 @@ def own_sets(data: str) -> dict[str, Source]:
         samples.setdefault(kind, []).append(sample)
     if not samples:
         raise InputError(f"{data} holds nothing to be measured on")
-    names = {"reading": None, "question": None, "vqa": EYE, "caption": EYE, "speech": EAR}
+    kinds = {"reading": ("texts", None), "question": ("questions", None), "vqa": ("questions about pictures", EYE),
+             "caption": ("captions", EYE), "speech": ("transcripts", EAR)}  # fmt: skip
     found = {}
     for kind, some in samples.items():
         if kind == "vqa":
             others = other_rows([sample.group for sample in some])
             some = [replace(sample, other=some[row].medium) for sample, row in zip(some, others, strict=True)]
-        title = Path(data).name if len(samples) == 1 else f"{Path(data).name}, {kind}s"
-        held_out = HeldOut(title, title, kind, some, names[kind])
-        found[title] = Source(lambda held_out=held_out: held_out, names[kind])
+        told, needs = kinds[kind]
+        title = Path(data).name if len(samples) == 1 else f"{Path(data).name}, {told}"
+        held_out = HeldOut(title, title, kind, some, needs)
+        found[title] = Source(lambda held_out=held_out: held_out, needs)
     return found
 
 

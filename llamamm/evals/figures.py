@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llamamm.errors import InputError
-from llamamm.evals.intervals import DRAWS, ENDS, Difference, Interval
+from llamamm.evals.intervals import DRAWS, ENDS, Difference, Interval, wilson
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 
@@ -63,7 +63,12 @@ class Figure:
 
     @property
     def interval(self) -> Interval:
-        """With the ends of its 95 % interval, by the bootstrap."""
+        """With the ends of its 95 % interval, by the bootstrap. Of items that are all right, or all wrong, any draw is
+        like the other, though a hundred more might not be: there a formula gives the ends, for as many items as groups.
+        """
+        if self._all_alike:
+            n = len(set(self.groups))
+            return Interval(self.value, *wilson(round(self.value * n), n), len(self.sums))
         ends = _ends(lambda: self.statistic(_draw(self.sums, self.groups)))
         return Interval(self.value, *ends, len(self.sums))
 
@@ -76,6 +81,13 @@ class Figure:
         both, k = _draw(np.concatenate([self.sums, other.sums], axis=1), self.groups), self.sums.shape[1]
         ends = _ends(lambda: self.statistic(both[:, :k]) - other.statistic(both[:, k:]))
         return Difference(self.value - other.value, *ends, len(self.sums), self.better or "more")
+
+    @property
+    def _all_alike(self) -> bool:
+        """Whether it is a share of right items, and every item is right, or none."""
+        if self.unit != "share" or self.statistic is not ratio or not (self.sums[:, 1] == 1).all():
+            return False
+        return bool((self.sums[:, 0] == 0).all() or (self.sums[:, 0] == 1).all())
 
     def written(self, value: float) -> str:
         """A value in the figure's unit."""

@@ -142,9 +142,10 @@ class Vqa(Measure):
 
     def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
         groups = [sample.group for sample in samples]
-        columns = {"answered": [r["given"] for r in records], "blind": [r["blind"] for r in records],
-                   "with another's picture": [r["other"] for r in records],
-                   "most frequent answer to the text": [s.frequent for s in samples]}  # fmt: skip
+        columns = {"right": [r["given"] for r in records], "right without the picture": [r["blind"] for r in records],
+                   "right with another's picture": [r["other"] for r in records]}  # fmt: skip
+        if any(s.frequent for s in samples):
+            columns["most frequent answer to the text"] = [s.frequent for s in samples]
         return [Figure.ratio(name, [same(a, s.answer) for a, s in zip(column, samples, strict=True)], groups=groups,
                              better="" if n else "more") for n, (name, column) in enumerate(columns.items())]
 
@@ -160,13 +161,16 @@ class Caption(Measure):
         given, names = [r["given"] for r in records], [s.answer for s in samples]
         words = [plain_words(text) for text in given], [[plain_words(name)] for name in names]
         counts = bleu_counts([bleu_words(text) for text in given], [[bleu_words(name)] for name in names])
-        return [
+        figures = [
             Figure.ratio("named exactly", [same(a, b) for a, b in zip(given, names, strict=True)], groups=groups,
                          better="more"),
             Figure.ratio("CIDEr-D", cider_d(*words), groups=groups, better="more", unit="number"),
             Figure("BLEU", counts, lambda sums: np.apply_along_axis(bleu, -1, sums), groups=groups, better="more"),
-            Figure.ratio("most frequent name", [same(s.frequent, s.answer) for s in samples], groups=groups),
         ]  # fmt: skip
+        if any(s.frequent for s in samples):  # somebody's own data come without a training part to count in
+            right = [same(s.frequent, s.answer) for s in samples]
+            figures.append(Figure.ratio("most frequent name", right, groups=groups))
+        return figures
 
 
 class Keywords(Measure):

@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from llamamm.errors import InputError, counted
+from llamamm.errors import CheckpointError, InputError, counted
 from llamamm.evals.figures import Figure
 from llamamm.evals.measures import MEASURES, Asker, Record
 from llamamm.files import read_json, require_writable, write_file
@@ -86,12 +86,19 @@ class Card:
     def load(cls, folder: str | Path) -> Card:
         """Raises CheckpointError, InputError."""
         file = Path(folder) / CARD_FILE
-        content = read_json(file, owner="a score card")
+        try:
+            content = read_json(file, owner="a score card")
+        except CheckpointError:
+            if not file.is_file():
+                raise
+            raise InputError(f"{file} is no score card of `llamamm eval` (no JSON object): choose another "
+                             f"folder") from None
         try:
             sets = {name: _set_from_json(name, one) for name, one in content.pop("sets").items()}
             return cls(content, sets, content.pop("left_out"))
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{file} is no score card of `llamamm eval`: {type(error).__name__} {error}") from None
+            raise InputError(f"{file} is no score card of `llamamm eval` ({type(error).__name__} {error}): "
+                             f"choose another folder") from None
 
 
 def run_card(
@@ -122,14 +129,23 @@ def run_card(
             raise InputError(f"{name} needs {lacks}, which {model} has not; `llamamm compose` gives it one")
         held_out, n_read = without_read(held_out, seen, contaminated)
         card.sets[name] = _measure(asker, held_out, out, mark, done.get(name), say, n_read)
-        if out is not None:
-            card.save(out)
+        if out is not None:  # with what the folder's card held: a run that is stopped here loses none of it
+            replace(card, sets={**done, **card.sets}).save(out)
     if not card.sets:
         raise InputError(f"{model} can be asked nothing of this: " + "; ".join(
             f"{name}: {why}" for name, why in card.left_out.items()))
     if out is not None:
-        shutil.rmtree(out / ANSWERS, ignore_errors=True)
+        card.save(out)
+        _remove_logs(out / ANSWERS, card.sets)
     return card
+
+
+def _remove_logs(folder: Path, sets: Mapping[str, Measured]) -> None:
+    """Those of a card's sets, and the folder where nothing else is in it."""
+    for name in sets:
+        (folder / f"{name}.jsonl").unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _measure(

@@ -66,7 +66,7 @@ def test_a_model_that_sees_and_hears_is_asked_everything_and_one_of_words_is_not
     data = str(folder / "all.jsonl")
     card = evaluate(str(folder / "senses"), data=data, out=tmp_path / "card")
     assert {m.held_out.kind for m in card.sets.values()} == {"question", "caption", "vqa", "speech"}
-    assert {"given", "blind", "other"} <= {*card.sets["all.jsonl, vqas"].records[0]}
+    assert {"given", "blind", "other"} <= {*card.sets["all.jsonl, questions about pictures"].records[0]}
     with pytest.raises(InputError, match="needs an eye"):
         evaluate(str(folder / "text"), data=data)
 
@@ -96,7 +96,7 @@ def test_a_suite_leaves_out_what_the_model_has_no_eye_for(folder, monkeypatch):
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--suite", "fast"], "there is no suite 'fast'"), (["--suite", "ful"], "did you mean 'full'"),
-    (["--sets", "shape"], "did you mean 'shapes'"), (["--data", "EMPTY"], "EMPTY"),
+    (["--sets", ","], "names no set"), (["--sets", "shape"], "did you mean 'shapes'"), (["--data", "EMPTY"], "EMPTY"),
     (["--data", "nowhere.jsonl"], "nowhere"),
     (["--batch-size", "0"], "batch-size"),
 ])  # fmt: skip

@@ -31,6 +31,14 @@ def test_items_of_one_group_are_one_item():
     assert 0.15 < alone.high - alone.low < 0.25 and (together.low, together.high) == (0, 1)
 
 
+def test_where_all_are_right_or_all_are_wrong_the_interval_still_has_a_width():
+    none, every = share([0] * 20).interval, share([1] * 20).interval
+    assert none.low == none.value == 0 and none.high == pytest.approx(0.1611, abs=1e-4)  # 1.96² / (20 + 1.96²)
+    assert every.high == every.value == 1 and every.low == pytest.approx(1 - none.high)
+    assert share([0] * 20, [0, 1] * 10).interval.high == pytest.approx(1.96**2 / (2 + 1.96**2))  # two groups
+    assert Figure.ratio("by chance", [0.5] * 9, groups=list(range(9))).interval.high == 0.5
+
+
 def test_two_models_are_compared_item_by_item():
     rng = np.random.default_rng(0)
     hard = rng.random(400) < 0.5  # both fail on these

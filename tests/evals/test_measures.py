@@ -31,7 +31,8 @@ def test_questions_about_pictures_and_what_needs_no_picture():
     said = [{"given": given, "blind": blind, "other": other} for given, blind, other in columns]
     found = figures("vqa", some, said)
     assert {name: f.value for name, f in found.items()} == {
-        "answered": 0.5, "blind": 0.25, "with another's picture": 0.75, "most frequent answer to the text": 0.5}
+        "right": 0.5, "right without the picture": 0.25, "right with another's picture": 0.75,
+        "most frequent answer to the text": 0.5}  # fmt: skip
     assert [f.better for f in found.values()] == ["more", "", "", ""]
 
 
@@ -41,6 +42,12 @@ def test_captions_exactly_and_by_ngrams():
     assert found["named exactly"].value == found["most frequent name"].value == 0.5
     assert found["CIDEr-D"].interval.low < found["CIDEr-D"].value < found["CIDEr-D"].interval.high <= 10
     assert 0 < found["BLEU"].value < 100
+
+
+def test_without_a_training_part_nothing_is_most_frequent():
+    said = [{"given": "red", "blind": "red", "other": "red"}]
+    for kind in ("vqa", "caption"):
+        assert not any("frequent" in name for name in figures(kind, samples("red"), said))
 
 
 def test_keywords_are_a_set():

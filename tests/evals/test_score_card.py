@@ -95,6 +95,30 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(asker, sets, tmp_path, monke
     assert asked == ["q9"]
 
 
+def test_a_second_run_that_is_stopped_loses_nothing_of_the_first(asker, sets, tmp_path):
+    run_card(asker, sets, model="tiny", out=tmp_path)
+
+    def stop_at(title, _done, _n):
+        if title == "choices":
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_card(asker, sets, model="tiny", out=tmp_path, say=stop_at)
+    assert {*Card.load(tmp_path).sets} == {*sets}
+    again = run_card(asker, {"two": sets["two"]}, model="tiny", out=tmp_path)
+    assert {*again.sets} == {*Card.load(tmp_path).sets} == {"two"}
+
+
+def test_what_else_is_in_a_folder_stays(asker, sets, tmp_path):
+    (tmp_path / ANSWERS).mkdir()
+    (tmp_path / ANSWERS / "mine.txt").write_text("of somebody else")
+    run_card(asker, {"plain": sets["plain"]}, model="tiny", out=tmp_path)
+    assert [path.name for path in (tmp_path / ANSWERS).iterdir()] == ["mine.txt"]
+    (tmp_path / CARD_FILE).write_text("no JSON")
+    with pytest.raises(InputError, match="card.json is no score card"):
+        run_card(asker, {"plain": sets["plain"]}, model="tiny", out=tmp_path)
+
+
 def test_a_line_that_was_cut_is_asked_again(tmp_path):
     head, path = {"set": "x", "model": "m"}, tmp_path / "x.jsonl"
     with AnswerLog(path, head) as log:
@@ -146,13 +170,25 @@ def test_two_cards_are_compared_on_the_same_items(words, asker, sets, tmp_path):
     save(one, tmp_path, other)
     lines = (tmp_path / "card.md").read_text().splitlines()
     assert lines[0] == "| held out | what is counted | n | one | other | difference | verdict |"
-    assert len(lines) == 2 + len(found) and (tmp_path / "card.png").stat().st_size > 5000
+    assert sum(line.startswith("|") for line in lines) == 2 + len(found)
+    assert lines[-1].startswith("95 % intervals in brackets") and f"torch {torch.__version__}, float32." in lines[-1]
+    assert (tmp_path / "card.png").stat().st_size > 5000
     assert table(one, other).row_count == len(found) and len(draw(one).axes[0].get_yticklabels()) > 4
     more = rows(one, run_card(asker, {"read": sets["read"]}, model="other"))
     assert [row.other is None for row in more] == [False] * 2 + [True] * (len(found) - 2)
     fewer = run_card(asker, {"plain": sets["plain"].some(3)}, model="one")
     with pytest.raises(InputError, match="plain: one was asked 3 items and other 5"):
         list(rows(fewer, other))
+
+
+def test_a_card_without_shares_is_written_without_a_picture(asker, sets, tmp_path):
+    save(run_card(asker, {"read": sets["read"]}, model="tiny"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
+
+
+def test_points_of_a_picture_stand_inside_its_frame(asker, sets):
+    axes = draw(run_card(asker, {"plain": sets["plain"]}, model="tiny")).axes[0]  # two rows, of 0 %
+    assert axes.get_ylim() == (1.5, -0.5) and axes.get_xlim()[0] < 0 and axes.get_xlim()[1] > 100
 
 
 def test_a_file_that_is_no_card_is_told(tmp_path):
