@@ -20,7 +20,7 @@ from llamamm.generation.prompts import Sound, as_processor
 from llamamm.lora.lora import lora_modules, merge_lora
 from llamamm.pretrained.load import from_pretrained
 from llamamm.pretrained.locate import locate
-from llamamm.pretrained.skill import load_skill
+from llamamm.pretrained.skill import SKILL_FILE, base_of, load_skill
 from llamamm.tasks.held_out import EAR, EYE, SETS, HeldOut, Sample, Source, other_rows
 from llamamm.train.loop import Trainer
 from llamamm.train.records import DESCRIBE, Record
@@ -41,6 +41,8 @@ def evaluate(
     which is meant where `sets` or `data` are named, or leave it out. Raises FetchError, CheckpointError, InputError.
     """
     wanted = own_sets(data) if data is not None else chosen(suite, sets)  # what is wrong is told before weights load
+    if adapter is None and _is_adapter(model) and (base := base_of(model)) is not None:
+        model, adapter = base, Path(model)  # a run of LoRA by its folder, as a whole model by its own
     llama, reader = from_pretrained(model, dtype=dtype, device=device)
     if reader is None:
         raise InputError(f"{model} has no tokenizer, so it can be asked nothing; put its tokenizer.json beside it")
@@ -55,6 +57,11 @@ def evaluate(
     return run_card(asker, found, model=name, out=out, contaminated=contaminated, say=say, left_out=left_out,
                     seen=read_before(locate(model), adapter),
                     about={"suite": suite, "data": data})  # fmt: skip
+
+
+def _is_adapter(model: str) -> bool:
+    names = ("adapter_config.json", SKILL_FILE)
+    return any((Path(model) / name).is_file() for name in names) and not (Path(model) / "config.json").is_file()
 
 
 def evaluate_trained(trainer: Trainer, *, say: Say = lambda _title, _n, _all: None) -> Card:

@@ -128,6 +128,18 @@ def test_what_a_run_has_read_is_found_when_it_is_measured(folder, tmp_path, monk
     assert "plain is contaminated" in str(refused.exception)
 
 
+def test_an_adapter_is_measured_by_its_folder_and_what_it_read_is_refused(folder, tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        f"model: {folder / 'text'}\ndata: {folder / 'words.jsonl'}\noutput: {tmp_path / 'run'}\nsteps: 1\n"
+        "batch_size: 1\nlength: 32\ndevice: cpu\nlora_r: 2\n")  # fmt: skip
+    assert CliRunner().invoke(app, ["train", str(tmp_path / "run.yaml")]).exit_code == 0
+    refused = run(tmp_path / "run" / "last", "--data", folder / "words.jsonl")
+    assert "is contaminated: the model was trained on 1 of 1 item" in str(refused.exception)
+    write(tmp_path / "new.jsonl", {"prompt": "Who is it?", "response": "red"})
+    card = evaluate(str(tmp_path / "run" / "last"), data=str(tmp_path / "new.jsonl"))
+    assert card.model == f"{folder / 'text'} + {tmp_path / 'run' / 'last'}"
+
+
 def test_every_suite_names_sets_that_there_are():
     for suite in SUITES.values():
         assert set(suite) <= set(SETS)
