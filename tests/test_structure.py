@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "pretrained": "assets weights lora llama32_vision multimodal generation senses text files",
     "tasks": "assets multimodal generation senses",
     "train": "pretrained tasks lora weights multimodal generation senses text files devices",
-    "evals": "train tasks assets pretrained lora multimodal generation text files",
+    "evals": "train tasks assets pretrained lora multimodal generation text files devices",
     "experiments": "evals train tasks pretrained assets llama32_vision multimodal generation senses text files",
 }  # fmt: skip
 MAY_IMPORT["course"] = " ".join(MAY_IMPORT)

@@ -1,5 +1,6 @@
 """Commands that measure: `llamamm eval` a model that is there already, on held-out data; `llamamm experiment` what one
-learns that is trained for the purpose; `llamamm bench` and `bench train` speed and memory.
+learns that is trained for the purpose; `llamamm bench` and `bench train` speed and memory;
+`llamamm harness` leaves the measuring to lm_eval.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from llamamm.cli.options import (
     AS_PATH,
@@ -26,7 +28,8 @@ from llamamm.cli.options import (
 if TYPE_CHECKING:
     from llamamm.evals.report import Report
 
-bench = typer.Typer(help="Measure the model; `bench train` measures training.", invoke_without_command=True)
+bench = typer.Typer(help="Measure the model; `bench train` measures training, `bench harness` multiple choice.",
+                    invoke_without_command=True)  # fmt: skip
 experiment = typer.Typer(help="Train something small, and measure it on unseen data.", no_args_is_help=True)
 
 
@@ -109,7 +112,7 @@ def evaluate(
     dtype: DtypeOption = None,
     device: DeviceOption = None,
 ) -> None:  # fmt: skip
-    """Measure a model on held-out text, questions, pictures and sounds: a score card, every figure with its interval."""
+    """Measure a model on held-out text, questions, pictures and sounds: every figure with its 95 % interval."""
     from llamamm.devices import pick_device
     from llamamm.evals.card_report import save, table
     from llamamm.evals.evaluate import evaluate as measure
@@ -125,9 +128,10 @@ def evaluate(
         card = read_card(model) or measure(model, adapter=adapter, out=output, say=say, **options)
         other = None
         if against is not None:
-            options["sets"] = options["sets"] or list(card.sets)
+            options["suite"], options["data"] = card.about["suite"], card.about["data"]
+            options["sets"] = [] if options["data"] else options["sets"] or list(card.sets)
             other = read_card(against) or measure(
-                against, out=output and output / "against", say=say, **options, lacking="skip")
+                against, out=output and output / "against", say=say, **options, lacking="skip")  # fmt: skip
     if output is not None:
         save(card, output, other)
     out(width=160).print(table(card, other))
@@ -261,6 +265,48 @@ def measure_training(
         repeats=repeats, against=against,
     )  # fmt: skip
     _show(report)
+
+
+@bench.command("harness")
+def measure_harness(
+    model: ModelOption = None,
+    size: SizeOption = None,
+    device: DeviceOption = None,
+    questions: Annotated[int, typer.Option(help="Questions with four answers each.")] = 20,
+    repeats: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="That of lm_eval's hf; ours goes by tokens.")] = 8,
+) -> None:
+    """Measure multiple choice beside lm_eval's own hf backend, side by side, in turn, in fp32."""
+    from llamamm.devices import pick_device
+    from llamamm.evals.harness_speed import run_harness_bench
+
+    _show(run_harness_bench(model_name(model, size), device=pick_device(device), questions=questions, repeats=repeats,
+                            batch_size=batch_size))  # fmt: skip
+
+
+class HarnessCommand(TyperCommand):
+    """`harness`, which leaves every word behind it to the harness's own command line, also `run --help`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """As typer does for help alone; otherwise nothing is taken for an option of ours."""
+        return super().parse_args(ctx, args if args in (["--help"], ["-h"]) else ["--", *args])
+
+
+def harness(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OPTIONS OF LM_EVAL]", help="What `lm_eval` takes, --tasks and all; "
+                       "`llamamm harness run --help` lists it.", show_default=False),
+    ] = None,
+) -> None:  # fmt: skip
+    """Measure on tasks of EleutherAI's evaluation harness, lm_eval, with all of its options.
+
+    --model is llamamm where none is named. Its --model_args are pretrained=NAME and, as wanted, adapter=FOLDER,
+    dtype=float32, max_length=2048, add_bos_token=True, batch_tokens=8192. Needs pip install 'llamamm[harness]'.
+    """
+    from llamamm.evals.harness_command import run_command_line
+
+    run_command_line(words or [])
 
 
 def _show(report: Report) -> None:

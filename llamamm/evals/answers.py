@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from llamamm.assets.sentences import plain_words
 from llamamm.generation.generate import generate
 from llamamm.generation.prompts import Conversation, Processor, as_processor
 from llamamm.text.model import Llama3Model
@@ -42,8 +41,3 @@ def answers(
                 found[first + row] = processor.tokenizer.decode(tokens[:end]).strip()
             say(first + begin + len(rows))
     return found
-
-
-def says(answer: str, key: str) -> bool:
-    """Whether one of the key's words, "4|four", is among the answer's words: "It is 4." is right."""
-    return not {*key.split("|")}.isdisjoint(plain_words(answer))

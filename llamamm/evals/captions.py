@@ -128,8 +128,7 @@ def cider_d(captions: Sequence[Words], references: Sequence[Sequence[Words]]) ->
         mine = vector(caption)
         scores = []
         for reference in some:
-            # pycocoevalcap measures length in pairs of words, so that no word and one word are equally long.
-            apart = max(0, len(caption) - 1) - max(0, len(reference) - 1)
+            apart = len(caption) - len(reference)
             scores.append(_cosine(mine, vector(reference)) * math.exp(-(apart**2) / (2 * SIGMA**2)))
         found.append(10 * sum(scores) / len(scores))
     return np.array(found)

@@ -1,5 +1,5 @@
-"""A score card for people: a table for the terminal, one in Markdown, and a picture; of one model, or of two on the same
-items, with a verdict for each figure. Used in notebook 17.
+"""A score card for people: a table for the terminal, one in Markdown, and a picture; of one model, or of two on the
+same items, with a verdict for each figure. Used in notebook 17.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ from llamamm.files import write_file
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A figure of a set; of a second model the same figure, how much more the first has, and the verdict."""
+    """A figure of a set; of a second model the same figure, if it has that, and where one is the better way up, how
+    much more the first has."""
 
     title: str
     figure: Figure
     other: Figure | None = None
     difference: Difference | None = None
-    verdict: str = ""
 
     @property
-    def cells(self) -> list[str]:
-        """Of a table: the set, what is counted, items, the figure, and of two models the rest."""
-        cells = [self.title, self.figure.name, f"{len(self.figure.sums):,}", told(self.figure)]
-        if self.other is not None and self.difference is not None:
-            cells += [told(self.other), told_difference(self.figure, self.difference), self.verdict]
-        return cells
+    def verdict(self) -> str:
+        """"better", "worse", "can't tell", or "" where nothing is compared."""
+        return self.difference.verdict if self.difference is not None else ""
+
+    def cells(self, n: int) -> list[str]:
+        """The first n of a table: the set, what is counted, items, the figure; the other's, the difference, the
+        verdict."""
+        other = "" if self.other is None else told(self.other)
+        difference = "" if self.difference is None else told_difference(self.figure, self.difference)
+        found = [self.title, self.figure.name, f"{len(self.figure.sums):,}", told(self.figure)]
+        return [*found, other, difference, self.verdict][:n]
 
 
 def rows(card: Card, against: Card | None = None) -> Iterator[Row]:
-    """Of every figure; with another card, of every figure that both have. Raises InputError where they share none, or
+    """Of every figure; with another card, beside those that it has. Raises InputError where they share no set, or
     where a set of one name holds other items."""
-    shared = [name for name in card.sets if against is None or name in against.sets]
-    if not shared:
+    if against is not None and not set(card.sets) & set(against.sets):
         raise InputError(f"{card.model} and {against.model} were asked nothing in common: "
                          f"{', '.join(card.sets)} against {', '.join(against.sets)}")
-    for name in shared:
-        mine = card.sets[name]
-        theirs = None if against is None else against.sets[name]
+    for name, mine in card.sets.items():
+        theirs = against.sets.get(name) if against is not None else None
         if theirs is not None and theirs.held_out.mark != mine.held_out.mark:
             raise InputError(f"{name}: {card.model} was asked {len(mine.held_out)} items and {against.model} "
                              f"{len(theirs.held_out)}, which are not the same: measure both with the same suite")
         others = {figure.name: figure for figure in theirs.figures} if theirs else {}
         for figure in mine.figures:
             other = others.get(figure.name)
-            if other is None:
-                yield Row(mine.held_out.title, figure)
-                continue
-            difference = figure.against(other)
-            yield Row(mine.held_out.title, figure, other, difference, difference.verdict if figure.better else "")
+            difference = figure.against(other) if other is not None and figure.better else None
+            yield Row(mine.held_out.title, figure, other, difference)
 
 
 def told(figure: Figure) -> str:
@@ -82,10 +82,10 @@ def heads(card: Card, against: Card | None = None) -> list[str]:
 
 def table(card: Card, against: Card | None = None) -> Table:
     """For a terminal."""
-    found = Table(*heads(card, against), title="95 % intervals in brackets, items drawn again by groups")
-    last = ""
+    names, last = heads(card, against), ""
+    found = Table(*names, title="95 % intervals in brackets, items drawn again by groups")
     for row in rows(card, against):
-        first, *rest = row.cells
+        first, *rest = row.cells(len(names))
         found.add_row("" if first == last else first, *rest)
         last = first
     return found
@@ -95,7 +95,7 @@ def markdown(card: Card, against: Card | None = None) -> str:
     """The same, and what was left out and why."""
     names = heads(card, against)
     lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-    lines += [f"| {' | '.join(row.cells)} |" for row in rows(card, against)]
+    lines += [f"| {' | '.join(row.cells(len(names)))} |" for row in rows(card, against)]
     notes = [f"{measured.held_out.title}: {counted(measured.n_read, 'item')} left out, which the training has read"
              for measured in card.sets.values() if measured.n_read]
     notes += [f"{name}: not measured, {why}" for name, why in card.left_out.items()]
@@ -124,7 +124,8 @@ def draw(card: Card, against: Card | None = None):  # noqa: ANN201 (matplotlib i
         shown = [(place, getattr(row, side).interval) for place, row in enumerate(found) if getattr(row, side)]
         places = [place + 0.22 * n for place, _ in shown]
         values = [100 * i.value for _, i in shown]
-        spans = [[100 * max(0.0, i.value - i.low) for _, i in shown], [100 * max(0.0, i.high - i.value) for _, i in shown]]
+        spans = [[100 * max(0.0, gap) for gap in gaps]
+                 for gaps in ([i.value - i.low for _, i in shown], [i.high - i.value for _, i in shown])]
         ax.errorbar(values, places, xerr=spans, fmt="o", color=colour, capsize=3, label=name)
     arrows = {"more": "→ better", "less": "← better", "": ""}
     ax.set_yticks(range(len(found)), [f"{row.title}: {row.figure.name}  {arrows[row.figure.better]}" for row in found])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +20,8 @@ from llamamm.generation.prompts import Sound, as_processor
 from llamamm.lora.lora import lora_modules, merge_lora
 from llamamm.pretrained.load import from_pretrained
 from llamamm.pretrained.locate import locate
-from llamamm.pretrained.skill import base_of, load_skill
-from llamamm.tasks.held_out import EAR, EYE, SETS, HeldOut, Sample, other_rows
+from llamamm.pretrained.skill import load_skill
+from llamamm.tasks.held_out import EAR, EYE, SETS, HeldOut, Sample, Source, other_rows
 from llamamm.train.loop import Trainer
 from llamamm.train.records import DESCRIBE, Record
 from llamamm.train.seen import hash_of_medium, read_before
@@ -37,10 +38,9 @@ def evaluate(
 
     sets: names of SETS, in place of those of the suite; data: a file or folder of records, as training reads them, in
     place of both. beside: Whisper's own transcripts, too. lacking: where the model has no eye or ear for a set, stop,
-    which is meant where `sets` are named, or leave it out. Raises FetchError, CheckpointError, InputError.
+    which is meant where `sets` or `data` are named, or leave it out. Raises FetchError, CheckpointError, InputError.
     """
-    wanted = chosen(suite, sets)  # a wrong name is told before weights load
-    own = own_sets(data) if data is not None else None
+    wanted = own_sets(data) if data is not None else chosen(suite, sets)  # what is wrong is told before weights load
     llama, reader = from_pretrained(model, dtype=dtype, device=device)
     if reader is None:
         raise InputError(f"{model} has no tokenizer, so it can be asked nothing; put its tokenizer.json beside it")
@@ -49,25 +49,26 @@ def evaluate(
         if lora_modules(llama):
             merge_lora(llama, keep_base=False)
     asker = Asker(llama.eval(), as_processor(reader), batch_size, whisper() if beside else None)
-    lacking = lacking or ("stop" if sets else "skip")
-    found, left_out = (own, {}) if own is not None else load_sets(asker, wanted, model, lacking=lacking)
+    lacking = lacking or ("stop" if sets or data is not None else "skip")
+    found, left_out = askable(asker, wanted, model, lacking=lacking)
     name = model if adapter is None else f"{model} + {adapter}"
     return run_card(asker, found, model=name, out=out, contaminated=contaminated, say=say, left_out=left_out,
                     seen=read_before(locate(model), adapter),
-                    about={"suite": "own" if own is not None else "sets" if sets else suite, "data": data})  # fmt: skip
+                    about={"suite": suite, "data": data})  # fmt: skip
 
 
 def evaluate_trained(trainer: Trainer, *, say: Say = lambda _title, _n, _all: None) -> Card:
     """The card of what a training run has made, into its folder's card/, by the suite that `score_card` names. Items
     that training has read are left out and counted. Raises as `evaluate`."""
     cfg, saver = trainer.cfg, trainer.saver
+    suite = "quick" if cfg.score_card is True else str(cfg.score_card)
     asker = Asker(trainer.model, as_processor(saver.tokenizer))
     was_training = trainer.model.training
     trainer.model.eval()
     try:
-        found, left_out = load_sets(asker, chosen(cfg.score_card), str(cfg.output), lacking="skip")
+        found, left_out = askable(asker, chosen(suite), str(cfg.output), lacking="skip")
         return run_card(asker, found, model=str(cfg.output), out=cfg.output / "card", contaminated="skip", say=say,
-                        seen=saver.seen, left_out=left_out, about={"suite": cfg.score_card, "data": None})
+                        seen=saver.seen, left_out=left_out, about={"suite": suite, "data": None})
     finally:
         trainer.model.train(was_training)
 
@@ -90,37 +91,43 @@ def whisper() -> Transcriber:
     return lambda samples: transcribe_all(model, tokens, [sample.medium.wave() for sample in samples], batch_size=8)
 
 
-def chosen(suite: str, sets: Sequence[str] = ()) -> dict[str, int | None]:
-    """Names of sets, and of how many of their items. Raises InputError for a suite or a set that is not there."""
+def chosen(suite: str, sets: Sequence[str] = ()) -> dict[str, Source]:
+    """The sets of a suite, or those that are named, of as many items as the suite takes, all where it does not say.
+    Raises InputError for a suite or a set that is not there."""
     for name, known in [(suite, SUITES), *((name, SETS) for name in sets)]:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             kind = "suite" if known is SUITES else "set"
             raise InputError(f"there is no {kind} {name!r}{f', did you mean {near[0]!r}?' if near else ''}; there are "
                              f"{', '.join(known)}")
-    return {name: None if suite not in SUITES else SUITES[suite].get(name) for name in sets} or SUITES[suite]
+    counts = SUITES[suite]
+    return {name: Source(partial(_some, name, counts.get(name)), SETS[name].needs) for name in sets or counts}
 
 
-def load_sets(
-    asker: Asker, wanted: Mapping[str, int | None], model: str, *, lacking: str
+def _some(name: str, n: int | None) -> HeldOut:
+    return SETS[name].load().some(n)
+
+
+def askable(
+    asker: Asker, wanted: Mapping[str, Source], model: str, *, lacking: str
 ) -> tuple[dict[str, HeldOut], dict[str, str]]:
     """Those that the model can be asked, fetched where they are not there; and why the others are left out."""
     found, left_out = {}, {}
-    for name, n in wanted.items():
-        lacks = what_lacks(asker, SETS[name].needs)
+    for name, source in wanted.items():
+        lacks = what_lacks(asker, source.needs)
         if lacks and lacking == "stop":
             raise InputError(f"{name} needs {lacks}, which {model} has not; `llamamm compose` gives it one")
         if lacks:
             left_out[name] = f"it needs {lacks}"
         else:
-            found[name] = SETS[name].load().some(n)
+            found[name] = source.load()
     return found, left_out
 
 
 # ---- somebody's own data ----
 
 
-def own_sets(data: str) -> dict[str, HeldOut]:
+def own_sets(data: str) -> dict[str, Source]:
     """Records as training reads them, by what can be asked of them: texts are read, the last answer of a conversation
     is asked for. Raises InputError, with the place of the first fault, also for an empty file."""
     records = Records([(data, open_data(data), 1.0)])
@@ -137,7 +144,8 @@ def own_sets(data: str) -> dict[str, HeldOut]:
             others = other_rows([sample.group for sample in some])
             some = [replace(sample, other=some[row].medium) for sample, row in zip(some, others, strict=True)]
         title = Path(data).name if len(samples) == 1 else f"{Path(data).name}, {kind}s"
-        found[title] = HeldOut(title, title, kind, some, names[kind])
+        held_out = HeldOut(title, title, kind, some, names[kind])
+        found[title] = Source(lambda held_out=held_out: held_out, names[kind])
     return found
 
 
@@ -152,4 +160,4 @@ def _sample(record: Record, n: int) -> tuple[str, Sample]:
         if question.strip() == DESCRIBE else "vqa"
     group = str(n) if medium is None else str(hash_of_medium(medium))
     return kind, Sample(f"{n}", question.strip(), last["content"], medium, group=group,
-                        content=tuple(map(dict, asked)) if len(asked) > 1 or len(record.media) > 1 else None)
+                        asked=asked if len(asked) > 1 or len(record.media) > 1 else ())

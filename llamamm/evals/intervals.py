@@ -2,7 +2,7 @@
 
     interval        of a mean or of a rate, from items drawn again by groups (the bootstrap)
     bootstrap       the same for any figure of drawn items, such as a corpus BLEU
-    wilson          of a share of independent items, by a formula
+    wilson          of a share of independent items, by a formula; told_share: written for a table
     compare         two models on the same items: the difference, its interval, and "better", "worse" or "can't tell"
     needed_items    how many items a difference needs to be seen
 
@@ -153,6 +153,12 @@ def _check_better(better: str) -> None:
 
 
 # ---- formulas for independent items ----
+
+
+def told_share(right: int, n: int) -> str:
+    """A share with the ends of its 95 % interval, as `wilson` has them: "91.7% (88.9% to 93.8%)"."""
+    low, high = wilson(right, n)
+    return f"{right / n:.1%} ({low:.1%} to {high:.1%})"
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:

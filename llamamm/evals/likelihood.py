@@ -34,6 +34,7 @@ Pair = tuple[Sequence[int], Sequence[int]]  # ids of a context, ids of its conti
 Ids = tuple[int, ...]
 
 LEAST_SHARED = 16  # tokens: a shorter beginning is read again sooner than kept
+LEAST_SAVED = 64  # tokens: a group of its own makes batches smaller, and each reads all weights once more
 HEAD_ROWS = 512  # scored at a time: as fp32 they take 100 MB for 49,152 words
 
 
@@ -94,11 +95,18 @@ def _check(n: int, n_context: int, n_new: int, limit: int) -> None:
 def families(contexts: Sequence[Ids]) -> Iterator[tuple[int, Sequence[Ids]]]:
     """Different contexts, in order, in groups: how many first tokens are read once for a group, and the contexts.
 
-    At least one token of each context is left over, for its scores. Groups are cut where that saves more reading.
+    At least one token of each context is left over, for its scores. Groups are cut where that saves more reading; all
+    contexts for which it saves too little are the last group, which shares nothing.
     """
     common = [_n_common(a, b) for a, b in zip(contexts, contexts[1:], strict=False)]
+    alone: list[Ids] = []
     for begin, end, n_shared in _cut(common, 0, len(contexts), LEAST_SHARED)[1]:
-        yield n_shared, contexts[begin:end]
+        if (end - begin - 1) * n_shared < LEAST_SAVED:
+            alone += contexts[begin:end]
+        else:
+            yield n_shared, contexts[begin:end]
+    if alone:
+        yield 0, alone
 
 
 def _cut(common: list[int], begin: int, end: int, least: int) -> tuple[int, list[tuple[int, int, int]]]:

@@ -78,14 +78,20 @@ class Measure:
 
 def said(sample: Sample, medium: Any = None) -> list[dict[str, Any]]:
     """The question as a conversation, behind a medium if there is one; of a longer conversation, all of it."""
-    if sample.content is not None and medium is sample.medium:
-        return list(sample.content)
+    if sample.asked and medium is sample.medium:
+        return list(sample.asked)
     return [{"role": "user", "content": sample.text if medium is None else [medium, sample.text]}]
 
 
 def same(given: str, answer: str) -> bool:
     """Exact match after normalisation: small letters, no punctuation."""
     return plain_words(given) == plain_words(answer)
+
+
+def holds(given: str, answer: str) -> bool:
+    """Whether one of the right answers, "4|four", stands in what was given, by whole words: "It is 4." holds it."""
+    words = f" {' '.join(plain_words(given))} "
+    return any(f" {' '.join(plain_words(key))} " in words for key in answer.split("|"))
 
 
 class Reading(Measure):
@@ -102,7 +108,8 @@ class Reading(Measure):
     def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
         groups, bits = [sample.group for sample in samples], [r["bits"] for r in records]
         return [
-            Figure.ratio("bits a byte", bits, [r["bytes"] for r in records], groups=groups, better="less"),
+            Figure.ratio("bits a byte", bits, [r["bytes"] for r in records], groups=groups, better="less",
+                         unit="number"),
             Figure("perplexity", np.array([[r["bits"], r["tokens"]] for r in records]),
                    lambda sums: 2 ** (sums[..., 0] / sums[..., 1]), groups=groups),
         ]  # fmt: skip
@@ -117,17 +124,11 @@ class Question(Measure):
     def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
         held, exact = [], []
         for sample, record in zip(samples, records, strict=True):
-            keys, given = [_spaced(key) for key in sample.answer.split("|")], _spaced(record["given"])
-            held.append(any(key in given for key in keys))
-            exact.append(given in keys)
+            held.append(holds(record["given"], sample.answer))
+            exact.append(any(same(record["given"], key) for key in sample.answer.split("|")))
         groups = [sample.group for sample in samples]
         return [Figure.ratio("answers that hold the right word", held, groups=groups, better="more"),
                 Figure.ratio("answers that are the right word alone", exact, groups=groups)]  # fmt: skip
-
-
-def _spaced(text: str) -> str:
-    """The words, with a space around each: so one text holds another by whole words."""
-    return f" {' '.join(plain_words(text))} "
 
 
 class Vqa(Measure):
@@ -242,8 +243,8 @@ class Choice(Measure):
 
     def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Figure]:
         figures = []
-        for n, (name, form, by) in enumerate((("by the answer's bytes", "text", "byte"),
-                                              ("by the answer's sum", "text", "sum"), ("by its letter", "letter", "sum"))):
+        for name, form, by in (("by the answer's bytes", "text", "byte"), ("by the answer's sum", "text", "sum"),
+                               ("by its letter", "letter", "sum")):
             right = [chosen(record[form], sample.choices, by=by) == int(sample.answer)
                      for sample, record in zip(samples, records, strict=True)]
             figures.append(Figure.ratio(f"right, {name}", right, groups=[s.group for s in samples], better="more"))

@@ -82,7 +82,7 @@ SPELLINGS: dict[str, str] = {
 
 
 def normalise(text: str) -> str:
-    """`text` by the steps above: words of small letters and digits, one space between them; "" where nothing is left."""
+    """`text` by the steps above: words of small letters and digits, one space between them; "" if nothing is left."""
     text = _plain_characters(text)
     text = REMARKS.sub(" ", text)
     for pattern, long in CONTRACTIONS:

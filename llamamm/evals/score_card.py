@@ -4,19 +4,19 @@
     OUT/card.json               versions, marks of the model and of the data, all answers, all figures
 
 A set that the model has no eye or ear for is left out of a suite; one that its training has read is refused, see
-`train.seen`. A card that was written is read again without any model or data: its figures come from its answers. Used in
-notebook 17.
+`train.seen`. A card that was written is read again without any model or data: its figures come from its answers.
+
+Used in notebook 17.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -34,12 +34,13 @@ from llamamm.train.seen import Seen
 
 CARD_FILE, ANSWERS = "card.json", "answers"
 SUITES = {
-    "quick": {"wiki": 12, "shakespeare": 4, "quartz": 60, "socialiqa": 60, "mmlu": 40, "plain": 20, "instructions": 4,
+    "quick": {"wiki": 12, "shakespeare": 4, "quartz": 60, "socialiqa": 60, "mmlu": 24, "plain": 20, "instructions": 4,
               "shapes": 40, "drawings-things": 20, "words-voices": 20, "sentences-both": 16},
-    "full": {"wiki": 60, "shakespeare": 29, "quartz": 800, "socialiqa": 800, "mmlu": 600, "plain": None,
-             "instructions": 60, "shapes": 600, "drawings-things": None,
+    "full": {"wiki": 60, "shakespeare": 29, "quartz": 500, "socialiqa": 500, "mmlu": 250, "plain": None,
+             "instructions": 40, "shapes": 600, "drawings-things": None,
              "drawings-tones": None, "sprites": None, "paintings": None, "words-voices": None, "words-people": None,
-             "sounds": None, "speech-voice": None, "speech-text": None, "speech-both": None},
+             "sounds": None, "speech-voice": None, "speech-text": None, "speech-both": None,
+             "sentences-both": None},
 }  # fmt: skip
 TOLD = ("answer", "group", "frequent", "choices")  # of an item, beside its question
 Say = Callable[[str, int, int], None]  # a set's title, items answered, items
@@ -101,7 +102,8 @@ def run_card(
     """Ask the model everything, and write the card into `out`, where it goes on if it was stopped there.
 
     model: its name, for the card. seen: what its training has read; contaminated: of items in it, stop, or leave them
-    out and count them. left_out: sets that are not there, and why. about: more to note. Raises InputError, where `out` holds answers of another model too.
+    out and count them. left_out: sets that are not there, and why. about: more to note. Raises InputError, also where
+    `out` holds the card of another model.
     """
     mark = mark_of(asker.model)
     dtype = str(next(asker.model.parameters()).dtype).removeprefix("torch.")
@@ -144,13 +146,20 @@ def _measure(
         say(held_out.title, len(held_out) - n_left, len(held_out))
         for first in range(0, len(left), measure.n_at_once):
             some = left[first : first + measure.n_at_once]
-            for sample, record in zip(some, measure.ask(asker, some), strict=True):
+            for sample, record in zip(some, _ask(asker, held_out, some), strict=True):
                 log.write(sample.mark, record)
             n_left -= len(some)
             say(held_out.title, len(held_out) - n_left, len(held_out))
     records = [log.records[sample.mark] for sample in held_out.samples]
     seconds = time.monotonic() - begin + (before.seconds if before is not None and not left else 0.0)
     return Measured(held_out, records, round(seconds, 1), n_read)
+
+
+def _ask(asker: Asker, held_out: HeldOut, some: Sequence[Sample]) -> list[Record]:
+    try:
+        return MEASURES[held_out.kind].ask(asker, some)
+    except InputError as error:  # a text over the context, a file that cannot be read
+        raise type(error)(f"{held_out.name}, {some[0].key} to {some[-1].key}: {error}") from None
 
 
 class AnswerLog:

@@ -17,6 +17,7 @@ import torch
 from rich.table import Table
 
 from llamamm.errors import CheckpointError
+from llamamm.evals.intervals import told_share
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.pretrained.load import from_pretrained
 from llamamm.tasks.items import Task, Tasks, right_blind
@@ -104,5 +105,5 @@ def table(scores: Sequence[Score]) -> Table:
     for title in ("N", "right", "share"):
         shown.add_column(title, justify="right")
     for score in scores:
-        shown.add_row(score.what, score.how, str(score.n), str(score.right), f"{score.right / score.n:.1%}")
+        shown.add_row(score.what, score.how, str(score.n), str(score.right), told_share(score.right, score.n))
     return shown

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from llamamm.assets.openmoji import Pictures
 from llamamm.errors import ConfigError, InputError
-from llamamm.evals.intervals import wilson
+from llamamm.evals.intervals import told_share, wilson
 from llamamm.senses.contrastive import LOSSES, Loss, TwoTowers, recall_at, similarities, split_words
 from llamamm.train.config import TrainConfig
 from llamamm.train.log import RunLog
@@ -59,8 +59,8 @@ class Retrieval:
         for title in ("N", *(f"{way} @{k}" for way in ("name", "picture", "chance") for k in AT)):
             table.add_column(title, justify="right")
         for kind, found in self.recall.items():
-            shares = (*found.to_text, *found.to_picture, *found.chance)
-            table.add_row(kind, str(found.n), *(f"{share:.1%}" for share in shares))
+            shares = [told_share(round(share * found.n), found.n) for share in (*found.to_text, *found.to_picture)]
+            table.add_row(kind, str(found.n), *shares, *(f"{share:.1%}" for share in found.chance))
         return table
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from llamamm.assets.fetch import fetch
 from llamamm.assets.spoken_words import SETS, WORDS, Clip, Words, load_words
 from llamamm.errors import InputError
+from llamamm.evals.intervals import told_share
 from llamamm.multimodal.processor import make_media
 from llamamm.pretrained.towers import load_audio_encoder
 from llamamm.senses.audio import AudioEncoder
@@ -211,8 +212,8 @@ class WordsHeard:
         for title in ("N", "right", "share", "random encoder", "commonest word", "chance"):
             table.add_column(title, justify="right")
         for part, row in self.heard.items():
-            shares = (count / row.n for count in (row.right, row.random, row.commonest))
-            table.add_row(TITLES[part], str(row.n), str(row.right), *(f"{share:.1%}" for share in shares),
+            shares = (told_share(count, row.n) for count in (row.right, row.random))
+            table.add_row(TITLES[part], str(row.n), str(row.right), *shares, f"{row.commonest / row.n:.1%}",
                           f"{1 / self.n_words:.1%}")  # fmt: skip
         return table
 

@@ -38,7 +38,7 @@ from llamamm.assets.sentences import load_sentences
 from llamamm.assets.speech import load_speech
 from llamamm.assets.spoken_words import load_words
 from llamamm.errors import InputError
-from llamamm.generation.prompts import Image, Sound
+from llamamm.generation.prompts import Conversation, Image, Sound
 from llamamm.tasks.choices import FORMS, few_shot, prompt
 from llamamm.tasks.instructions import is_known
 from llamamm.tasks.plain import PLAIN
@@ -64,6 +64,7 @@ class Sample:
     group: str = ""
     frequent: str = ""
     choices: Sequence[str] = ()
+    asked: Conversation = ()  # where it is more than the question behind its medium
     content: Any = None
     noted: str = ""  # the mark, of an item that was read from a card, which holds no texts and no media
 
@@ -141,10 +142,10 @@ def choices(task: str, title: str) -> HeldOut:
 
 
 def instructions() -> HeldOut:
-    """IFBench's prompts whose demands are all of a kind that `evals.instructions` can check."""
+    """IFBench's prompts whose demands are all of a kind that `tasks.instructions` can check."""
     return HeldOut("instructions", "instructions followed (IFBench)", "instruction", [
-        Sample(p.key, p.prompt, group=p.key, content=(p.instructions, p.arguments)) for p in load_prompts(fetch("ifbench"))
-        if is_known(p.instructions)
+        Sample(p.key, p.prompt, group=p.key, content=(p.instructions, p.arguments))
+        for p in load_prompts(fetch("ifbench")) if is_known(p.instructions)
     ])  # fmt: skip
 
 

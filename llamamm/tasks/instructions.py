@@ -25,7 +25,6 @@ from typing import Any
 
 from llamamm.errors import InputError
 
-
 CONJUNCTIONS = {"and", "but", "for", "nor", "or", "so", "yet"}
 CONSONANTS = "bcdfghjklmnpqrstvwxyz"
 PRIMES = {n for n in range(2, 100) if all(n % k for k in range(2, n))}  # no word is longer

@@ -1,7 +1,7 @@
 """Plain questions that a small chat model should answer, each with the words that are right: "4|four".
 
 A model that has learned to see must not forget them. An answer is right if one of the words is in it, see
-`llamamm.evals.answers.says`: exact match after normalisation, of a word within a sentence. It is generous to long
+`llamamm.evals.measures.holds`: exact match after normalisation, of a word within a sentence. It is generous to long
 answers: "not Rome but Paris" is right of France, and of Italy.
 
 The first 20 are those that the card of `senses` has always asked. Used in notebooks 16 and 17.

@@ -140,9 +140,9 @@ class TrainConfig(BaseModel):
     sample_tokens: PositiveInt = Field(48, description="Length of those answers.")
     save_every: PositiveInt = Field(100, description="Steps between checkpoints (output/last).")
     tensorboard: bool = Field(False, description="Write TensorBoard's files too (extra: train).")
-    score_card: Literal[False, "quick", "full"] = Field(
-        False, description="At the end, of each stage too, measure on held-out sets, into OUTPUT/card: true or quick "
-        "for some minutes, or full; see `llamamm eval`.",
+    score_card: bool | Literal["quick", "full"] = Field(
+        False, description="Measure it at the end, of each stage too, into OUTPUT/card: quick (or true), or full, as "
+        "`llamamm eval` does.",
     )
 
     # ---- one run after the other ----
@@ -158,11 +158,6 @@ class TrainConfig(BaseModel):
         if info.field_name == "shape" and isinstance(value, dict):
             return {key: _number(number, whole=False, text=True) for key, number in value.items()}
         return value if not kinds or str in kinds else _number(value, whole=int in kinds)
-
-    @field_validator("score_card", mode="before")
-    @classmethod
-    def _suite(cls, value: Any) -> Any:
-        return "quick" if value is True else value
 
     @field_validator("lora_targets", mode="before")
     @classmethod

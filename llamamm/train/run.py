@@ -45,12 +45,11 @@ from llamamm.train.processes import Processes, is_sharded, joined
 from llamamm.train.rows import encode_record
 from llamamm.train.seen import note_read
 
-
-Measure = Callable[[Trainer], object]
+_Measure = Callable[[Trainer], object]
 
 
 def run_training(
-    cfg: TrainConfig, *, resume: bool = False, quiet: bool = False, measure: Measure | None = None
+    cfg: TrainConfig, *, resume: bool = False, quiet: bool = False, measure: _Measure | None = None
 ) -> Trainer:
     """Train as `cfg` says, into cfg.output. resume=True goes on from the last checkpoint there, if there is one.
 
@@ -85,7 +84,7 @@ def _with_base(cfg: TrainConfig, *, resume: bool, processes: Processes) -> Train
 
 
 def _run_stages(
-    cfg: TrainConfig, *, resume: bool, quiet: bool, processes: Processes, measure: Measure | None
+    cfg: TrainConfig, *, resume: bool, quiet: bool, processes: Processes, measure: _Measure | None
 ) -> Trainer:
     """Each stage begins with what the one before has left; one that is done is not run again."""
     cfg.require_output()
@@ -121,7 +120,7 @@ def _start_from(cfg: TrainConfig) -> dict[str, object]:
 
 
 def _run(
-    cfg: TrainConfig, *, resume: bool, quiet: bool, processes: Processes, measure: Measure | None
+    cfg: TrainConfig, *, resume: bool, quiet: bool, processes: Processes, measure: _Measure | None
 ) -> Trainer:
     trainer = make_trainer(cfg, resume=resume, quiet=quiet, processes=processes)
     begin = time.monotonic()
@@ -138,7 +137,7 @@ def _run(
     return trainer
 
 
-def _measure(trainer: Trainer, measure: Measure) -> None:
+def _measure(trainer: Trainer, measure: _Measure) -> None:
     """The main process measures, the others wait. Of a run over shards no process has the whole model."""
     if is_sharded(trainer.objective):
         trainer.log.say(f"score_card: the model lies in shards; `llamamm eval {_result_folder(trainer)}` measures it")

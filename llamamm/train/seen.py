@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from llamamm.errors import CheckpointError, InputError
+from llamamm.errors import CheckpointError
 from llamamm.generation.prompts import Image, Sound
 from llamamm.pretrained.locate import DEFAULT_MODEL, locate
 from llamamm.senses.images import load_image

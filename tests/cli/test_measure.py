@@ -29,16 +29,6 @@ def test_words_prints_both_accuracies(monkeypatch):
     assert "20 words" in done.stdout and " 20 " in done.stdout and "33" in done.stdout and "5.0%" in done.stdout
 
 
-def test_experiments_answer_to_the_words_of_version_0_1_too_which_no_help_shows():
-    shown = CliRunner().invoke(app, ["eval", "--help"]).stdout
-    assert "multimodal" in shown
-    for name in ("retrieval", "words", "fusion"):
-        assert f"│ {name} " not in shown
-        new, old = (CliRunner().invoke(app, [group, name, "--help"]) for group in ("experiment", "eval"))
-        assert new.exit_code == old.exit_code == 0
-        assert new.stdout.split() == old.stdout.replace(f"eval {name}", f"experiment {name}").split()
-
-
 def test_the_command_of_version_0_1_that_trained_the_small_multimodal_model_still_does():
     now, then = ["experiment", "senses"], ["train-multimodal"]
     new, old = (CliRunner().invoke(app, [*command, "--help"]) for command in (now, then))

@@ -180,7 +180,7 @@ def test_a_missing_folder_is_called_so(main, command, monkeypatch):  # noqa: F81
      ("https://huggingface.co/x", "owner/name"), ("hf://owner/name", "owner/name")],
 )  # fmt: skip
 def test_an_address_is_refused_with_both_its_slashes(main, address, name):  # noqa: F811
-    commands = {name: ["generate", "hi", "--model", address], "download": ["eval", "multimodal", address]}
+    commands = {name: ["generate", "hi", "--model", address], "download": ["experiment", "answers", address]}
     for hint, command in commands.items():
         code, out, err = main(*command)
         assert (code, out) == (2, "") and err.count("\n") == 1

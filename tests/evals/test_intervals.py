@@ -160,7 +160,7 @@ def test_swapped_sides_give_the_swapped_verdict(items, better):
 
 
 def test_pairs_show_what_two_intervals_hide():
-    """200 items of which a third are hard for both; one model gets ten more: the intervals overlap, of a third or so."""
+    """200 items of which a third are hard for both; of those one model gets twelve."""
     theirs = [n % 3 > 0 for n in range(200)]
     mine = [right or n % 18 == 0 for n, right in enumerate(theirs)]
     one, two = interval(mine), interval(theirs)

@@ -67,6 +67,7 @@ def test_equal_to_reading_each_pair_alone(pairs, batch_tokens, least):
     told = []
     with pytest.MonkeyPatch.context() as patch, tokens_read(MODEL) as count:
         patch.setattr(module, "LEAST_SHARED", least)
+        patch.setattr(module, "LEAST_SAVED", 2 * least)
         patch.setattr(module, "HEAD_ROWS", 3)
         found = log_likelihoods(MODEL, pairs, batch_tokens=batch_tokens, say=told.append)
         n_read = count()
@@ -75,7 +76,8 @@ def test_equal_to_reading_each_pair_alone(pairs, batch_tokens, least):
     assert n_read <= sum(len(context) + len(new) - 1 for context, new in pairs)
 
 
-def test_each_token_is_read_once():
+def test_each_token_is_read_once(monkeypatch):
+    monkeypatch.setattr(module, "LEAST_SAVED", 20)
     header, first, second = [1] * 20, [2, 3], [3]
     pairs = [(header + question, new) for question in (first, second) for new in ([1], [2], [4, 4, 4], [5, 5])]
     with tokens_read(MODEL) as count:
@@ -83,6 +85,18 @@ def test_each_token_is_read_once():
         # the header, both questions, and of [4, 4, 4] and [5, 5] all but the last, behind either question
         assert count() == 20 + (2 + 1) + 2 * (2 + 1)
     assert_equal(found, [naive(MODEL, *pair) for pair in [*pairs, *pairs]])
+
+
+@pytest.mark.parametrize("batch_tokens, expected", [
+    (8192, [(5, 2), (5, 1)]),
+    (6, [(3, 2), (2, 1), (1, 1), (2, 2), (2, 1)]),  # contexts take 2 tokens each, with their words 3
+])  # fmt: skip
+def test_questions_that_share_nothing_are_read_together(batch_tokens, expected):
+    sizes = []
+    hook = MODEL.embed_tokens.register_forward_pre_hook(lambda _module, args: sizes.append(tuple(args[0].shape)))
+    log_likelihoods(MODEL, [([n, 1], [2, 3]) for n in range(5, 10)], batch_tokens=batch_tokens)
+    hook.remove()
+    assert sizes == expected
 
 
 def test_letters_cost_one_reading_of_the_question():
@@ -119,11 +133,13 @@ def test_a_model_that_sees_reads_texts_alike(cross):
     (["aaaaab", "aaaaac", "aaaaad"], [(5, 3)]),
     (["aaaa", "aaaaaa"], [(3, 2)]),  # the last token of the shorter is left for its scores
     (["aaab", "aaac", "bbbbb1", "bbbbb2", "c"], [(3, 2), (5, 2), (0, 1)]),
-    (["aa1", "aa2", "aa3", "aa4444444440", "aa4444444441"], [(0, 1)] * 3 + [(11, 2)]),  # 11 saved, not 4 x 2
+    (["aa1", "aa2", "aa3", "aa4444444440", "aa4444444441"], [(11, 2), (0, 3)]),  # 11 saved, not 4 x 2
     (["aa1", "aa2", "aa3", "aa440", "aa441"], [(2, 5)]),  # 4 x 2 saved, not 4
+    (["aa1", "aa2", "b", "ccc1", "ccc2"], [(3, 2), (0, 3)]),  # 2 saved are too few
 ])  # fmt: skip
 def test_what_is_read_once_is_what_saves_most(contexts, groups, monkeypatch):
     monkeypatch.setattr(module, "LEAST_SHARED", 2)
+    monkeypatch.setattr(module, "LEAST_SAVED", 3)
     found = list(families([tuple(map(ord, c)) for c in sorted(contexts)]))
     assert [(n, len(some)) for n, some in found] == groups
 

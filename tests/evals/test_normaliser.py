@@ -123,7 +123,8 @@ def test_of_6101_numbers_all_but_one_and_the_ninths_are_whispers():
 
 
 WHO = ("I'm sure that", "She said: “it's", "You won't believe it;", "They've heard (twice) that",
-       "Mr. Smith, uh, thinks", "We can't say why", "Let's hope", "He'd been told,", "Um, who's to say", "[music] Isn't it true that")  # fmt: skip
+       "Mr. Smith, uh, thinks", "We can't say why", "Let's hope", "He'd been told,", "Um, who's to say",
+       "[music] Isn't it true that")  # fmt: skip
 WHAT = ("the neighbours organised a theatre programme.", "twenty-three grey cats crossed the harbour in 1984",
         "the twenty-first of May was the third cold day!", "they'll travel 1,250 kilometres by aeroplane...",
         "two thousand and five people weren't there", "nineteen eighty-four isn't a year; it's a book",

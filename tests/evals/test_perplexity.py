@@ -204,16 +204,11 @@ def test_windows_over_the_context_are_said(model, tokenizer):
 def test_as_transformers_documents_it(tokenizer):
     """Its loop over one text, on the same weights. There each loss is a mean over the labels that are not -100 and not
     shifted out; the page multiplies it by a number that is one too small in all windows but the first."""
-    config = LlamaConfig(vocab_size=tokenizer.vocab_size, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, head_dim=16,
-                         rope_theta=10000.0, rms_norm_eps=1e-5, tie_word_embeddings=False)  # fmt: skip
     torch.manual_seed(0)
-    theirs = sharpened(LlamaForCausalLM(config)).eval()
-    ours = Llama3Model(TextConfig.tiny(vocab_size=tokenizer.vocab_size, hidden_size=64, intermediate_size=128, n_layers=2,
-                                       n_heads=4, n_kv_heads=2, head_dim=16, context_length=64, rope_theta=10000.0,
-                                       rope_scaling=None, norm_eps=1e-5, tie_embeddings=False)).eval()  # fmt: skip
-    weights = {name.removeprefix("model."): p for name, p in theirs.state_dict().items()}
-    assert not any(ours.load_state_dict(weights))
+    cfg = TextConfig.tiny(vocab_size=tokenizer.vocab_size, tie_embeddings=False)
+    ours = sharpened(Llama3Model(cfg)).eval()
+    theirs = LlamaForCausalLM(LlamaConfig(**cfg.to_hf())).eval()
+    theirs.load_state_dict({ours.hf_name(name): p for name, p in ours.state_dict().items()})
     ids = torch.tensor([tokenizer.encode(TEXT)])
     max_length, stride = 32, 12
     nll, n_tokens, previous = 0.0, 0, 0

@@ -90,8 +90,8 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(asker, sets, tmp_path, monke
     asked.clear()
     run_card(asker, sets, model="tiny", out=tmp_path)
     assert asked == []
-    more = {"plain": replace(sets["plain"], samples=[*sets["plain"].samples, Sample("q9", "Who else?", "x", group="9")])}
-    run_card(asker, more, model="tiny", out=tmp_path)
+    more = [*sets["plain"].samples, Sample("q9", "Who else?", "x", group="9")]
+    run_card(asker, {"plain": replace(sets["plain"], samples=more)}, model="tiny", out=tmp_path)
     assert asked == ["q9"]
 
 
@@ -141,12 +141,15 @@ def test_two_cards_are_compared_on_the_same_items(words, asker, sets, tmp_path):
     assert [row.verdict for row in rows(one, one) if row.figure.better] == ["can't tell"] * 5
     for row, back in zip(found, rows(other, one), strict=True):
         swap = {"better": "worse", "worse": "better"}
-        assert back.verdict == swap.get(row.verdict, row.verdict) and back.difference.value == -row.difference.value
+        assert back.verdict == swap.get(row.verdict, row.verdict) and (
+            row.difference is None or back.difference.value == -row.difference.value)
     save(one, tmp_path, other)
     lines = (tmp_path / "card.md").read_text().splitlines()
     assert lines[0] == "| held out | what is counted | n | one | other | difference | verdict |"
     assert len(lines) == 2 + len(found) and (tmp_path / "card.png").stat().st_size > 5000
     assert table(one, other).row_count == len(found) and len(draw(one).axes[0].get_yticklabels()) > 4
+    more = rows(one, run_card(asker, {"read": sets["read"]}, model="other"))
+    assert [row.other is None for row in more] == [False] * 2 + [True] * (len(found) - 2)
     fewer = run_card(asker, {"plain": sets["plain"].some(3)}, model="one")
     with pytest.raises(InputError, match="plain: one was asked 3 items and other 5"):
         list(rows(fewer, other))

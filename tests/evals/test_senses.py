@@ -119,8 +119,9 @@ def test_a_line_for_each_score(taught):
     with console.capture() as captured:
         console.print(shown)
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in captured.get().splitlines() if "│" in line]
-    assert lines == [["a", "now", "4", "4", "100.0%"], ["b", "now", "2", "2", "100.0%"],
-                     ["c", "later", "3", "1", "33.3%"]]  # fmt: skip
+    assert lines == [["a", "now", "4", "4", "100.0% (51.0% to 100.0%)"],
+                     ["b", "now", "2", "2", "100.0% (34.2% to 100.0%)"],
+                     ["c", "later", "3", "1", "33.3% (6.1% to 79.2%)"]]  # fmt: skip
 
 
 ALL = Tasks(TASKS, {"questions": TASKS["vqa"], "people": TASKS["word"]})

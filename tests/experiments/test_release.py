@@ -9,15 +9,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from llamamm import apply_lora
-from llamamm.evals.intervals import Interval
+from llamamm.evals.score_card import Card, Measured
 from llamamm.experiments import release
 from llamamm.experiments.release import NAME, settings, store, write_card
-from llamamm.experiments.release_card import Line
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.pretrained.locate import BUILT_IN
 from llamamm.pretrained.skill import added_tensors, base_of, load_skill, save_skill
+from llamamm.tasks.held_out import HeldOut, Sample
 from llamamm.train.plan import model_shape
+from llamamm.train.seen import Seen
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -104,7 +105,7 @@ def test_a_release_goes_on_where_it_stopped(skill, tmp_path, monkeypatch):
 
     monkeypatch.setattr(release, "write_data", lambda path, **_: done.append("data") or path.mkdir())
     monkeypatch.setattr(release, "run_training", train)
-    monkeypatch.setattr(release, "measure", lambda *_args, **_options: [])
+    monkeypatch.setattr(release, "measure", lambda *_args, **_options: (card(), card()))
     first = release.make_release(output, seed=4, quick=True)
     again = release.make_release(output, seed=4, quick=True)
     assert first == again == output / NAME and (first / "bridges.safetensors").is_file()
@@ -112,16 +113,22 @@ def test_a_release_goes_on_where_it_stopped(skill, tmp_path, monkeypatch):
     assert (first / "README.md").is_file()
 
 
-def test_a_card_is_a_readme_with_the_figures(tmp_path):
-    write_card([Line("sprites named", Interval(0.5, 0.4, 0.6, 9), items=[{"given": "gem"}])], tmp_path / "card",
-               made="seed 3")  # fmt: skip
-    text = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
-    assert "| sprites named | 9 | 50.0% (40.0% to 60.0%) |" in text and "OUT`,\nseed 3. **Learned" in text
-    assert "{" not in text.replace("{figures}", "")
-    assert json.loads((tmp_path / "card" / "card.json").read_text())[0]["items"] == [{"given": "gem"}]
+def card(name="senses"):
+    """Of one question, answered right."""
+    plain = HeldOut("plain", "plain questions", "question", [Sample("plain-0", "Two and two?", "4|four", group="0")])
+    return Card({"model": name}, {"plain": Measured(plain, [{"given": "It is four."}])})
 
 
-def test_a_measurements_card_leaves_a_readme_alone(tmp_path):
-    (tmp_path / "README.md").write_text("mine")
-    write_card([Line("sprites named", Interval(0.5, 0.4, 0.6, 9))], tmp_path, name="card.md")
-    assert (tmp_path / "README.md").read_text() == "mine" and "sprites" in (tmp_path / "card.md").read_text()
+def test_a_card_is_a_readme_with_the_figures_and_those_of_its_base(tmp_path):
+    write_card(card(), card("smollm2"), tmp_path, made="seed 3")
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| plain questions | answers that hold the right word | 1 | 100.0% (100.0% to 100.0%) |\n" in text
+    assert "| can't tell |" in text and "OUT`,\nseed 3. **Learned" in text and "{" not in text
+    assert Card.load(tmp_path).sets["plain"].records == [{"given": "It is four."}]
+
+
+def test_what_training_has_read_is_stored_too(skill, tmp_path):
+    folder, _ = skill
+    Seen([1, 2]).save(folder)
+    store(folder, tmp_path / "senses")
+    assert Seen.load(tmp_path / "senses").hashes == {1, 2}

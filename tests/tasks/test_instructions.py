@@ -1,4 +1,4 @@
-"""evals.instructions: each kind by hand, and IFBench's own program, from its wheel, on many answers: real ones, edge
+"""tasks.instructions: each kind by hand, and IFBench's own program, from its wheel, on many answers: real ones, edge
 cases and generated ones."""
 
 import json
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from llamamm.assets.fetch import fetch
 from llamamm.assets.ifbench import load_prompts
 from llamamm.errors import InputError
-from llamamm.tasks.instructions import CHECKS, follows, is_known, loose_forms, prompt_accuracy
+from llamamm.tasks.instructions import CHECKS, follows, is_known, loose_forms
 
 KEYWORDS = {"keyword1": "fox ", "keyword2": "Dog", "keyword3": "cat", "keyword4": "hen", "keyword5": "ox"}
 
@@ -126,7 +126,7 @@ TEXTS = st.one_of(st.lists(st.sampled_from(PIECES), max_size=30).map("".join),
 
 @pytest.mark.parametrize("kind", CHECKS)
 def test_verdicts_equal_those_of_ifbench(theirs, kind):
-    @settings(max_examples=120)
+    @settings(max_examples=80)
     @given(ARGUMENTS.get(kind, st.just({})), TEXTS)
     @example(next(arguments for name, arguments, *_ in BY_HAND if name == kind), "a")
     def check(arguments, answer):
@@ -193,8 +193,8 @@ def test_real_answers_to_the_prompts(answered):
             for loose in (False, True)}  # fmt: skip
     assert ours[False] == [strict for *_, strict, _ in answered]
     assert ours[True] == [loose for *_, loose in answered]
-    strict, loose = (prompt_accuracy(ours[how]) for how in (False, True))
-    assert strict.n == loose.n == 131 and 0.1 < strict.value < loose.value < 0.9
+    strict, loose = (sum(map(all, ours[how])) / 131 for how in (False, True))
+    assert 0.1 < strict < loose < 0.9
 
 
 def test_each_real_answer_by_all_kinds_that_need_no_arguments(theirs, answered):
@@ -238,11 +238,6 @@ def test_loose_may_take_another_form_for_each_instruction():
     ids, arguments = ["count:numbers", "count:numbers"], [{"N": 1}, {"N": 2}]
     assert follows("1\n2", ids, arguments) == [False, True]
     assert follows("1\n2", ids, arguments, loose=True) == [True, True]
-
-
-def test_a_prompt_counts_when_all_its_instructions_are_followed():
-    found = prompt_accuracy([[True], [True, False], [False], [True, True]])
-    assert (found.value, found.n) == (0.5, 4) and found.low < 0.5 < found.high
 
 
 def test_what_can_not_be_checked_is_refused():

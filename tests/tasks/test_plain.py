@@ -2,7 +2,8 @@
 
 import pytest
 
-from llamamm.evals.answers import plain_words, says
+from llamamm.assets.sentences import plain_words
+from llamamm.evals.measures import holds
 from llamamm.tasks.plain import PLAIN
 
 
@@ -14,7 +15,7 @@ def test_about_sixty_questions_each_once():
 @pytest.mark.parametrize(("question", "key"), PLAIN)
 def test_a_key_is_of_plain_words_that_the_question_has_not(question, key):
     assert plain_words(key.replace("|", " ")) == key.split("|")
-    assert not says(question, key)  # who repeats the question has not answered it
+    assert not holds(question, key)  # who repeats the question has not answered it
 
 
 @pytest.mark.parametrize(("asked", "answer", "right"), [
@@ -26,4 +27,4 @@ def test_a_key_is_of_plain_words_that_the_question_has_not(question, key):
     ("What is a baby cat called?", "A baby cat is called a cat.", False),
 ])  # fmt: skip
 def test_answers_by_hand(asked, answer, right):
-    assert says(answer, dict(PLAIN)[asked]) == right
+    assert holds(answer, dict(PLAIN)[asked]) == right

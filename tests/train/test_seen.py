@@ -33,7 +33,8 @@ def test_a_picture_is_found_whatever_its_file_is(tmp_path):
     seen = Seen.of([read_record({"image": str(tmp_path / "a.png"), "text": "a cat"})])
     other = pixels.copy()
     other[0, 0, 0] ^= 1
-    assert seen.knows(media=[Image(tmp_path / "b.bmp")]) and seen.knows(media=[Image(torch.tensor(pixels).permute(2, 0, 1))])
+    assert seen.knows(media=[Image(tmp_path / "b.bmp")])
+    assert seen.knows(media=[Image(torch.tensor(pixels).permute(2, 0, 1))])
     assert not seen.knows(media=[Image(other)]) and not seen.knows(media=[Image(pixels.transpose(1, 0, 2))])
     assert not seen.knows(text="a cat")  # it belongs to the picture: others may show one, too
 
@@ -49,13 +50,15 @@ def test_a_sound_is_found_as_a_file_and_as_samples(tmp_path):
 @pytest.mark.parametrize("record", [
     {"text": "What is the capital of France?"},
     {"prompt": "what is the CAPITAL of France", "response": "Paris."},
-    {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is the capital of France!"},
+    {"messages": [{"role": "system", "content": "Be brief."},
+                  {"role": "user", "content": "What is the capital of France!"},
                   {"role": "assistant", "content": "Paris."}]},
 ], ids=["text", "prompt", "messages"])  # fmt: skip
 def test_a_question_is_found_by_its_words(record):
     seen = Seen.of([read_record(record)])
     assert seen.knows(text="what is the capital of france?")
-    assert not seen.knows(text="What is the capital of Spain?") and not Seen().knows(text="what is the capital of france")
+    assert not seen.knows(text="What is the capital of Spain?")
+    assert not Seen().knows(text="what is the capital of france")
 
 
 def test_a_text_is_found_by_most_of_its_passages():
