@@ -1,5 +1,5 @@
-"""What lesson 17 plants to see whether a measurement finds it: the right answer at a chosen letter, a text of which some
-words are replaced.
+"""What lesson 17 plants to see whether a measurement finds it: the right answer at a chosen letter, a text with words
+replaced.
 """
 
 from __future__ import annotations
