@@ -2,7 +2,7 @@
 measured, that it has learned the answers.
 
     a picture or a sound      a hash of its pixels or samples, whatever its file is called or how it is packed
-    a question, a text        a hash of its words, in small letters and without punctuation
+    a question, a text        a hash of its words, in small letters and without punctuation; and of each sentence's
     a passage of a text       hashes of runs of 13 words, of which every 16 neighbours keep the least (winnowing): a
                               passage of 28 words that stands in both texts leaves at least one equal hash in both
 
@@ -36,6 +36,7 @@ from llamamm.weights.checkpoint import open_checkpoint
 
 SEEN_FILE = "seen.safetensors"
 RUN, NEIGHBOURS = 13, 16  # words in a run; runs of which one is kept
+SENTENCE = 4  # words in a sentence
 N_BYTES = 5  # of a hash
 _MASK = (1 << 8 * N_BYTES) - 1
 
@@ -63,13 +64,14 @@ class Seen:
         return cls(hashes)
 
     def knows(self, *, text: str = "", media: Sequence[Image | Sound] = ()) -> bool:
-        """Whether a question or a text was read: one of its media; without media its words, or most of its passages.
-
-        Raises InputError for a medium that cannot be read.
-        """
+        """Whether a question or a text was read: one of its media; without media its words, or most of them in whole
+        sentences, or most of its passages. Raises InputError for a medium that cannot be read."""
         if media:
             return any(hash_of_medium(medium) in self.hashes for medium in media)
         if text_hash(text) in self.hashes:
+            return True
+        told = sum(n for n, sentence in sentences(text) if sentence in self.hashes)
+        if 2 * told > len(_words(text)):
             return True
         found = [passage in self.hashes for passage in passages(text)]
         return bool(found) and 2 * sum(found) > len(found)
@@ -117,6 +119,7 @@ def hashes_of(record: Record) -> Iterator[int]:
         message["content"] for message in record.messages if isinstance(message["content"], str)]
     for text in texts:
         yield text_hash(text)
+        yield from (sentence for _, sentence in sentences(text))
         yield from passages(text)
 
 
@@ -133,6 +136,12 @@ def hash_of_medium(medium: Image | Sound) -> int:
 def text_hash(text: str) -> int:
     """Of a text's words."""
     return _hash(b"text", " ".join(_words(text)).encode())
+
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """(number of words, hash) of each sentence or line of SENTENCE words or more; shorter ones stand in many texts."""
+    found = [_words(part) for part in re.split(r"[.?!:]\s|\n", text)]
+    return [(len(words), text_hash(" ".join(words))) for words in found if len(words) >= SENTENCE]
 
 
 def passages(text: str) -> list[int]:

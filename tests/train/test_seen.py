@@ -61,6 +61,15 @@ def test_a_question_is_found_by_its_words(record):
     assert not Seen().knows(text="what is the capital of france")
 
 
+@pytest.mark.parametrize("around", ["{} Paris.", "Some say this. {} Nobody knows.", "Question: {}\nAnswer: Paris",
+                                    "1. What is it?\n{}"])  # fmt: skip
+def test_a_question_is_found_among_other_words(around):
+    question = "A ball falls from a tower. What is the speed of it?"
+    seen = Seen.of([read_record({"text": around.format(question)})])
+    assert seen.knows(text=question) and seen.knows(text=question.upper())
+    assert not seen.knows(text="A ball falls from a tower. How far is it from the wall after so many seconds?")
+
+
 def test_a_text_is_found_by_most_of_its_passages():
     seen = Seen.of([read_record({"text": text_of(300)})])
     assert seen.knows(text=text_of(200, begin=60))  # a part

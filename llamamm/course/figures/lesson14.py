@@ -140,4 +140,4 @@ def faults(shares: Mapping[str, tuple[Interval, Interval]]) -> None:
         ax.text(1.03, y, name, color=color, transform=ax.transAxes, va="center", fontsize=11)
     show(figure, alt="Two bars for the right splice and for each of four faults. Off by one picture leaves few right "
                      "answers in a batch, and as many as the right splice one at a time. Off by one token and "
-                     "backwards cost one or two. With all tokens alike few answers are right.")  # fmt: skip
+                     "backwards cost nothing. With all tokens alike few answers are right.")  # fmt: skip
