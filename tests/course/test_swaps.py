@@ -5,6 +5,7 @@ import re
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ from llamamm.text.model import TransformerBlock
 from llamamm.text.rope import rope_frequencies
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-LESSONS = [f"{n:02}" for n in range(17)]
+LESSONS = [f"{n:02}" for n in range(18)]
 
 
 def reference(exercise_id):
@@ -252,6 +253,14 @@ WRONG = {
              (lambda name: "text" if "layers" in name else "bridges", "names differ")],
     "16.4": [(lambda path: [word for word in path if word != "_"], "the package reads red circle blue blue")],
     "16.5": [(lambda c, r, c0, r0, beta: -F.logsigmoid(beta * (c - r)), "the package's are")],  # noqa: ARG005
+    "17.1": [(lambda log_probs, text: -sum(log_probs) / math.log(2) / len(text), "the package has"),
+             (lambda log_probs, text: -sum(log_probs) / len(text.encode()), "the package has")],
+    "17.2": [(lambda log_likelihoods, choices, by: log_likelihoods, "by byte, with your scores: a different choice"),  # noqa: ARG005
+             (lambda *given: [-x for x in reference("17.2")(*given)], "by sum, with your scores: a different choice")],
+    "17.3": [(lambda right, groups, draws: np.quantile([np.mean(right)], (0.025, 0.975)), "the package's go from"),  # noqa: ARG005
+             (lambda right, groups, draws: reference("17.3")(right, [*range(8)], draws), "the package's go from")],  # noqa: ARG005
+    "17.4": [(lambda said, heard: [[len(said) - len(heard)]], "the package counts")],
+    "17.5": [(lambda judge, people: np.mean(np.equal(judge, people)), "by the formula it is 0.292")],
 }  # fmt: skip
 PAIRS = [(name, *fault) for name, faults in WRONG.items() for fault in faults]
 

@@ -29,6 +29,7 @@ BUILDS = {
     "13": "projectors, gated cross-attention, Perceiver", "14": "prompts with media, the multimodal Llama",
     "15": "tiles, the vision tower of Llama 3.2, its mask",
     "16": "alignment, stages of training, DPO's loss",
+    "17": "perplexity, multiple choice, intervals, word errors, judges",
 }  # fmt: skip
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 WORKBOOKS = "workbooks"  # the folder in which learners write

@@ -32,7 +32,9 @@ TAUGHT = [
     "tasks.senses", "train.media_rows", "train.tokenizer", "train.stages", "evals.senses",
     "experiments.small_multimodal", "assets.easy_vqa", "experiments.drawn_shapes", "experiments.seen_tokens",
     "experiments.receipts", "multimodal.compact", "train.alignment", "train.preference", "pretrained.compose",
-    "pretrained.skill", "train.features",
+    "pretrained.skill", "train.features", "evals.perplexity", "evals.likelihood", "evals.transcripts",
+    "evals.normaliser", "evals.captions", "evals.intervals", "tasks.choices", "assets.multiple_choice",
+    "assets.refusals", "train.seen",
 ]  # fmt: skip
 
 # module: {name: why no lesson quotes it}
@@ -478,6 +480,75 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("SHARD", "LIMIT"), CONSTANT),
         "FeatureStore": "features computed once, told in prose",
         "content_hash": PIECE,
+    },
+    "evals.perplexity": {
+        "LENGTH": CONSTANT,
+        **dict.fromkeys(("Reading", "Window"), RECORD),
+        "bits_per_byte": "exercise 17.1, of the first tokens",
+        "read_texts": USED,
+        "token_bits": USED,
+        "windows": "told in the prose; windows that overlap",
+    },
+    "evals.likelihood": {
+        **dict.fromkeys(("HEAD_ROWS", "LEAST_SAVED", "LEAST_SHARED"), CONSTANT),
+        **dict.fromkeys(("Ids", "Pair"), TYPE_NAME),
+        "Likelihood": RECORD,
+        **dict.fromkeys(("encode_pair", "log_likelihoods"), USED),
+        "families": "speed; which beginnings are read once",
+    },
+    "evals.transcripts": {
+        "Pair": TYPE_NAME,
+        "Alignment": RECORD,
+        "align": "the way back through the table of exercise 17.4",
+        "word_errors": "exercise 17.4, a row at a time",
+        **dict.fromkeys(("word_error_rate", "character_error_rate", "character_errors"), USED),
+    },
+    "evals.normaliser": {
+        **dict.fromkeys(("AMOUNT", "CONTRACTIONS", "CURRENCIES", "FILLERS", "LETTERS", "LONG_FORMS", "QUOTES",
+                         "REMARKS", "SPELLINGS"), "a table of rules"),
+        **dict.fromkeys(("normalise", "normal_words"), USED),
+    },
+    "evals.captions": {
+        **dict.fromkeys(("ORDERS", "SIGMA"), CONSTANT),
+        **dict.fromkeys(("Grams", "Words"), TYPE_NAME),
+        **dict.fromkeys(("bleu", "bleu_counts", "bleu_words"), PIECE),
+        **dict.fromkeys(("cider", "cider_d", "corpus_bleu", "sentence_bleu"), USED),
+    },
+    "evals.intervals": {
+        **dict.fromkeys(("DRAWS", "ENDS"), CONSTANT),
+        **dict.fromkeys(("Interval", "Difference"), RECORD),
+        **dict.fromkeys(("bootstrap", "interval"), "exercise 17.3, with checks of its arguments"),
+        **dict.fromkeys(("compare", "wilson"), USED),
+        "needed_items": "a formula by hand in the prose",
+        "told_share": PIECE,
+    },
+    "tasks.choices": {
+        **dict.fromkeys(("BETWEEN", "FORMS", "LETTERS", "SCORES"), CONSTANT),
+        "ChoicePrompt": RECORD,
+        "chosen": "exercise 17.2, and the highest score",
+        "prompt": USED,
+        **dict.fromkeys(("few_shot", "shuffled"), IN_WORDS),
+    },
+    "assets.multiple_choice": {
+        **dict.fromkeys(("ALIKE", "CREDIT", "FILES", "MMLU", "ONE_IN", "QUARTZ", "SOCIALIQA", "TASKS"), CONSTANT),
+        **dict.fromkeys(("Record", "Sides"), TYPE_NAME),
+        "ChoiceQuestion": RECORD,
+        "load_choices": USED,
+        **dict.fromkeys(("alike", "read_mmlu", "read_quartz", "read_socialiqa", "split", "write_choices"),
+                        "making of the data set"),
+    },
+    "assets.refusals": {
+        **dict.fromkeys(("CREDIT", "FILES"), CONSTANT),
+        "LabelledAnswer": RECORD,
+        "load_refusals": USED,
+        **dict.fromkeys(("read_labels", "write_refusals"), "making of the data set"),
+    },
+    "train.seen": {
+        **dict.fromkeys(("NEIGHBOURS", "N_BYTES", "RUN", "SEEN_FILE"), CONSTANT),
+        "Seen": USED,
+        "passages": "winnowing, done by hand in the prose",
+        **dict.fromkeys(("hash_of_medium", "hashes_of", "text_hash"), PIECE),
+        **dict.fromkeys(("note_read", "read_before"), "what a training run calls"),
     },
 }  # fmt: skip
 
