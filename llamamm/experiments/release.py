@@ -48,7 +48,9 @@ SmolLM2-135M-Instruct that sees with ViT-S/14 and hears with Whisper tiny's enco
     llamamm chat --model senses --image a.png
     llamamm generate "What is said?" --model senses --audio b.wav
 
-**Made by** `llamamm experiment release OUT`{made}. **Learned from** easy-VQA (MIT), OpenMoji (CC BY-SA 4.0), arcade
+**Made by** `llamamm experiment release OUT`{made}.
+
+**Learned from** easy-VQA (MIT), OpenMoji (CC BY-SA 4.0), arcade
 sprites and sounds (CC0 1.0), paintings of the Met (CC0 1.0), and clips of the synthesiser eSpeak NG that read chats
 (chitchat-dataset, MIT) and an encyclopedia (Wikipedia, CC BY-SA 4.0; chatterbot-corpus, BSD). So that less is
 forgotten, articles of Wikipedia came between, and plain questions with SmolLM2's own answers.
@@ -61,12 +63,10 @@ hear it makes up.
 
 Held out, 95 % intervals in brackets, by `llamamm eval senses --suite full --against smollm2 --whisper --out OUT`;
 card.json there has every answer.
+Beside it, where it can be asked, the text model that it was made from. Of Wikipedia, other articles were read again in
+training.
 
-{figures}
-
-Beside the text model that it was made from. Of Wikipedia, other articles were read again in training.
-
-{against}"""
+{figures}"""
 
 
 def settings(output: Path, *, seed: int = 0, quick: bool = False) -> TrainConfig:
@@ -126,7 +126,7 @@ def measure(
 def write_card(card: Card, base: Card, folder: Path, *, made: str = "") -> None:
     """card.json, with every answer, and the model card, into a skill's folder."""
     card.save(folder)
-    text = CARD.format(made=f",\n{made}" if made else "", figures=markdown(card), against=markdown(card, base))
+    text = CARD.format(made=f": {made}" if made else "", figures=markdown(card, base))
     write_file(folder / "README.md", text)
 
 
