@@ -120,6 +120,8 @@ def evaluate(
     from llamamm.evals.card_report import save, table
     from llamamm.evals.evaluate import evaluate as measure
     from llamamm.evals.evaluate import read_card
+    from llamamm.evals.score_card import CARD_FILE
+    from llamamm.files import require_writable
     from llamamm.text.config import parse_dtype
 
     if sets and not sets.replace(",", "").strip():
@@ -130,7 +132,10 @@ def evaluate(
         "device": pick_device(device), "beside": whisper,
     }  # fmt: skip
     with measuring() as say:
-        card = read_card(model) or measure(model, adapter=adapter, out=output, say=say, **options)
+        card = read_card(model)
+        if card is not None and (sets or data or adapter):
+            raise InputError(f"{model} is a card, which is shown as it is: --sets, --data and --adapter are for models")
+        card = card or measure(model, adapter=adapter, out=output, say=say, **options)
         other = None
         if against is not None:
             options["suite"], options["data"] = card.about["suite"], card.about["data"]
@@ -138,6 +143,10 @@ def evaluate(
             other = read_card(against) or measure(
                 against, out=output and output / "against", say=say, **options, lacking="skip")  # fmt: skip
     if output is not None:
+        if not (output / CARD_FILE).is_file():  # it was read from elsewhere
+            require_writable(output)
+            output.mkdir(parents=True, exist_ok=True)
+            card.save(output)
         save(card, output, other)
     out(width=160).print(table(card, other))
     for name, why in card.left_out.items():

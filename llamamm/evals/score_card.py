@@ -28,9 +28,10 @@ from torch import nn
 
 from llamamm.errors import CheckpointError, InputError, counted
 from llamamm.evals.figures import Figure
-from llamamm.evals.measures import MEASURES, Asker, Record
+from llamamm.evals.intervals import DRAWS
+from llamamm.evals.measures import MEASURES, STRIDE, WINDOW, Asker, Record
 from llamamm.files import read_json, require_writable, write_file
-from llamamm.tasks.held_out import EAR, EYE, HeldOut, Sample
+from llamamm.tasks.held_out import EAR, EYE, SHOTS, HeldOut, Sample
 from llamamm.train.seen import Seen
 
 CARD_FILE, ANSWERS = "card.json", "answers"
@@ -114,7 +115,8 @@ def run_card(
     contaminated: Literal["stop", "skip"] = "stop", say: Say = lambda _title, _n, _all: None,
     left_out: Mapping[str, str] | None = None, about: Mapping[str, Any] | None = None,
 ) -> Card:  # fmt: skip
-    """Ask the model everything, and write the card into `out`, where it goes on if it was stopped there.
+    """Ask the model everything. The card is written into `out`, beside what was asked of this model there before, and
+    goes on there if it was stopped.
 
     model: its name, for the card. seen: what its training has read; contaminated: of items in it, stop, or leave them
     out and count them. left_out: sets that are not there, and why. about: more to note. Raises InputError, also where
@@ -122,7 +124,7 @@ def run_card(
     """
     mark = mark_of(asker.model)
     dtype = str(next(asker.model.parameters()).dtype).removeprefix("torch.")
-    card = Card({"model": model, "mark": mark, "dtype": dtype, **versions(), **(about or {})}, {}, dict(left_out or {}))
+    card = Card({"model": model, "mark": mark, "dtype": dtype, **settings(), **(about or {})}, {}, dict(left_out or {}))
     done: dict[str, Measured] = {}
     if out is not None:
         require_writable(out)
@@ -137,13 +139,12 @@ def run_card(
             raise InputError(f"{name} needs {lacks}, which {model} has not; `llamamm compose` gives it one")
         held_out, n_read = without_read(held_out, seen, contaminated)
         card.sets[name] = _measure(asker, held_out, out, mark, done.get(name), say, n_read)
-        if out is not None:  # with what the folder's card held: a run that is stopped here loses none of it
+        if out is not None:  # with all that the folder's card holds of this model
             replace(card, sets={**done, **card.sets}).save(out)
     if not card.sets:
         raise InputError(f"{model} can be asked nothing of this: " + "; ".join(
             f"{name}: {why}" for name, why in card.left_out.items()))
     if out is not None:
-        card.save(out)
         _remove_logs(out / ANSWERS, card.sets)
     return card
 
@@ -264,9 +265,11 @@ def mark_of(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def versions() -> dict[str, str]:
-    """What a figure may depend on."""
-    return {"llamamm": version("llamamm"), "torch": torch.__version__, "python": platform.python_version()}
+def settings() -> dict[str, Any]:
+    """What a figure may depend on: versions, the seed of the bootstrap and of the examples and its draws, the windows
+    that texts are read in, and how many examples stand before a question with choices."""
+    versions = {"llamamm": version("llamamm"), "torch": torch.__version__, "python": platform.python_version()}
+    return {**versions, "seed": 0, "draws": DRAWS, "window": WINDOW, "stride": STRIDE, "examples": SHOTS}
 
 
 def _set_to_json(measured: Measured) -> dict[str, Any]:

@@ -159,3 +159,33 @@ def test_another_row_is_of_another_group_and_each_is_taken_where_it_can_be(group
     others = other_rows(groups)
     assert all(groups[row] != group for group, row in zip(groups, others, strict=True))
     assert other_rows([7, 7]) == [0, 1]
+
+
+def test_a_card_that_is_read_can_be_written_elsewhere_and_is_asked_nothing(folder, tmp_path):
+    assert run(folder / "text", "--data", folder / "words.jsonl", "--out", tmp_path / "a").exit_code == 0
+    assert run(tmp_path / "a", "--out", tmp_path / "b" / "c").exit_code == 0
+    assert Card.load(tmp_path / "b" / "c").to_json() == Card.load(tmp_path / "a").to_json()
+    refused = run(tmp_path / "a", "--sets", "plain")
+    assert refused.exit_code != 0 and "is a card" in str(refused.exception)
+
+
+def test_a_folder_keeps_what_was_measured_of_its_model_before(folder, tmp_path, monkeypatch):
+    for name in ("plain", "other"):
+        held = HeldOut(name, name, "question", [Sample(name, f"{name}?", "red", group="p")])
+        monkeypatch.setitem(SETS, name, Source(lambda held=held: held))
+        assert run(folder / "text", "--sets", name, "--out", tmp_path / "a").exit_code == 0
+    card = Card.load(tmp_path / "a")
+    assert set(card.sets) == {"plain", "other"} and card.about["seed"] == 0 and card.about["stride"] == 256
+
+
+def test_each_stage_of_a_training_has_its_card(folder, tmp_path, monkeypatch):
+    held = HeldOut("plain", "plain questions", "question", [Sample("q", "Which?", "red", group="q")])
+    monkeypatch.setitem(SETS, "plain", Source(lambda: held))
+    monkeypatch.setitem(SUITES, "full", {"plain": None})
+    (tmp_path / "run.yaml").write_text(
+        f"model: {folder / 'text'}\ndata: {folder / 'words.jsonl'}\noutput: {tmp_path / 'run'}\nbatch_size: 1\n"
+        "length: 32\ndevice: cpu\nscore_card: full\nstages:\n- {name: one, steps: 1}\n- {name: two, steps: 1}\n")
+    done = CliRunner().invoke(app, ["train", str(tmp_path / "run.yaml")])
+    assert done.exit_code == 0, done.output
+    marks = [Card.load(tmp_path / "run" / stage / "card").about["mark"] for stage in ("one", "two")]
+    assert marks[0] != marks[1] and (tmp_path / "run" / "two" / "card" / "card.md").is_file()
