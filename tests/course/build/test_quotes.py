@@ -544,10 +544,10 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("read_labels", "write_refusals"), "making of the data set"),
     },
     "train.seen": {
-        **dict.fromkeys(("NEIGHBOURS", "N_BYTES", "RUN", "SEEN_FILE"), CONSTANT),
+        **dict.fromkeys(("NEIGHBOURS", "N_BYTES", "RUN", "SEEN_FILE", "SENTENCE"), CONSTANT),
         "Seen": USED,
         "passages": "winnowing, done by hand in the prose",
-        **dict.fromkeys(("hash_of_medium", "hashes_of", "text_hash"), PIECE),
+        **dict.fromkeys(("hash_of_medium", "hashes_of", "sentences", "text_hash"), PIECE),
         **dict.fromkeys(("note_read", "read_before"), "what a training run calls"),
     },
 }  # fmt: skip
