@@ -32,6 +32,7 @@ from llamamm.train.prepare import make_batches
 from llamamm.train.processes import Processes, as_local, is_sharded, joined
 from llamamm.train.rows import encode_record
 from llamamm.train.run import make_trainer, run_training
+from llamamm.train.seen import SEEN_FILE
 from llamamm.train.sources import open_data
 from llamamm.train.stages import Stage, stage_trainer
 
@@ -52,7 +53,7 @@ MEDIA = {
     "whole": {"trains": ["bridges", "text", "towers"], "micro_batch_size": 1},
     "whole-ddp": {"trains": ["bridges", "text", "towers"], "micro_batch_size": 1, "parallel": "ddp", "steps": 2},
 }
-SKILL_FILES = {"bridges": {"bridges.safetensors", "skill.json"}}
+SKILL_FILES = {"bridges": {"bridges.safetensors", "skill.json", SEEN_FILE}}
 SKILL_FILES["skill"] = SKILL_FILES["bridges"] | {"adapter_config.json", "adapter_model.safetensors"}
 DROPOUT = {**LORA, "parallel": "ddp", "lora_dropout": 0.5}
 
