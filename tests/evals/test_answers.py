@@ -72,7 +72,7 @@ def test_an_answer_ends_before_what_stops_it(text_model, tokenizer, monkeypatch)
         return torch.cat([ids, torch.tensor([row + [stop] * (width - len(row)) for row in written])], dim=1)
 
     monkeypatch.setattr(module, "generate", fake)
-    found = answers(text_model, tokenizer, [asked("a"), asked("what"), asked("is this")], max_new_tokens=7)
+    found = answers(text_model, tokenizer, [asked("a")] * 3, max_new_tokens=7)  # alike in length: in their order
     assert found == ["red", "", "this red red"]
     assert seen == {"n": 7, "stop_ids": tokenizer.stop_ids}
 
