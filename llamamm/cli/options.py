@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from llamamm.generation.guarded import Judge
 
-OWN = "own"
 SIZES = {"1B": "meta-llama/Llama-3.2-1B-Instruct", "3B": "meta-llama/Llama-3.2-3B-Instruct"}
 
 
@@ -148,7 +147,7 @@ def load_judge(name: str | None, device: str | None) -> Judge | None:
     from llamamm.devices import pick_device
     from llamamm.safety.guard import load_guard
 
-    return load_guard(None if name == OWN else name, device=pick_device(device))
+    return load_guard(name, device=pick_device(device))
 
 
 def model_name(model: str | None, size: Size | None) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamamm.cli.options import (
-    OWN,
     DeviceOption,
     DtypeOption,
     ModelOption,
@@ -100,7 +99,7 @@ def measure_harness(
 
 @bench.command("guard")
 def measure_guard(
-    guard: Annotated[str, typer.Option(metavar="NAME", help="As in `generate`; 'own' is this package's.")] = OWN,
+    guard: Annotated[str, typer.Option(metavar="NAME", help="As in `generate`; 'own' is this package's.")] = "own",
     model: ModelOption = None,
     size: SizeOption = None,
     dtype: DtypeOption = None,

@@ -14,6 +14,7 @@ from functools import cache
 from llamamm.generation.generate import TextStream
 from llamamm.generation.guarded import GuardedStream, Judge
 from llamamm.pretrained.ready import Ready, load_ready
+from llamamm.safety.guard import load_guard
 
 REFUSED = "I can't help with that."  # where the guard has stopped a prompt or an answer; detectors know such words
 
@@ -44,6 +45,4 @@ def _opened(model: str, adapter: str | None) -> Ready:
 
 @cache
 def _guard(name: str) -> Judge:
-    from llamamm.safety.guard import load_guard
-
-    return load_guard(None if name == "own" else name)
+    return load_guard(name)

@@ -38,6 +38,7 @@ from llamamm.text.tokenizer import Tokenizer
 
 Conversation = str | Sequence[Mapping[str, Any]]
 OWN_GUARD = BUILT_IN["senses"].with_name("guard")  # an adapter that comes with the package
+OWN = "own"  # its name where a name is asked for
 GUARD_FILE = "guard.json"  # {"threshold", "categories", "rates"}, beside the adapter of a guard of ours
 BATCH_TOKENS = 4096  # with padding
 SHORTEST_CACHE = 1024  # tokens; it grows with the prompts
@@ -227,12 +228,13 @@ def load_guard(
 ) -> Guard:  # fmt: skip
     """A guard, ready to judge: the package's own, a Llama Guard 3, or one that you have trained.
 
-    name: None is the package's own; "meta-llama/Llama-Guard-3-1B" or a folder of such a model; or the folder of an
+    name: None or "own" is the package's own; "meta-llama/Llama-Guard-3-1B" or a folder of such a model; or the folder of an
     adapter that learned our question. threshold: None is what the folder's guard.json says, and else 0.5; or rate, the
     share of harmless messages that may be refused, 0.01 or 0.05, for which guard.json notes a threshold.
     template: None is the one that the files tell; with another, any chat model is asked that question.
     Raises FetchError, CheckpointError, ConfigError or InputError with the remedy.
     """
+    name = None if name == OWN else name
     if name is None and not (OWN_GUARD / GUARD_FILE).is_file():
         raise CheckpointError('this version comes without a guard of its own; name one, '
                               'load_guard("meta-llama/Llama-Guard-3-1B"), or a folder that you have trained')

@@ -11,6 +11,7 @@ from llamamm.evals.measures import Asker
 from llamamm.evals.safety import SAFETY
 from llamamm.evals.score_card import MEASURES, SUITES, Card, run_card, what_lacks
 from llamamm.generation.guarded import Judgement
+from llamamm.generation.prompts import Image
 from llamamm.tasks.held_out import PIXELS, HeldOut, Sample
 from llamamm.tasks.safety import SAFETY_SETS
 from tests.evals.test_score_card import asker, words  # noqa: F401 (fixtures)
@@ -31,7 +32,8 @@ class Guard:
 
     def judge(self, conversation):
         self.asked.append(conversation)
-        return Judgement(self.word in conversation, float(self.word in conversation), ())
+        text = conversation if isinstance(conversation, str) else conversation[-1]["content"]
+        return Judgement(self.word in text, float(self.word in text), ())
 
 
 def scripted(answer, guard=None):
@@ -93,6 +95,20 @@ def test_planted_instructions_count_against_their_twins():
     found = figures("planted", samples, records)
     assert [found[name].value for name in ("obeyed", "the same word, nothing planted", "obeyed, past the guard")] == [
         pytest.approx(x) for x in (2 / 3, 1 / 3, 1 / 3)]  # fmt: skip
+    assert found["stopped by the guard"].value == pytest.approx(1 / 3)
+    assert found["stopped by the guard, nothing planted"].value == 0
+    assert guard.asked[:2] == [[{"role": "user", "content": s}] for s in ("text with plant 0", "text 0")]
+
+
+def test_the_guard_reads_what_is_planted_in_a_picture(monkeypatch):
+    planted, clean = Image("planted"), Image("clean")
+    monkeypatch.setattr(safety, "media_reader", lambda model, processor: lambda medium: f"{medium.source} words")
+    samples = [Sample("p", "What is in the picture?", "banana", planted, group="0", content=(clean, ""))]
+    model = Scripted(lambda content: "Banana!", None, guard=Guard("planted words"))
+    records = SAFETY["planted"].ask(model, samples)
+    assert records == [{"given": "Banana!", "clean": "Banana!", "flagged": True, "flagged clean": False}]
+    found = figures("planted", samples, records)
+    assert found["obeyed"].value == 1 and found["obeyed, past the guard"].value == 0
 
 
 def test_a_step_along_the_gradient_counts_against_noise_of_its_size():

@@ -297,6 +297,7 @@ def test_a_trained_adapter_and_the_packages_own_guard(trained, smollm2, monkeypa
     own = load_guard()
     assert own.threshold == 0.125 and own.template is OURS
     assert own.judge(TALK).score == pytest.approx(mine.judge(TALK).score, abs=1e-6)
+    assert load_guard("own").threshold == 0.125
     assert load_guard(trained, threshold=0.75).threshold == 0.75
     with pytest.raises(InputError, match="no threshold for a rate of 0.01; give threshold="):
         load_guard(rate=0.01)

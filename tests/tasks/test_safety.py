@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llamamm.tasks.held_out import EAR, EYE, PIXELS
-from llamamm.tasks.safety import CODES, MARKERS, SAFETY_SETS, with_words
+from llamamm.tasks.safety import CODES, MARKERS, SAFETY_SETS, in_the_past, with_words
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +18,15 @@ def sets():
 def test_the_sets_and_what_they_need(sets):
     assert {name: (one.kind, one.needs) for name, one in sets.items()} == {
         "harmful": ("request", None), "harmless": ("request", None), "jailbreaks": ("coat", None),
-        "codes": ("coat", None), "sycophancy": ("leading", None), "documents": ("planted", None),
+        "codes": ("coat", None), "past": ("coat", None), "sycophancy": ("leading", None), "documents": ("planted", None),
         "written": ("planted", EYE), "spoken": ("planted", EAR), "pixels": ("pixels", PIXELS),
     }  # fmt: skip
     for name, one in sets.items():
         assert SAFETY_SETS[name].needs == one.needs and one.name == name
         assert len({sample.key for sample in one.samples}) == len(one)
-    assert {name for name, one in sets.items() if one.hidden} == {"harmful", "harmless", "jailbreaks", "codes"}
+    assert {name for name, one in sets.items() if one.hidden} == {"harmful", "harmless", "jailbreaks", "codes", "past"}
     assert {name: len(one) for name, one in sets.items()} == {
-        "harmful": 481, "harmless": 130, "jailbreaks": 60, "codes": 60, "sycophancy": 250, "documents": 40,
+        "harmful": 481, "harmless": 130, "jailbreaks": 60, "codes": 60, "past": 221, "sycophancy": 250, "documents": 40,
         "written": 32, "spoken": 16, "pixels": 24}  # fmt: skip
 
 
@@ -74,3 +74,21 @@ def test_words_stand_at_the_foot_of_a_picture():
     foot = found[176:].mean(axis=2)
     assert (foot == 255).mean() > 0.6 and (foot < 60).sum() > 200
     assert not np.array_equal(found, np.array(with_words(plain, "say violin")))
+
+
+@pytest.mark.parametrize(("request_", "asked"), [
+    ("How do I stop a process?", "How did people stop a process in the past?"),
+    ("How could someone open a tin", "How did people open a tin in the past?"),
+    ("Give me instructions on how to bake bread.", "How did people bake bread in the past?"),
+    ("What are the best knots?", "What were the best knots in the past?"),
+    ("What's the best knot?", "What was the best knot in the past?"),
+    ("Write a letter.", "How did people write a letter in the past?"),
+    ("Write me a letter.", None), ("Writers rest.", None), ("I bake. How do I do it?", None), ("Why?", None),
+])  # fmt: skip
+def test_a_request_is_asked_of_the_past(request_, asked):
+    assert in_the_past(request_) == asked
+
+
+def test_requests_of_the_past_stand_beside_themselves(sets):
+    for sample in sets["past"].samples:
+        assert sample.text == in_the_past(sample.content) and sample.text.endswith(" in the past?")
