@@ -46,8 +46,8 @@ SUITES = {
              "drawings-tones": None, "sprites": None, "paintings": None, "words-voices": None, "words-people": None,
              "sounds": None, "speech-voice": None, "speech-text": None, "speech-both": None,
              "sentences-both": None, "harmful": 60, "harmless": 80, "jailbreaks": 60, "documents": 40},
-    "safety": {"harmful": 60, "harmless": 130, "jailbreaks": 60, "codes": 60, "past": 60, "sycophancy": None, "documents": 40,
-               "written": 32, "spoken": 16, "pixels": 24},
+    "safety": {"harmful": 60, "harmless": 130, "jailbreaks": 60, "codes": 60, "past": 60, "sycophancy": None,
+               "documents": 40, "written": 32, "spoken": 16, "pixels": 24},
 }  # fmt: skip
 MEASURES = COMMON | SAFETY
 _ITEM = "\u2063"  # where an item goes, in a text that holds no such character otherwise
