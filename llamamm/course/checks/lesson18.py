@@ -446,6 +446,9 @@ BAD = "PWNED"
 def _guarded(
     pieces: Iterator[str], judge: Callable[[str], bool], window: int, faults: Collection[str]
 ) -> Iterator[str]:
+    if "never judged" in faults:
+        yield from pieces
+        return
     if "collected" in faults:
         yield from [*_guarded(pieces, judge, window, {*faults} - {"collected"})]
         return
@@ -536,12 +539,13 @@ GUARDED = fault_exercise(
         "again": "You show what was shown already a second time: yield only what was held back",
         "read at once": "You read the whole stream before you judge: take its pieces one by one, as they come",
         "judged once": "You judge once, when all is read, so nobody sees a word before: judge after each window",
+        "never judged": "You never ask the judge: call judge(text) before you show anything",
         "inverted": "You show what is unsafe and hold back what is safe: judge(text) is True for an unsafe text",
     },
     {
         "a good stream": (_stream("a|b|c|d|e|f|g", 3), ("shown first", "collected", "window alone", "rest lost",
                                                          "rest unjudged", "again", "read at once",
-                                                         "judged once", "inverted")),
+                                                         "judged once", "never judged", "inverted")),
         "a bad one": (_stream("a|b|PW|NED|e|f|g|h", 2), ("shown first", "collected", "window alone", "goes on",
                                                           "again")),
     },

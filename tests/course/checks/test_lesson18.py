@@ -236,6 +236,7 @@ def stream_by_two_texts(pieces, judge, window, has):
     text, held, n, out = "", "", 0, []
     pieces, window = (list(pieces) if "read at once" in has else pieces), (999 if "judged once" in has else window)
     judge = (lambda text, judge=judge: not judge(text)) if "inverted" in has else judge
+    judge = (lambda _: False) if "never judged" in has else judge
 
     def give(what):
         out.append(what)
@@ -271,7 +272,7 @@ def stream_by_held_pieces(pieces, judge, window, has):
     window = math.inf if "judged once" in has else window
 
     def is_bad(parts):
-        return judge("".join(parts)) != ("inverted" in has)
+        return "never judged" not in has and judge("".join(parts)) != ("inverted" in has)
 
     def steps():
         before, held = [], []
@@ -299,6 +300,9 @@ def stream_by_held_pieces(pieces, judge, window, has):
 def stream_by_places(pieces, judge, window, has):
     pieces, text, shown, n, late = iter(tuple(pieces) if "read at once" in has else pieces), "", 0, 0, []
     window = 10**6 if "judged once" in has else window
+    if "never judged" in has:
+        yield "".join(pieces)
+        return
     while True:
         piece = next(pieces, None)
         text, n = text + (piece or ""), n + (piece is not None)
@@ -348,7 +352,7 @@ TOLD = {
     "18.6": {"shown first": "before it is judged", "collected": "everything at the end",
              "window alone": "across the border", "rest unjudged": "without being judged", "rest lost": "never shown",
              "goes on": "read on after a refusal", "again": "a second time", "read at once": "read the whole stream",
-             "judged once": "judge once", "inverted": "show what is unsafe"},
+             "judged once": "judge once", "never judged": "never ask the judge", "inverted": "show what is unsafe"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
@@ -363,7 +367,9 @@ APART = {
              {"swapped", "one"}],
     "18.6": [{"shown first", "collected", "again"}, {"shown first", "rest lost"}, {"shown first", "rest unjudged"},
              {"rest lost", "rest unjudged"},
-             *({"judged once", other} for other in ("collected", "window alone", "goes on", "again", "read at once")),
+             *({"never judged", other} for other in TOLD["18.6"]),
+             *({"judged once", other} for other in ("collected", "window alone", "goes on", "again", "read at once",
+                                                   "rest unjudged", "rest lost")),
              *({"inverted", other} for other in ("collected", "window alone", "rest unjudged", "rest lost", "again"))],
 }  # fmt: skip
 
