@@ -490,6 +490,10 @@ def test_any_coat_that_comes_off_will_do(answer):
     assert check("18.2", answer)
 
 
+def test_ids_may_come_in_an_array():
+    assert check("18.4", lambda tokenizer, text: np.array(right("18.4")(tokenizer, text)))
+
+
 def test_an_empty_text_may_be_judged_and_shown():
     def at_the_end(pieces, judge, window):
         text = held = ""
