@@ -7,6 +7,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from llamamm.assets.guard_rows import question
@@ -60,7 +61,7 @@ def question_ids(answer: Any) -> Verdict:
     model, tokenizer = real_model()
     text = question([("user", CLOSES)])
     ours = answer(tokenizer, text)
-    ours = ours.tolist() if isinstance(ours, torch.Tensor) else ours
+    ours = ours.tolist() if isinstance(ours, torch.Tensor | np.ndarray) else ours
     if not isinstance(ours, list | tuple) or not ours or not all(isinstance(n, int) for n in ours):
         return Verdict(False, f"SmolLM2 with your question_ids: it reads a list of ids, got {describe(ours)}")
     theirs = ChatML(tokenizer, default_system=None).encode([{"role": "user", "content": text}])

@@ -345,6 +345,10 @@ def test_an_answer_that_works_in_place_leaves_the_real_embeddings():
     assert torch.equal(table, before)
 
 
+def test_ids_may_come_in_an_array():
+    assert verdict("18.4", lambda tokenizer, text: np.array(reference("18.4")(tokenizer, text))).same
+
+
 def test_what_an_answer_raises_is_one_line():
     def rms_norm(*_):
         raise ZeroDivisionError("by\nnothing")

@@ -34,7 +34,7 @@ def filters(rows: Mapping[str, Mapping[str, Ends]]) -> None:
             ax.text(CHANCE[column], -0.72, "chance", ha="center", va="bottom", fontsize=9.5)
         ax.set(xlim=(-0.03, 1.04), xticks=[0, 0.5, 1], ylim=(len(rows) - 0.5, -0.7), yticks=range(len(rows)),
                yticklabels=list(rows))  # fmt: skip
-        ax.set_xlabel(column, fontsize=11)
+        ax.set_xlabel(f"{column} false positives" if column.endswith("%") else column, fontsize=11)
         ax.spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0)
     told = [f"{name}: " + ", ".join("{} {:.2f} ({:.2f} to {:.2f})".format(column, *found[column]) for column in columns)
@@ -80,10 +80,11 @@ def carriers(picture: PIL.Image.Image, wave: Tensor) -> None:
     """Words written in a picture, and a sentence as a wave (n_samples,) of 16 kHz."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.8, 2.5), width_ratios=(1, 2))
     left.imshow(picture)
-    left.axis("off")
+    left.set(xticks=[], yticks=[], xlabel="a picture")
+    left.spines[:].set_visible(True)  # or the stripe with the words is taken for a caption
     seconds = np.arange(len(wave)) / RATE
     right.plot(seconds, wave.numpy(), color=BLUE, linewidth=0.6)
-    right.set(xlabel="seconds", yticks=[], xlim=(0, seconds[-1]))
+    right.set(xlabel="a sound (seconds)", yticks=[], xlim=(0, seconds[-1]))
     right.spines["left"].set_visible(False)
     show(figure, alt=f"Left: a picture in which words are written. Right: the waveform of {seconds[-1]:.1f} "
                      f"seconds in which a sentence is spoken.")  # fmt: skip

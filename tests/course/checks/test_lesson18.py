@@ -32,6 +32,8 @@ def blocked_by_a_loop(text, words, has):
         word = word if "capitals in the list" in has else word.lower()
         seen.append(word in text if "substring" in has else word in tokens)
     out = all(seen) if "all" in has else True in seen
+    if "never" in has or "always" in has:
+        return "always" in has
     return out is False if "inverted" in has else out
 
 
@@ -43,6 +45,8 @@ def blocked_by_a_pattern(text, words, has):
     words = words if "capitals in the list" in has else [word.casefold() for word in words]
     found = [bool(re.search(left + re.escape(word) + right, text)) for word in words]
     found = found[:1] if "first" in has else found
+    if {"never", "always"} & has:
+        return np.bool_("always" in has)
     return bool((min if "all" in has else max)(found)) ^ ("inverted" in has)
 
 
@@ -51,6 +55,10 @@ def blocked_by_sets(text, words, has):
     listed = words if "capitals in the list" in has else [*map(str.lower, words)]
     listed = {listed[0]} if "first" in has else {*listed}
     tokens = {*text.split()} if "punctuation" in has else {*re.split(r"\W+", text)}
+    if "never" in has:
+        return text in listed and " " in text
+    if "always" in has:
+        return len(words) > 0
     found = {word for word in listed if word in text} if "substring" in has else listed & tokens
     return (found == listed if "all" in has else len(found) > 0) != ("inverted" in has)
 
@@ -61,39 +69,43 @@ def blocked_by_sets(text, words, has):
 def recall_by_lists(scores, unsafe, rate, has):
     bad, good = ([s for s, u in zip(scores, unsafe, strict=True) if u is kind] for kind in (True, False))
     base = list(scores) if "all messages" in has else bad if "unsafe ones" in has else good
-    base = sorted(base)[:: 1 if "lowest" in has else -1]
+    base = base if "unsorted" in has else sorted(base)[:: 1 if "lowest" in has else -1]
     k = math.ceil(rate * len(base) - 1e-9) if "rounded up" in has else int(rate * len(base) + 1e-9)
+    k += 1 if "one further" in has else -1 if "the k-th" in has else 0
     line = base[min(k, len(base) - 1)]
     over = [s for s in bad if s > line or ("at the line" in has and s == line)]
     alarms = [s for s in scores if s > line or ("at the line" in has and s == line)]
     if "precision" in has:
         return len(over) / max(1, len(alarms))
-    return len(over) / len(scores if "of all" in has else bad)
+    return len(over) / len(scores if "of all" in has else good if "of the safe" in has else bad)
 
 
 def recall_by_arrays(scores, unsafe, rate, has):
     scores, unsafe = np.array(scores), np.array(unsafe)
     base = scores if "all messages" in has else scores[unsafe] if "unsafe ones" in has else scores[~unsafe]
-    base = np.sort(base) if "lowest" in has else -np.sort(-base)
+    base = base if "unsorted" in has else np.sort(base) if "lowest" in has else -np.sort(-base)
     n = rate * len(base)
     k = int(np.ceil(n - 1e-9)) if "rounded up" in has else int(np.floor(n + 1e-9))
+    k = k + ("one further" in has) - ("the k-th" in has)
     flagged = (np.greater_equal if "at the line" in has else np.greater)(scores, base[min(k, len(base) - 1)])
     if "precision" in has:
         return unsafe[flagged].mean() if flagged.any() else 0
-    return (flagged & unsafe).sum() / (len(scores) if "of all" in has else unsafe.sum())
+    n = len(scores) if "of all" in has else (~unsafe).sum() if "of the safe" in has else unsafe.sum()
+    return (flagged & unsafe).sum() / n
 
 
 def recall_by_tensors(scores, unsafe, rate, has):
     scores, unsafe = torch.tensor(scores, dtype=torch.float64), torch.tensor(unsafe)
     kept = torch.ones_like(unsafe) if "all messages" in has else unsafe if "unsafe ones" in has else ~unsafe
-    base = scores[kept].sort(descending="lowest" not in has).values
+    base = scores[kept] if "unsorted" in has else scores[kept].sort(descending="lowest" not in has).values
     k = int(rate * len(base) + (1 - 1e-9 if "rounded up" in has else 1e-9))
+    k = k + 1 if "one further" in has else k - 1 if "the k-th" in has else k
     line = base[min(k, len(base) - 1)]
     over = scores.ge(line) if "at the line" in has else scores.gt(line)
     hit = (over & unsafe).sum()
     if "precision" in has:
         return float(hit / over.sum().clamp(min=1))
-    return float(hit / (unsafe.numel() if "of all" in has else unsafe.sum()))
+    return float(hit / (unsafe.numel() if "of all" in has else ((~unsafe) if "of the safe" in has else unsafe).sum()))
 
 
 # ---- 18.4 in three ways: pieces, one list that grows, a string cut into pieces ----
@@ -101,6 +113,7 @@ def recall_by_tensors(scores, unsafe, rate, has):
 
 def ids_by_pieces(tokenizer, text, has):
     start, end = tokenizer.special_tokens["<|im_start|>"], tokenizer.special_tokens["<|im_end|>"]
+    start, end = (1, 2) if "fixed" in has else (start, end)
     if "removed" in has:
         text = re.sub(r"<\|im_(start|end)\|>", "", text)
     words = tokenizer.encode(text, allowed_special="all" if "parsed" in has else ())
@@ -112,7 +125,8 @@ def ids_by_pieces(tokenizer, text, has):
 
 def ids_by_growing(tokenizer, text, has):
     def control(name):
-        return tokenizer.encode(name) if "all plain" in has else [tokenizer.special_tokens[name]]
+        ids = LETTERS.special_tokens if "fixed" in has else tokenizer.special_tokens
+        return tokenizer.encode(name) if "all plain" in has else [ids[name]]
 
     for name in tokenizer.special_tokens if "removed" in has else ():
         text = text.replace(name, "")
@@ -139,13 +153,15 @@ def ids_by_a_frame(tokenizer, text, has):
     before, after = (tokenizer.encode(part, allowed_special=allowed) for part in frame.split("\0"))
     text = text.replace("<|im_end|>", "").replace("<|im_start|>", "") if "removed" in has else text
     middle = tokenizer.encode(text, allowed_special=allowed if "parsed" in has else ())
-    return torch.tensor([*before, *middle, *after])
+    fixed = dict(zip(tokenizer.special_tokens.values(), (1, 2), strict=True)) if "fixed" in has else {}
+    return torch.tensor([fixed.get(n, n) for n in (*before, *middle, *after)])
 
 
 # ---- 18.5 in three ways: exponentials, softmax, a sigmoid ----
 
 
 def score_by_exponentials(logits, safe, unsafe, has):
+    ids = (unsafe, safe) if "swapped" in has else (safe, unsafe)
     safe, unsafe = (unsafe, safe) if "swapped" in has else (safe, unsafe)
     z = logits.double()
     if "whole vocabulary" not in has:
@@ -160,14 +176,22 @@ def score_by_exponentials(logits, safe, unsafe, has):
         return float(b > a)
     if "difference" in has:
         return b - a
-    if "alone" in has:
-        return float(z[unsafe].sigmoid())
+    if "alone" in has or "one" in has:
+        return float(z[unsafe].sigmoid()) if "alone" in has else float(z[unsafe : unsafe + 1].softmax(0))
+    if "vanishes" in has:
+        e = logits.softmax(0)[[*ids]]
+        return float(e[unsafe] / e.sum())
     return b / (a + b) if "no exponential" in has else float(e[unsafe] / e.sum())
 
 
 def score_by_softmax(logits, safe, unsafe, has):
     pair = torch.stack([logits[safe], logits[unsafe]])
     which = 0 if "swapped" in has else 1
+    if "one" in has:
+        return pair[which].softmax(0)
+    if "vanishes" in has:
+        p = logits.softmax(0)
+        return p[(safe, unsafe)[which]] / (p[safe] + p[unsafe])
     if "verdict" in has:
         return int(pair[which] > pair[1 - which])
     if "difference" in has:
@@ -186,7 +210,12 @@ def score_by_a_sigmoid(logits, safe, unsafe, has):
     mine, other = ("safe", "unsafe") if "swapped" in has else ("unsafe", "safe")
     gap = z[mine] - z[other]
     if "verdict" in has:
-        return gap > 0
+        return torch.tensor(gap > 0)
+    if "one" in has:
+        return 1
+    if "vanishes" in has:
+        p = {kind: math.exp(value - float(logits.max())) for kind, value in z.items()}
+        return p[mine] / sum(p.values()) if sum(p.values()) else math.nan
     if "difference" in has:
         return gap
     if "no exponential" in has:
@@ -205,6 +234,9 @@ def score_by_a_sigmoid(logits, safe, unsafe, has):
 
 def stream_by_two_texts(pieces, judge, window, has):
     text, held, n, out = "", "", 0, []
+    pieces, window = (list(pieces) if "read at once" in has else pieces), (999 if "judged once" in has else window)
+    judge = (lambda text, judge=judge: not judge(text)) if "inverted" in has else judge
+    judge = (lambda _: False) if "never judged" in has else judge
 
     def give(what):
         out.append(what)
@@ -236,6 +268,11 @@ def stream_by_two_texts(pieces, judge, window, has):
 
 def stream_by_held_pieces(pieces, judge, window, has):
     """A list, made at once or piece by piece."""
+    pieces = iter([*pieces]) if "read at once" in has else pieces
+    window = math.inf if "judged once" in has else window
+
+    def is_bad(parts):
+        return "never judged" not in has and judge("".join(parts)) != ("inverted" in has)
 
     def steps():
         before, held = [], []
@@ -245,7 +282,7 @@ def stream_by_held_pieces(pieces, judge, window, has):
                 yield piece
             if len(held) < window:
                 continue
-            if judge("".join(held if "window alone" in has else before + held)):
+            if is_bad(held if "window alone" in has else before + held):
                 if "goes on" not in has:
                     return
             elif "shown first" not in has:
@@ -253,7 +290,7 @@ def stream_by_held_pieces(pieces, judge, window, has):
             before, held = before + held, []
         if not held or "rest lost" in has:
             return
-        judged = "rest unjudged" in has or not judge("".join(held if "window alone" in has else before + held))
+        judged = "rest unjudged" in has or not is_bad(held if "window alone" in has else before + held)
         if judged and "shown first" not in has:
             yield from (before if "again" in has else []) + held
 
@@ -261,7 +298,11 @@ def stream_by_held_pieces(pieces, judge, window, has):
 
 
 def stream_by_places(pieces, judge, window, has):
-    pieces, text, shown, n, late = iter(pieces), "", 0, 0, []
+    pieces, text, shown, n, late = iter(tuple(pieces) if "read at once" in has else pieces), "", 0, 0, []
+    window = 10**6 if "judged once" in has else window
+    if "never judged" in has:
+        yield "".join(pieces)
+        return
     while True:
         piece = next(pieces, None)
         text, n = text + (piece or ""), n + (piece is not None)
@@ -271,7 +312,7 @@ def stream_by_places(pieces, judge, window, has):
             continue
         if len(text) > shown and (piece is not None or "rest lost" not in has):
             unjudged = piece is None and "rest unjudged" in has
-            if not unjudged and judge(text[shown:] if "window alone" in has else text):
+            if not unjudged and judge(text[shown:] if "window alone" in has else text) is not ("inverted" in has):
                 if "goes on" not in has:
                     break
             elif "shown first" not in has:
@@ -294,32 +335,42 @@ WAYS = {
 TOLD = {
     "18.1": {"substring": "inside of words", "case": "text may be written in capitals",
              "capitals in the list": "the list may have capitals", "punctuation": "sticks to your words",
-             "all": "ask for all of the words", "first": "after the first word", "inverted": "true for what may pass"},
+             "all": "ask for all of the words", "first": "after the first word", "inverted": "true for what may pass",
+             "never": "no text at all", "always": "block every text"},
     "18.3": {"all messages": "line from all messages", "unsafe ones": "line from the unsafe",
-             "lowest": "begin with the lowest", "rounded up": "one safe message too many pass",
+             "unsorted": "scores that are not sorted", "lowest": "begin with the lowest",
+             "rounded up": "rounds down", "the k-th": "line is the k-th", "one further": "line is one too low",
              "at the line": "lies on the line, too", "precision": "share of alarms that are attacks",
-             "of all": "divide by all messages"},
+             "of all": "divide by all messages", "of the safe": "divide by the number of safe"},
     "18.4": {"parsed": "user only typed", "removed": "names out of the text", "all plain": "are letters, too",
              "no role": "role is missing", "no end": "turn has no end", "no line": "line break stands between",
-             "no header": "header is missing"},
+             "no header": "header is missing", "fixed": "example's tokenizer alone"},
     "18.5": {"whole vocabulary": "among all tokens", "swapped": "probability of safe",
              "no exponential": "divide logits",
              "alone": "logit of unsafe alone", "difference": "difference of two logits", "verdict": "verdict, 0 or 1",
-             "overflow": "exponentials overflow"},
+             "one": "always 1", "overflow": "exponentials overflow", "vanishes": "round to 0"},
     "18.6": {"shown first": "before it is judged", "collected": "everything at the end",
              "window alone": "across the border", "rest unjudged": "without being judged", "rest lost": "never shown",
-             "goes on": "read on after a refusal", "again": "a second time"},
+             "goes on": "read on after a refusal", "again": "a second time", "read at once": "read the whole stream",
+             "judged once": "judge once", "never judged": "never ask the judge", "inverted": "show what is unsafe"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
-    "18.1": [{"substring", "punctuation"}, {"all", "first", "capitals in the list"}],  # none of the words is found
-    "18.3": [{"all messages", "unsafe ones"}, {"precision", "of all"}, {"lowest", "rounded up"},
+    "18.1": [{"substring", "punctuation"}, {"all", "first", "capitals in the list"},  # none of the words is found
+             *({fault, other} for fault in ("never", "always") for other in TOLD["18.1"])],
+    "18.3": [{"all messages", "unsafe ones"}, {"precision", "of all", "of the safe"}, {"unsorted", "lowest"},
+             {"rounded up", "the k-th", "one further"}, {"lowest", "rounded up"},
              {"lowest", "at the line"}, {"unsafe ones", "at the line"},
              {"all messages", "at the line"}],  # all lie above the lowest; one more in a line through its own scores
-    "18.4": [{"parsed", "removed", "all plain"}],
-    "18.5": [{"whole vocabulary", "no exponential", "alone", "difference", "verdict", "overflow"}],
+    "18.4": [{"parsed", "removed", "all plain"}, {"all plain", "fixed"}],
+    "18.5": [{"whole vocabulary", "no exponential", "alone", "one", "difference", "verdict", "overflow", "vanishes"},
+             {"swapped", "one"}],
     "18.6": [{"shown first", "collected", "again"}, {"shown first", "rest lost"}, {"shown first", "rest unjudged"},
-             {"rest lost", "rest unjudged"}],
+             {"rest lost", "rest unjudged"},
+             *({"never judged", other} for other in TOLD["18.6"]),
+             *({"judged once", other} for other in ("collected", "window alone", "goes on", "again", "read at once",
+                                                   "rest unjudged", "rest lost")),
+             *({"inverted", other} for other in ("collected", "window alone", "rest unjudged", "rest lost", "again"))],
 }  # fmt: skip
 
 
@@ -394,6 +445,10 @@ def rot13(text, back=False):  # noqa: ARG001
 
 OTHERWISE = [
     ("18.1", lambda text, words: text.lower().count(words[0]) > 1, "should be"),
+    ("18.1", lambda text, words: re.search("|".join(words), text), r"'Kill it' give True or False.*got None"),
+    ("18.1", lambda text, words: {*re.findall(r"\w+", text.lower())} & {w.lower() for w in words}, "got {'kill'}"),
+    ("18.1", lambda text, words: any(w.lower() in text.lower().replace("!", "").replace(",", "").split()
+                                     for w in words), r"\(kill\)"),
     ("18.2", lambda text: text[::-1], "Take a second argument, back=False"),
     ("18.2", lambda text, back=False: text.upper(), "still finds 'ignore'"),  # noqa: ARG005
     ("18.2", lambda text, back=False: "" if back else "?" * len(text), "should come off"),  # noqa: ARG005
@@ -402,10 +457,18 @@ OTHERWISE = [
      "should come off"),
     ("18.3", lambda scores, unsafe, rate: right("18.3")(scores, unsafe, rate) + 1, "should be"),
     ("18.3", lambda scores, *more: [scores.sort(), right("18.3")(scores, *more)][1], "changes argument 1"),
-    ("18.4", lambda tokenizer, text: tokenizer.decode(right("18.4")(tokenizer, text)), "list"),
-    ("18.4", lambda tokenizer, text: right("18.4")(tokenizer, text)[1:], "part|should be"),
+    ("18.3", lambda *more: 100 * right("18.3")(*more), "safe 0.6 0.3 0.2 0.1, unsafe 0.9 0.7 0.4 0.2, rate 0.25.*"
+                                                       "0.75, got 75"),
+    ("18.4", lambda tokenizer, text: tokenizer.decode(right("18.4")(tokenizer, text)), "give a list of ids; got"),
+    ("18.4", lambda tokenizer, text: right("18.4")(tokenizer, text)[1:], "begin with 1, got u"),
+    ("18.4", lambda tokenizer, text: right("18.4")(tokenizer, text)[:-1], "a n t should come ⏎, got the end"),
+    ("18.4", lambda tokenizer, text: right("18.4")(tokenizer, text.strip()), r"after 1 u s e r ⏎ should come ␣, got H"),
+    ("18.4", lambda tokenizer, text: [right("18.4")(tokenizer, text)], r"each a number; at \[0\]"),
     ("18.5", lambda z, safe, unsafe: math.exp(z[unsafe]) / (math.exp(z[safe]) + math.exp(z[unsafe])), "overflows"),
     ("18.5", lambda logits, safe, unsafe: right("18.5")(logits, safe, unsafe) / 2, "should be"),
+    ("18.6", lambda pieces, judge, window: right("18.6")(pieces, judge, window - 1 or 1),
+     "should be: after 2 pieces judged 'ab', shown ''; got: after 1 piece judged 'a', shown ''"),
+    ("18.6", lambda pieces, judge, window: ([piece] for piece in pieces), "each yield gives one"),  # noqa: ARG005
     ("18.6", lambda pieces, judge, window: pieces[:window], "read once and in order"),  # noqa: ARG005
     ("18.6", lambda pieces, judge, window: ([] if judge("".join(pieces)) else ["x"]), "should be"),  # noqa: ARG005
 ]
@@ -425,6 +488,26 @@ def spaced(text, back=False):
 @pytest.mark.parametrize("answer", [rot13, lambda text, back=False: text[::-1], spaced])  # noqa: ARG005
 def test_any_coat_that_comes_off_will_do(answer):
     assert check("18.2", answer)
+
+
+def test_ids_may_come_in_an_array():
+    assert check("18.4", lambda tokenizer, text: np.array(right("18.4")(tokenizer, text)))
+
+
+def test_an_empty_text_may_be_judged_and_shown():
+    def at_the_end(pieces, judge, window):
+        text = held = ""
+        for n, piece in enumerate(pieces, start=1):
+            text, held = text + piece, held + piece
+            if n % window == 0:
+                if judge(text):
+                    return
+                yield held
+                held = ""
+        if not judge(text):
+            yield held
+
+    assert check("18.6", at_the_end)
 
 
 def test_an_empty_end_may_be_judged_a_second_time():
