@@ -574,7 +574,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "safety.guard": {
         "Conversation": TYPE_NAME,
-        **dict.fromkeys(("OWN_GUARD", "GUARD_FILE", "BATCH_TOKENS", "SHORTEST_CACHE", "WIDTH_OF_8B"), CONSTANT),
+        **dict.fromkeys(("OWN", "OWN_GUARD", "GUARD_FILE", "BATCH_TOKENS", "SHORTEST_CACHE", "WIDTH_OF_8B"), CONSTANT),
         "Guard": "exercises 18.4 and 18.5 with a cache and in batches",
         "read_names": "a comma-separated list",
         "load_guard": USED,
