@@ -88,7 +88,7 @@ class MllamaModel(Llama3Model):
         Raises InputError, ContextOverflowError.
         """
         x = self.hidden_states(ids, images=images, sees=sees, cache=cache, padding=padding, segments=segments)
-        return self.pace.follow(self.lm_head, x[:, -1:] if last_only else x)
+        return self.scores(x[:, -1:] if last_only else x)
 
     def hidden_states(
         self,

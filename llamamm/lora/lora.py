@@ -113,6 +113,9 @@ class LoraLinear(nn.Module):
     def merge(self) -> None:
         """Put the active adapter into the weight; a second call changes nothing."""
         if not self.merged:
+            if "weight" not in self.base._parameters:
+                raise ConfigError("weights of 8 or 4 bits take no adapter into them: leave it beside them, or merge it "
+                                  "into the whole weights first")
             self._other = [nn.Parameter(self.merged_weight(), requires_grad=False)]
             if self.enabled:
                 self._swap()

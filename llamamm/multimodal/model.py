@@ -112,7 +112,7 @@ class MultimodalLlama(Llama3Model):
         cache, padding, last_only: as in `Llama3Model`. Raises InputError, ContextOverflowError.
         """
         x = self.hidden_states(ids, media=media, features=features, cache=cache, padding=padding)
-        return self.pace.follow(self.lm_head, x[:, -1:] if last_only else x)
+        return self.scores(x[:, -1:] if last_only else x)
 
     def hidden_states(
         self,

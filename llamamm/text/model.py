@@ -11,6 +11,7 @@ Sources: Llama 3, arXiv:2407.21783; Llama, arXiv:2302.13971. Built in notebook 0
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,17 @@ class TransformerBlock(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+class Stepper(Protocol):
+    """What may decode in place of the blocks and the head, a token at a time; None where it does not."""
+
+    def run_blocks(
+        self, model: Llama3Model, x: Tensor, cache: KVCache | None, padding: Tensor | None,
+        before: Callable[[int, Tensor], Tensor] | None, skipped: Collection[int],
+    ) -> Tensor | None: ...  # fmt: skip
+
+    def head(self, model: Llama3Model, x: Tensor) -> Tensor | None: ...
+
+
 class Llama3Model(nn.Module):
     """A text-only Llama of the shape in `cfg`, with fresh random weights.
 
@@ -64,6 +76,7 @@ class Llama3Model(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.pace = Pace()
+        self.fast: Stepper | None = None  # takes the steps of decoding that it can
         attend = self.pace.steady(attend)
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.hidden_size, dtype=cfg.dtype)
         own = (TransformerBlock(cfg, i, attend=attend) for i in range(cfg.n_layers))
@@ -99,6 +112,14 @@ class Llama3Model(nn.Module):
         x = self.hidden_states(ids, cache=cache, padding=padding, segments=segments)
         if last_only:
             x = x[:, -1:]
+        return self.scores(x)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """The head: what `hidden_states` gives -> logits. (B, T, C) -> (B, T, V)."""
+        if self.fast is not None and x.shape[1] == 1:
+            logits = self.fast.head(self, x)
+            if logits is not None:
+                return logits
         return self.pace.follow(self.lm_head, x)
 
     def hidden_states(
@@ -131,6 +152,10 @@ class Llama3Model(nn.Module):
         """
         T = x.shape[1]
         start = self._start(T, cache)
+        if self.fast is not None and T == 1 and segments is None:
+            stepped = self.fast.run_blocks(self, x, cache, padding, before, skipped)
+            if stepped is not None:
+                return stepped
         if segments is None:
             cos, sin = self._angles(start, T, padding)
             mask = build_mask(T, start=start, padding=padding, device=x.device)

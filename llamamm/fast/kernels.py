@@ -1,0 +1,515 @@
+"""One token through all blocks, compiled: the loops that `TransformerBlock` is made of, written as loops.
+
+    x (B, C) -> blocks -> x (B, C)        one new token for each of B rows, keys and values of those before in a cache
+
+Decoding is some hundred small products a token, and in PyTorch each costs as much for being called as for its numbers.
+Here a token is one call. numba compiles these functions with LLVM for the machine they run on, once, and keeps them.
+
+Weights stay where the model has them: kernels are handed addresses, so nothing is copied, and what is merged or
+trained is what is read. Whatever their form, numbers are summed in fp32:
+
+    F32, F16, BF16    (N, C), row after row
+    INT8              (N/64, C, 64) int8, scales (N/64, C/group, 64) fp16: 64 rows side by side, a lane each
+    INT4              (N/64, C/2, 64) uint8, two columns in a byte, the first in the lower half, each number less 8
+
+Where 64 rows stand side by side, one instruction works on 16 of them with one number of x, and no sum runs across a
+register; a scale for each group of columns then costs next to nothing. Built in notebook 19.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, prange, types
+from numba.extending import intrinsic
+
+F32, F16, BF16, INT8, INT4 = range(5)
+TILE = 64  # rows that stand side by side in INT8 and INT4, and of which a thread takes a run at a time
+# What the table says of each linear, int64: where it is and in what form, and an adapter beside it.
+WEIGHT, KIND, SCALES, GROUP, N_OUT, N_IN, LORA_A, LORA_B, RANK, N_FIELDS = range(10)
+Q, K, V, O, GATE, UP, DOWN, N_LINEARS = range(8)  # of a block, in the table's order
+f4 = np.float32
+# Sums may be taken in any order, so that they run 16 wide; NaN and infinity keep their meaning.
+SUMS = {"reassoc", "nsz", "contract", "arcp"}
+compiled = njit(fastmath=SUMS, cache=True)
+PATIENCE = 4000  # looks at a counter, some microseconds, before a waiting thread gives way
+# The system's own; Windows calls it otherwise, and waits there go on looking.
+give_way = types.ExternalFunction("sched_yield", types.int32()) if sys.platform != "win32" else njit(lambda: 0)
+LOG2_E, LN_2 = f4(math.log2(math.e)), f4(math.log(2))
+
+
+def _pointer_to(element: types.Type):
+    @intrinsic
+    def pointer(_typing, address):
+        def codegen(context, builder, _signature, args):
+            return builder.inttoptr(args[0], context.get_value_type(types.CPointer(element)))
+
+        return types.CPointer(element)(address), codegen
+
+    return pointer
+
+
+as_f32, as_16, as_i8, as_u8 = map(_pointer_to, (types.float32, types.uint16, types.int8, types.uint8))
+
+
+@intrinsic
+def from_half(_typing, bits):
+    """fp16, as its 16 bits -> fp32."""
+    def codegen(_context, builder, _signature, args):
+        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), codegen
+
+
+@intrinsic
+def to_half(_typing, number):
+    """fp32 -> fp16, as its 16 bits, to the nearest."""
+    def codegen(_context, builder, _signature, args):
+        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), codegen
+
+
+@intrinsic
+def from_bits(_typing, bits):
+    """The fp32 number that 32 bits are."""
+    def codegen(_context, builder, _signature, args):
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.uint32), codegen
+
+
+@intrinsic
+def to_bits(_typing, number):
+    """The 32 bits that an fp32 number is."""
+    def codegen(_context, builder, _signature, args):
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.uint32(types.float32), codegen
+
+
+@intrinsic
+def count_up(_typing, address):
+    """Add one to the int64 at an address, of which all threads know at once. -> what it was"""
+    def codegen(_context, builder, _signature, args):
+        counter = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", counter, ir.IntType(64)(1), "seq_cst")
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def current(_typing, address):
+    """The int64 at an address, as it is now."""
+    def codegen(_context, builder, _signature, args):
+        return builder.load_atomic(builder.inttoptr(args[0], ir.IntType(64).as_pointer()), "acquire", 8)
+
+    return types.int64(types.int64), codegen
+
+
+@compiled
+def from_bf16(bits):
+    return from_bits(np.uint32(np.uint32(bits) << np.uint32(16)))
+
+
+@compiled
+def to_bf16(number):
+    """To the nearest, ties to even; NaN stays NaN."""
+    bits = to_bits(number)
+    if number != number:
+        return np.uint16((bits >> np.uint32(16)) | np.uint32(64))
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@compiled
+def exp(x):
+    """e^x = 2^n 2^f with n whole and |f| <= 1/2, where 2^f is a short polynomial, 16 at a time. To 3e-7 for
+    |x| < 4, and to 6e-6 at the ends, where x itself is told no better."""
+    t = min(max(x * LOG2_E, f4(-126)), f4(127))
+    n = np.floor(t + f4(0.5))
+    f = (t - n) * LN_2
+    power = f4(1) + f * (f4(1) + f * (f4(1 / 2) + f * (f4(1 / 6) + f * (f4(1 / 24) + f * (f4(1 / 120)
+            + f * f4(1 / 720))))))  # fmt: skip
+    return power * from_bits(np.uint32(np.int32(n) + np.int32(127)) << np.uint32(23))
+
+
+# ---- one row of weights, or 64 ----
+
+
+@compiled
+def dot(kind, address, x, n):
+    """Of n numbers at an address with x, in one of the three forms of floating point."""
+    total = f4(0)
+    if kind == F32:
+        w = carray(as_f32(address), n)
+        for j in range(n):
+            total += w[j] * x[j]
+    elif kind == F16:
+        h = carray(as_16(address), n)
+        for j in range(n):
+            total += from_half(h[j]) * x[j]
+    else:
+        b = carray(as_16(address), n)
+        for j in range(n):
+            total += from_bf16(b[j]) * x[j]
+    return total
+
+
+@compiled
+def four_dots(kind, address, pitch, x, n, out):
+    """Of four rows, `pitch` bytes apart: a number of x is fetched once for all. -> out (4,)"""
+    a = b = c = d = f4(0)
+    second, third, fourth = address + pitch, address + 2 * pitch, address + 3 * pitch
+    if kind == F32:
+        w0, w1 = carray(as_f32(address), n), carray(as_f32(second), n)
+        w2, w3 = carray(as_f32(third), n), carray(as_f32(fourth), n)
+        for j in range(n):
+            a, b, c, d = a + w0[j] * x[j], b + w1[j] * x[j], c + w2[j] * x[j], d + w3[j] * x[j]
+    else:
+        h0, h1 = carray(as_16(address), n), carray(as_16(second), n)
+        h2, h3 = carray(as_16(third), n), carray(as_16(fourth), n)
+        if kind == F16:
+            for j in range(n):
+                a, b = a + from_half(h0[j]) * x[j], b + from_half(h1[j]) * x[j]
+                c, d = c + from_half(h2[j]) * x[j], d + from_half(h3[j]) * x[j]
+        else:
+            for j in range(n):
+                a, b = a + from_bf16(h0[j]) * x[j], b + from_bf16(h1[j]) * x[j]
+                c, d = c + from_bf16(h2[j]) * x[j], d + from_bf16(h3[j]) * x[j]
+    out[0], out[1], out[2], out[3] = a, b, c, d
+
+
+@compiled
+def dots(kind, address, x, n, out):
+    """Of as many rows as out has numbers, one behind the other at an address, with x (n,)."""
+    pitch = n * (4 if kind == F32 else 2)
+    whole = out.size // 4 * 4
+    for i in range(0, whole, 4):
+        four_dots(kind, address + i * pitch, pitch, x, n, out[i : i + 4])
+    for i in range(whole, out.size):
+        out[i] = dot(kind, address + i * pitch, x, n)
+
+
+@compiled
+def add_scaled(kind, address, scale, out, n):
+    """out += scale times n numbers at an address."""
+    if kind == F32:
+        w = carray(as_f32(address), n)
+        for j in range(n):
+            out[j] += scale * w[j]
+    elif kind == F16:
+        h = carray(as_16(address), n)
+        for j in range(n):
+            out[j] += scale * from_half(h[j])
+    else:
+        b = carray(as_16(address), n)
+        for j in range(n):
+            out[j] += scale * from_bf16(b[j])
+
+
+@compiled
+def store(kind, address, x, n):
+    """Write n numbers to an address in its form."""
+    if kind == F32:
+        w = carray(as_f32(address), n)
+        for j in range(n):
+            w[j] = x[j]
+    elif kind == F16:
+        h = carray(as_16(address), n)
+        for j in range(n):
+            h[j] = to_half(x[j])
+    else:
+        b = carray(as_16(address), n)
+        for j in range(n):
+            b[j] = to_bf16(x[j])
+
+
+@compiled
+def tile_int8(codes, scales, group, x, n, out, part):
+    """64 rows with x. codes: of this tile, (n, 64); scales: (n / group, 64). part: room for 64 sums."""
+    for r in range(TILE):
+        out[r] = f4(0)
+    for g in range(n // group):
+        for r in range(TILE):
+            part[r] = f4(0)
+        for j in range(g * group, (g + 1) * group, 4):
+            w0, w1 = carray(as_i8(codes + j * TILE), TILE), carray(as_i8(codes + (j + 1) * TILE), TILE)
+            w2, w3 = carray(as_i8(codes + (j + 2) * TILE), TILE), carray(as_i8(codes + (j + 3) * TILE), TILE)
+            x0, x1, x2, x3 = x[j], x[j + 1], x[j + 2], x[j + 3]
+            for r in range(TILE):
+                part[r] += f4(w0[r]) * x0 + f4(w1[r]) * x1 + f4(w2[r]) * x2 + f4(w3[r]) * x3
+        s = carray(as_16(scales + 2 * g * TILE), TILE)
+        for r in range(TILE):
+            out[r] += part[r] * from_half(s[r])
+
+
+@compiled
+def tile_int4(codes, scales, group, x, n, out, part):
+    """As above, two columns in a byte. Eight times the sum of x is taken off at the end of a group, not 8 each time."""
+    for r in range(TILE):
+        out[r] = f4(0)
+    for g in range(n // group):
+        for r in range(TILE):
+            part[r] = f4(0)
+        shift = f4(0)
+        for j in range(g * group, (g + 1) * group, 4):
+            w0 = carray(as_u8(codes + j // 2 * TILE), TILE)
+            w1 = carray(as_u8(codes + (j // 2 + 1) * TILE), TILE)
+            x0, x1, x2, x3 = x[j], x[j + 1], x[j + 2], x[j + 3]
+            shift += x0 + x1 + x2 + x3
+            for r in range(TILE):
+                a, b = np.int32(w0[r]), np.int32(w1[r])
+                part[r] += f4(a & 15) * x0 + f4(a >> 4) * x1 + f4(b & 15) * x2 + f4(b >> 4) * x3
+        s = carray(as_16(scales + 2 * g * TILE), TILE)
+        for r in range(TILE):
+            out[r] += (part[r] - f4(8) * shift) * from_half(s[r])
+
+
+# ---- a linear ----
+
+
+@compiled
+def beside(linear, x, inner):
+    """A x of an adapter that stands beside a linear. x (B, C) -> inner (B, r), in place."""
+    for b in range(x.shape[0]):
+        for i in range(linear[RANK]):
+            inner[b, i] = dot(F32, linear[LORA_A] + 4 * i * linear[N_IN], x[b], linear[N_IN])
+
+
+@compiled
+def n_tiles(linear):
+    return (linear[N_OUT] + TILE - 1) // TILE
+
+
+@compiled
+def some_rows(linear, tile, x, inner, scale, out, part):
+    """64 rows of W x, or the last few, and of scale B (A x). x (B, C) -> out (B, N), in place. part: room for 64."""
+    kind, n, first = linear[KIND], linear[N_IN], tile * TILE
+    last = min(first + TILE, linear[N_OUT])
+    for b in range(x.shape[0]):
+        if kind == INT8:
+            tile_int8(linear[WEIGHT] + first * n, linear[SCALES] + 2 * first * (n // linear[GROUP]), linear[GROUP],
+                      x[b], n, out[b, first:last], part)
+        elif kind == INT4:
+            tile_int4(linear[WEIGHT] + first * n // 2, linear[SCALES] + 2 * first * (n // linear[GROUP]),
+                      linear[GROUP], x[b], n, out[b, first:last], part)
+        else:
+            dots(kind, linear[WEIGHT] + first * n * (4 if kind == F32 else 2), x[b], n, out[b, first:last])
+        r = linear[RANK]
+        if r > 0:
+            for i in range(first, last):
+                out[b, i] += scale * dot(F32, linear[LORA_B] + 4 * i * r, inner[b], r)
+
+
+# ---- many threads ----
+
+
+@compiled
+def wait_for_all(counter, n_workers):
+    """Until every worker is here. counter: address of how often workers have been here.
+
+    The others are a microsecond away, or their core has been given to another program: then this one gives way, too.
+    """
+    if n_workers == 1:
+        return
+    all_here = (count_up(counter) // n_workers + 1) * n_workers
+    looks = 0
+    while current(counter) < all_here:
+        looks += 1
+        if looks > PATIENCE:
+            give_way()
+
+
+@njit(parallel=True, fastmath=SUMS, cache=True, nogil=True)
+def project(linear, x, out, n_workers):
+    """x Wᵀ. linear: one row of the table, without an adapter; x (B, C) -> out (B, N), in place."""
+    parts, counters = np.empty((n_workers, TILE), np.float32), np.zeros(1, np.int64)
+    for w in prange(n_workers):
+        rows_of_worker(linear, x, out, parts[w], counters.ctypes.data)
+
+
+@compiled
+def rows_of_worker(linear, x, out, part, counter):
+    """Tile after tile, as long as there are any: a worker that is late takes fewer."""
+    tile = count_up(counter)
+    while tile < n_tiles(linear):
+        some_rows(linear, tile, x, x, f4(0), out, part)
+        tile = count_up(counter)
+
+
+# ---- a block ----
+
+
+@compiled
+def normed(x, address, kind, eps, out):
+    """RMSNorm of each row, its weight read as it is."""
+    n = x.shape[1]
+    for b in range(x.shape[0]):
+        total = f4(0)
+        for j in range(n):
+            total += x[b, j] * x[b, j]
+        r = f4(1) / np.sqrt(total / f4(n) + eps)
+        for j in range(n):
+            out[b, j] = f4(0)
+        add_scaled(kind, address, r, out[b], n)
+        for j in range(n):
+            out[b, j] *= x[b, j]
+
+
+@compiled
+def turned(x, D, cos, sin, out):
+    """RoPE on one head: each pair of numbers, half a head apart, by its angle. x, cos, sin, out: (D,)."""
+    half = D // 2
+    for j in range(half):
+        a, b = x[j], x[half + j]
+        out[j] = a * cos[j] - b * sin[j]
+        out[half + j] = b * cos[half + j] + a * sin[half + j]
+
+
+@compiled
+def attended(q, k, v, keys, values, kind, begin, length, D, scores, out):
+    """One head over the tokens begin ... length - 1 of its cache, and over the new one. q, k, v, out: (D,); keys,
+    values: addresses of (S, D)."""
+    pitch, scale, n = D * (4 if kind == F32 else 2), f4(1 / math.sqrt(D)), length - begin
+    weights = scores[: n + 1]
+    dots(kind, keys + begin * pitch, q, D, weights[:n])
+    newest = f4(0)
+    for j in range(D):
+        newest += q[j] * k[j]
+    weights[n] = newest
+    most, total = f4(-np.inf), f4(0)
+    for t in range(n + 1):
+        weights[t] *= scale
+        most = max(most, weights[t])
+    for t in range(n + 1):
+        weights[t] = exp(weights[t] - most)
+        total += weights[t]
+    for j in range(D):
+        out[j] = weights[n] * v[j]
+    for t in range(n):
+        add_scaled(kind, values + (begin + t) * pitch, weights[t], out, D)
+    for j in range(D):
+        out[j] /= total
+
+
+@njit(parallel=True, fastmath=SUMS, cache=True, nogil=True)
+def run_blocks(x, table, lora_scales, norms, shape, eps, cache, begins, cos, sin, shared, private):
+    """Blocks shape.first up to shape.last of all, one token for each row; x (B, C) is changed in place.
+
+    table (L, 7, N_FIELDS) int64, lora_scales (L, 7); norms (L, 2) addresses; cache: addresses of keys and values
+    (L, B, K, S, D), S, and the tokens in it; begins (B,): where each row's text begins; cos, sin (B, D): of this token;
+    shared: what all workers write and read; private: a row for each worker, which are as many as it has rows.
+    """
+    n_workers = private[0].shape[0]
+    counters = np.zeros(1 + 5 * table.shape[0], np.int64)
+    for w in prange(n_workers):
+        blocks_of_worker(w, n_workers, x, table, lora_scales, norms, shape, eps, cache, begins, cos, sin, shared,
+                         private, counters.ctypes.data)
+
+
+@compiled
+def blocks_of_worker(w, n_workers, x, table, lora_scales, norms, shape, eps, cache, begins, cos, sin, shared, private,
+                     counter):  # fmt: skip
+    """What one of the workers does: its own x all along, and of each product the tiles that it is in time for.
+
+    counter: address of a count of arrivals, and behind it one count of tiles for each of five products of a block.
+    """
+    H, n_kv, D, first_layer, last_layer, kind, norm_kind = shape
+    keys, values, n_max, length = cache
+    qkv, mixed, gate, up, out = shared
+    own_x, normal, inner, part, turn, scores = (private[0][w], private[1][w], private[2][w], private[3][w],
+                                                private[4][w], private[5][w])  # fmt: skip
+    B, C = x.shape
+    width = 4 if kind == F32 else 2
+    n_q, n_k, per_kv = H * D, n_kv * D, H // n_kv
+    for b in range(B):
+        for j in range(C):
+            own_x[b, j] = x[b, j]
+    wait_for_all(counter, n_workers)
+    for layer in range(first_layer, last_layer):
+        linears, scales, tiles = table[layer], lora_scales[layer], counter + 8 * (1 + 5 * layer)
+        # Queries, keys and values.
+        normed(own_x, norms[layer, 0], norm_kind, eps, normal)
+        for m in range(Q, V + 1):
+            beside(linears[m], normal, inner[m])
+        tiles_q, tiles_k = n_tiles(linears[Q]), n_tiles(linears[K])
+        tile = count_up(tiles)
+        while tile < tiles_q + 2 * tiles_k:
+            if tile < tiles_q:
+                some_rows(linears[Q], tile, normal, inner[Q], scales[Q], qkv[:, :n_q], part)
+            elif tile < tiles_q + tiles_k:
+                some_rows(linears[K], tile - tiles_q, normal, inner[K], scales[K], qkv[:, n_q : n_q + n_k], part)
+            else:
+                some_rows(linears[V], tile - tiles_q - tiles_k, normal, inner[V], scales[V], qkv[:, n_q + n_k :], part)
+            tile = count_up(tiles)
+        wait_for_all(counter, n_workers)
+        # Attention, a head at a time. Heads that share a key turn it each for itself; the first of them stores it.
+        task = count_up(tiles + 8)
+        while task < B * H:
+            b, h = task // H, task % H
+            g = h // per_kv
+            v = qkv[b, n_q + n_k + g * D : n_q + n_k + (g + 1) * D]
+            turned(qkv[b, h * D : (h + 1) * D], D, cos[b], sin[b], turn[0])
+            turned(qkv[b, n_q + g * D : n_q + (g + 1) * D], D, cos[b], sin[b], turn[1])
+            at = ((layer * B + b) * n_kv + g) * n_max * D * width
+            attended(turn[0], turn[1], v, keys + at, values + at, kind, begins[b], length, D, scores,
+                     mixed[b, h * D : (h + 1) * D])
+            if h % per_kv == 0:
+                store(kind, keys + at + length * D * width, turn[1], D)
+                store(kind, values + at + length * D * width, v, D)
+            task = count_up(tiles + 8)
+        wait_for_all(counter, n_workers)
+        beside(linears[O], mixed, inner[O])
+        tile = count_up(tiles + 16)
+        while tile < n_tiles(linears[O]):
+            some_rows(linears[O], tile, mixed, inner[O], scales[O], out, part)
+            tile = count_up(tiles + 16)
+        wait_for_all(counter, n_workers)
+        added(own_x, out)
+        # SwiGLU: a tile of gate and the same of up, and what they make.
+        normed(own_x, norms[layer, 1], norm_kind, eps, normal)
+        for m in range(GATE, UP + 1):
+            beside(linears[m], normal, inner[m])
+        tile = count_up(tiles + 24)
+        while tile < n_tiles(linears[GATE]):
+            some_rows(linears[GATE], tile, normal, inner[GATE], scales[GATE], gate, part)
+            some_rows(linears[UP], tile, normal, inner[UP], scales[UP], up, part)
+            first, last = tile * TILE, min((tile + 1) * TILE, linears[GATE, N_OUT])
+            for b in range(B):
+                gated(gate[b, first:last], up[b, first:last])
+            tile = count_up(tiles + 24)
+        wait_for_all(counter, n_workers)
+        beside(linears[DOWN], gate, inner[DOWN])
+        tile = count_up(tiles + 32)
+        while tile < n_tiles(linears[DOWN]):
+            some_rows(linears[DOWN], tile, gate, inner[DOWN], scales[DOWN], out, part)
+            tile = count_up(tiles + 32)
+        wait_for_all(counter, n_workers)
+        added(own_x, out)
+    if w == 0:
+        for b in range(B):
+            for j in range(C):
+                x[b, j] = own_x[b, j]
+
+
+@compiled
+def added(x, out):
+    for b in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            x[b, j] += out[b, j]
+
+
+@compiled
+def gated(gate, up):
+    """silu(gate) * up, in the gate's place."""
+    for i in range(gate.size):
+        gate[i] *= up[i] / (f4(1) + exp(-gate[i]))
+
+
+def is_compiled() -> bool:
+    """Whether an earlier run has left the compiled code on this machine."""
+    return any(Path(run_blocks.stats.cache_path).glob("kernels.run_blocks-*.nbi"))

@@ -1,0 +1,103 @@
+"""fast.quantized: whole numbers and scales by llama.cpp's rule, side by side and back, beside adapters, and refusals."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llamamm import Llama3Model, TextConfig, apply_lora, generate, merge_lora
+from llamamm.errors import ConfigError, InputError
+from llamamm.fast.quantized import QuantizedLinear, quantize, rounded
+
+CFG = TextConfig.tiny(hidden_size=64, intermediate_size=192, n_heads=4, n_kv_heads=4, vocab_size=512)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Llama3Model(CFG).eval()
+
+
+def weights(n, c, seed=0):
+    return torch.randn(n, c, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([8, 4]), st.sampled_from([32, 64, 128]), st.floats(1e-3, 1e3))
+def test_each_number_is_the_nearest_that_its_scale_allows(seed, bits, group, size):
+    weight = weights(64, 256, seed) * size
+    codes, scales = rounded(weight, bits, group)
+    low, high = (-127, 127) if bits == 8 else (-8, 7)
+    assert codes.min() >= low and codes.max() <= high
+    step = scales.float().abs().repeat_interleave(group, dim=1)
+    meant = codes.float() * scales.float().repeat_interleave(group, dim=1)
+    clipped = codes == high if bits == 4 else torch.zeros_like(codes, dtype=torch.bool)
+    assert ((weight - meant).abs() <= step * 0.51)[~clipped].all()
+    assert ((weight - meant).abs() <= step * 1.01)[clipped].all()  # the end of the range is one short
+
+
+def test_numbers_by_hand():
+    weight = torch.zeros(64, 32)
+    weight[0, :3] = torch.tensor([1.27, -0.5, 0.004])
+    codes, scales = rounded(weight, 8, 32)
+    assert codes[0, :3].tolist() == [127, -50, 0] and scales[0, 0].item() == pytest.approx(0.01, rel=1e-3)
+    codes, scales = rounded(weight, 4, 32)
+    assert codes[0, :3].tolist() == [-8, 3, 0] and scales[0, 0].item() == pytest.approx(-1.27 / 8, rel=1e-3)
+    assert scales[1:].eq(0).all() and codes[1:].eq(0).all()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_side_by_side_and_back(bits, group):
+    weight = weights(128, 256)
+    codes, scales = rounded(weight, bits, group)
+    linear = QuantizedLinear.of(weight, bits=bits, group=group)
+    assert torch.equal(linear.whole_numbers(), codes)
+    meant = codes.float() * scales.float().repeat_interleave(group, dim=1)
+    assert torch.equal(linear.weight, meant)
+    x = weights(3, 256, seed=1)
+    torch.testing.assert_close(linear(x), x @ meant.T)
+    n_bytes = sum(buffer.nbytes for buffer in linear.buffers())
+    assert n_bytes == weight.numel() * bits // 8 + weight.numel() // group * 2
+
+
+def test_a_model_in_eight_bits_is_near_and_smaller(model):
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        whole = model(ids)
+        assert quantize(model, 8) is model
+        assert (model(ids) - whole).abs().max() < 0.02 * whole.abs().max()
+    assert {type(m) for n, m in model.named_modules() if n.endswith("_proj") or n == "lm_head"} == {QuantizedLinear}
+    assert not any("proj" in name for name, _ in model.named_parameters())
+    assert isinstance(model.embed_tokens.weight, torch.nn.Parameter)
+    assert model.state_dict()["layers.0.mlp.up_proj.codes"].dtype == torch.int8
+    scales = model.bfloat16().layers[0].mlp.up_proj.scales
+    assert scales.dtype == torch.float16  # whatever the rest is cast to
+
+
+def test_what_has_no_whole_groups_stays():
+    torch.manual_seed(0)
+    model = quantize(Llama3Model(CFG.replace(vocab_size=500)), 4)
+    assert type(model.lm_head) is not QuantizedLinear and type(model.layers[0].mlp.up_proj) is QuantizedLinear
+
+
+def test_an_adapter_stands_beside_and_learns(model):
+    quantize(model, 8)
+    apply_lora(model, r=2, alpha=4)
+    model(torch.arange(9)[None]).sum().backward()
+    grads = [p.grad for n, p in model.named_parameters() if "lora_b" in n]
+    assert grads and all(grad.abs().sum() > 0 for grad in grads)
+    with pytest.raises(ConfigError, match="take no adapter into them"):
+        merge_lora(model)
+    assert generate(model, torch.arange(4)[None], 3).shape == (1, 7)
+
+
+def test_refusals(model):
+    for bits in (5, 16, True, "8"):
+        with pytest.raises(InputError, match="8 or 4 bits"):
+            quantize(model, bits)
+    with pytest.raises(InputError, match="groups of 32, 64 or 128"):
+        QuantizedLinear(64, 64, bits=8, group=48)
+    with pytest.raises(InputError, match="no whole groups"):
+        QuantizedLinear(64, 65, bits=8)
+    assert type(model.lm_head) is not QuantizedLinear
