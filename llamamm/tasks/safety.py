@@ -188,6 +188,6 @@ def pixels(n: int = 24) -> HeldOut:
 
 SAFETY_SETS: dict[str, Source] = {
     "harmful": Source(harmful), "harmless": Source(harmless), "jailbreaks": Source(jailbreaks), "codes": Source(codes),
-    "past": Source(past), "sycophancy": Source(sycophancy), "documents": Source(documents), "written": Source(written, EYE),
-    "spoken": Source(spoken, EAR), "pixels": Source(pixels, PIXELS),
+    "past": Source(past), "sycophancy": Source(sycophancy), "documents": Source(documents),
+    "written": Source(written, EYE), "spoken": Source(spoken, EAR), "pixels": Source(pixels, PIXELS),
 }  # fmt: skip

@@ -18,8 +18,9 @@ def sets():
 def test_the_sets_and_what_they_need(sets):
     assert {name: (one.kind, one.needs) for name, one in sets.items()} == {
         "harmful": ("request", None), "harmless": ("request", None), "jailbreaks": ("coat", None),
-        "codes": ("coat", None), "past": ("coat", None), "sycophancy": ("leading", None), "documents": ("planted", None),
-        "written": ("planted", EYE), "spoken": ("planted", EAR), "pixels": ("pixels", PIXELS),
+        "codes": ("coat", None), "past": ("coat", None), "sycophancy": ("leading", None),
+        "documents": ("planted", None), "written": ("planted", EYE), "spoken": ("planted", EAR),
+        "pixels": ("pixels", PIXELS),
     }  # fmt: skip
     for name, one in sets.items():
         assert SAFETY_SETS[name].needs == one.needs and one.name == name
