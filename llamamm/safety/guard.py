@@ -231,7 +231,7 @@ def load_guard(
     """A guard, ready to judge: the package's own, a Llama Guard 3, or one that you have trained.
 
     name: None or "own" is the package's own; "meta-llama/Llama-Guard-3-1B" or a folder of such a model; or the folder
-    of an adapter that learned our question. threshold: None is what the folder's guard.json says, and else 0.5; or rate,
+    of an adapter that learned our question. threshold: None is what the folder's guard.json says, else 0.5; or rate,
     the share of harmless messages that may be refused, 0.01 or 0.05, for which guard.json notes a threshold.
     template: None is the one that the files tell; with another, any chat model is asked that question.
     Raises FetchError, CheckpointError, ConfigError or InputError with the remedy.
