@@ -245,6 +245,8 @@ def load_guard(
     folder = OWN_GUARD if name is None else Path(name).expanduser()
     is_adapter = (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").exists()
     settings = _settings(folder)
+    if not is_adapter and not (folder / "config.json").exists() and (folder / "last" / ADAPTER_FILE).is_file():
+        raise InputError(f"{folder} is the folder of a training run; what it has made is in {folder / 'last'}")
     if is_adapter:
         ready = load_ready(None, folder, dtype=dtype, device=device)
     else:

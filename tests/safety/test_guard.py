@@ -331,6 +331,13 @@ def test_settings_that_do_not_fit_are_told(tmp_path, settings, said):
         load_guard(tmp_path)
 
 
+def test_of_a_training_run_the_folder_inside_is_named(tmp_path):
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="training run; what it has made is in .*last"):
+        load_guard(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["", " "])
 def test_an_empty_name_is_no_guard(name):
     with pytest.raises(InputError, match="name is empty; give 'own'"):
