@@ -150,6 +150,9 @@ def read_json(file: Path, *, owner: str = "a model") -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
     except FileNotFoundError:
+        if (file.parent / "last" / file.name).is_file():
+            raise CheckpointError(f"{file.parent} is the folder of a training run; what it has made is in "
+                                  f"{file.parent / 'last'}") from None
         raise CheckpointError(f"{file.parent} has no {file.name}; is it the folder of {owner}?") from None
     except (OSError, ValueError):
         raise CheckpointError(f"{file} is not JSON; get it again") from None

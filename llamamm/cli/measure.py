@@ -97,8 +97,8 @@ def evaluate(
     contaminated: Annotated[Contaminated, typer.Option(help="Where training has read an item: stop, or skip and count."
                                                        )] = Contaminated.STOP,
     whisper: Annotated[bool, typer.Option("--whisper", help="Whisper's own transcripts beside, too.")] = False,
-    guard: Annotated[str | None, typer.Option(help="A guard before the model in the safety sets: own, or a Llama "
-                                              "Guard by its name or folder.", show_default=False)] = None,
+    guard: Annotated[str | None, typer.Option(help="A guard that judges the prompts of the safety sets, too: own, "
+                                              "or a Llama Guard by its name or folder.", show_default=False)] = None,
     batch_size: Annotated[int, typer.Option(help="Questions at once.", min=1)] = 16,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
@@ -138,6 +138,10 @@ def evaluate(
             card.save(output)
         save(card, output, other)
     out(width=160).print(table(card, other))
+    if guard and not any(figure.name.startswith("stopped by the guard") for one in card.sets.values()
+                         for figure in one.figures):  # fmt: skip
+        err().print("(the guard was asked nothing: none of these sets puts a request or a planted instruction to it)",
+                    soft_wrap=True)
     for name, why in card.left_out.items():
         err().print(f"{name}: not measured, {why}")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamamm.errors import FetchError, InputError
+from llamamm.errors import FetchError, InputError, LlamammError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -155,7 +155,12 @@ def load_judge(name: str | None, device: str | None) -> Judge | None:
     from llamamm.devices import pick_device
     from llamamm.safety.guard import load_guard
 
-    return load_guard(name, device=pick_device(device))
+    torch_device = pick_device(device)
+    try:
+        return load_guard(name, device=torch_device)
+    except LlamammError as error:  # of two models that are loaded, which
+        hint = "; 'own' is the one that comes with this package" if isinstance(error, FetchError) else ""
+        raise type(error)(f"--guard: {error}{hint}") from None
 
 
 def model_name(model: str | None, size: Size | None) -> str:

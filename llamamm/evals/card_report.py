@@ -105,7 +105,8 @@ def markdown(card: Card, against: Card | None = None) -> str:
 
 
 def _made_with(card: Card) -> str:
-    return f"llamamm {card.about.get('llamamm')}, torch {card.about.get('torch')}, {card.about.get('dtype')}"
+    guard = f", with a guard ({card.about['guard']})" if card.about.get("guard") else ""
+    return f"llamamm {card.about.get('llamamm')}, torch {card.about.get('torch')}, {card.about.get('dtype')}{guard}"
 
 
 def save(card: Card, folder: Path, against: Card | None = None) -> None:

@@ -33,6 +33,8 @@ from llamamm.evals.measures import MEASURES as COMMON
 from llamamm.evals.measures import STRIDE, WINDOW, Asker, Record
 from llamamm.evals.safety import SAFETY
 from llamamm.files import read_json, require_writable, write_file
+from llamamm.generation.guarded import Judge
+from llamamm.safety.guard import Guard
 from llamamm.tasks.held_out import EAR, EYE, PIXELS, SHOTS, HeldOut, Sample
 from llamamm.train.seen import Seen
 
@@ -126,11 +128,12 @@ def run_card(
 
     model: its name, for the card. seen: what its training has read; contaminated: of items in it, stop, or leave them
     out and count them. left_out: sets that are not there, and why. about: more to note. Raises InputError, also where
-    `out` holds the card of another model.
+    `out` holds the card of another model, or of this one behind another guard.
     """
-    mark = mark_of(asker.model)
+    mark, guard = mark_of(asker.model), told_guard(asker.guard)
     dtype = str(next(asker.model.parameters()).dtype).removeprefix("torch.")
-    card = Card({"model": model, "mark": mark, "dtype": dtype, **settings(), **(about or {})}, {}, dict(left_out or {}))
+    card = Card({"model": model, "mark": mark, "dtype": dtype, **settings(), "guard": guard, **(about or {})}, {},
+                dict(left_out or {}))
     done: dict[str, Measured] = {}
     if out is not None:
         require_writable(out)
@@ -139,6 +142,9 @@ def run_card(
             before = Card.load(out)
             if before.about.get("mark") != mark:
                 raise InputError(f"{out} holds the card of another model, {before.model}: choose another folder")
+            if before.about.get("guard") != guard:
+                raise InputError(f"{out} holds a card of this model with {before.about.get('guard') or 'no guard'}, "
+                                 f"not with {guard or 'none'}: choose another folder")
             done = before.sets
     for name, held_out in sets.items():
         if lacks := what_lacks(asker, held_out.needs):
@@ -168,9 +174,14 @@ def _measure(
 ) -> Measured:
     """Of what a card or a log holds already, nothing is asked again. before: the set in the folder's card."""
     measure, begin = MEASURES[held_out.kind], time.monotonic()
-    log = AnswerLog(out and out / ANSWERS / f"{held_out.name}.jsonl", {"set": held_out.name, "model": mark})
+    head = {"set": held_out.name, "model": mark}
+    if asker.guard is not None:
+        head["guard"] = str(told_guard(asker.guard))
+    log = AnswerLog(out and out / ANSWERS / f"{held_out.name}.jsonl", head)
     if before is not None:
         log.records.update((s.mark, r) for s, r in zip(before.held_out.samples, before.records, strict=True))
+    if held_out.kind == "speech" and asker.transcribe is not None:  # what was asked before without the other's words
+        log.records = {of: record for of, record in log.records.items() if "beside" in record}
     left = [sample for sample in held_out.samples if sample.mark not in log.records]
     n_left = len(left)
     with log:
@@ -269,6 +280,13 @@ def mark_of(model: nn.Module) -> str:
         some: Any = p.detach().flatten()[:: max(1, p.numel() // 64)].float().cpu()
         digest.update(f"{name} {p.dtype} {tuple(p.shape)}".encode() + some.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def told_guard(guard: Judge | None) -> str | None:
+    """Which guard it is, and from where on it stops a message: equal for equal ones. None without one."""
+    if not isinstance(guard, Guard):
+        return None if guard is None else type(guard).__qualname__
+    return f"{guard.template.name}, threshold {guard.threshold:g}, weights {mark_of(guard.model)}"
 
 
 def settings() -> dict[str, Any]:

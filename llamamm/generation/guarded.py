@@ -78,6 +78,7 @@ class GuardedStream:
     ) -> None:
         if window < 1:
             raise InputError(f"window must be 1 piece or more, got {window}")
+        require_judge(guard)
         self.stream, self.guard, self.transcribe, self.window = stream, guard, transcribe, window
         one = isinstance(conversation, str)
         self.messages = [{"role": "user", "content": conversation}] if one else conversation
@@ -144,12 +145,29 @@ class GuardedStream:
     def _refused(self, stage: Stage, conversation: str | Conversation) -> Refusal | None:
         """None for what is judged safe, and for that alone: whatever else the judge does is a refusal."""
         try:
-            found = self.guard.judge(conversation)
-            if found.unsafe not in (True, False) or not 0 <= found.score <= 1:
-                raise InputError("the judge gave no judgement: unsafe is True or False, score a number from 0 to 1")
-            return Refusal(stage, float(found.score), tuple(found.categories)) if found.unsafe else None
+            return _read(self.guard.judge(conversation), stage)
         except Exception as error:
             return Refusal(stage, math.nan, (), _note(error))
+
+
+def require_judge(guard: Judge) -> None:
+    """Raises InputError for what cannot judge, such as a guard's name, before all that it is asked is refused."""
+    if isinstance(guard, type) or not callable(getattr(guard, "judge", None)):
+        what = repr(guard) if isinstance(guard, str | type(None)) else type(guard).__name__
+        raise InputError(f"a guard has a method judge(conversation), {what} has none: give one, such as load_guard()")
+
+
+def _read(found: Any, stage: Stage) -> Refusal | None:
+    """A judgement as a refusal, None where it is safe. Raises InputError for what is no judgement."""
+    try:
+        unsafe, score, categories = found.unsafe, found.score, getattr(found, "categories", ())
+        if unsafe in (True, False) and 0 <= score <= 1:
+            names = (categories,) if isinstance(categories, str) else tuple(categories)
+            return Refusal(stage, float(score), names) if unsafe else None
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        pass
+    raise InputError(f"the judge gave no judgement: unsafe is True or False, score a number from 0 to 1, categories "
+                     f"are names; got {type(found).__name__}")
 
 
 def media_reader(

@@ -12,7 +12,7 @@ from functools import cache
 
 from llamamm.errors import ContextOverflowError
 from llamamm.generation.generate import TextStream
-from llamamm.generation.guarded import GuardedStream, Judge, Refusal, Transcribe, media_reader
+from llamamm.generation.guarded import GuardedStream, Judge, Refusal, Transcribe, media_reader, require_judge
 from llamamm.generation.prompts import Image, Processor, Sound, as_processor, on_device
 from llamamm.generation.sampling import SamplingConfig
 from llamamm.text.model import Llama3Model
@@ -29,7 +29,7 @@ class ChatSession:
     guard: judges each message, and its answer before it is shown. A turn that it refuses is not kept, neither the
     message nor what was shown of the answer: the model would read it in every turn to come, and the guard refuse those
     for it. `refusal` says what it was, until the next message. transcribe: what pictures and sounds say, for the guard,
-    once for each; by default what the model itself reads and hears in them.
+    once for each; by default what the model itself reads and hears in them. Raises InputError for what is no guard.
     """
 
     def __init__(
@@ -52,6 +52,8 @@ class ChatSession:
         self._cached_media: tuple[Image | Sound, ...] = ()
         self._n_prompt = 0  # tokens of the last prompt
         self.stop_reason: str | None = None
+        if guard is not None:
+            require_judge(guard)
         self.guard, self.transcribe = guard, transcribe or media_reader(model, self.processor)
         self.refusal: Refusal | None = None
         self.reset(system=system)

@@ -212,7 +212,7 @@ def merge_lora(model: nn.Module, *, keep_base: bool = True) -> None:
     bad = [path for path, m in modules.items() if not m.merged and not m.merged_weight().isfinite().all()]
     if bad:
         raise ConfigError(f"merging would put NaN or infinity into {counted(len(bad), 'weight')}, such as {bad[0]}: "
-                          f"not done")
+                          f"not done; the adapter is damaged, or was trained until it broke: take an earlier one")
     for module in modules.values():
         module.merge()
     if not keep_base:

@@ -60,14 +60,14 @@ def _text(content: Any, n: int) -> str:
 def fit(encode: Encode, tokenizer: Tokenizer, turns: Sequence[Turn], limit: int) -> list[list[int]]:
     """Prompts of at most `limit` tokens, one but for a last message that is too long for that.
 
-    encode: a template's, with its tokenizer. Warns where older messages are cut or left out.
+    encode: a template's, with its tokenizer. Warns where older messages that it reads are cut or left out.
     Raises InputError where the question itself leaves no room for a message.
     """
     ids = encode(turns)
     if len(ids) <= limit:
         return [ids]
-    if len(turns) == 1:
-        return _windows(encode, tokenizer, turns[0], limit)
+    if len(turns) == 1 or ids == encode(turns[-1:]):  # a template may read no more than the last message
+        return _windows(encode, tokenizer, turns[-1], limit)
     warnings.warn(f"the conversation takes {counted(len(ids), 'token')}, the guard's prompt has {limit:,}: its oldest "
                   f"messages are left out", stacklevel=2)  # fmt: skip
     kept = bisect_left(range(len(turns) - 1), True, key=lambda n: len(encode(turns[n + 1 :])) <= limit) + 1

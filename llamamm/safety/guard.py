@@ -141,6 +141,8 @@ class Guard:
         """Of each conversation the score, and the prompt that has it: of several windows the worst."""
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        if isinstance(conversations, str | Mapping):
+            raise InputError("several conversations are judged here, each a str or messages: put the one into a list")
         windows = [self._prompts(conversation) for conversation in conversations]
         prompts = [prompt for some in windows for prompt in some]
         scores = [0.0] * len(prompts)
@@ -228,12 +230,14 @@ def load_guard(
 ) -> Guard:  # fmt: skip
     """A guard, ready to judge: the package's own, a Llama Guard 3, or one that you have trained.
 
-    name: None or "own" is the package's; "meta-llama/Llama-Guard-3-1B" or a folder of such a model; or the folder of
-    an adapter that learned our question. threshold: None is what the folder's guard.json says, and else 0.5; or rate,
+    name: None or "own" is the package's own; "meta-llama/Llama-Guard-3-1B" or a folder of such a model; or the folder
+    of an adapter that learned our question. threshold: None is what the folder's guard.json says, else 0.5; or rate,
     the share of harmless messages that may be refused, 0.01 or 0.05, for which guard.json notes a threshold.
     template: None is the one that the files tell; with another, any chat model is asked that question.
     Raises FetchError, CheckpointError, ConfigError or InputError with the remedy.
     """
+    if name is not None and not str(name).strip():
+        raise InputError("the guard's name is empty; give 'own', a Hub id or a folder, or leave it out")
     name = None if name == OWN else name
     if name is None and not (OWN_GUARD / GUARD_FILE).is_file():
         raise CheckpointError('this version comes without a guard of its own; name one, '
@@ -241,6 +245,8 @@ def load_guard(
     folder = OWN_GUARD if name is None else Path(name).expanduser()
     is_adapter = (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").exists()
     settings = _settings(folder)
+    if not is_adapter and not (folder / "config.json").exists() and (folder / "last" / ADAPTER_FILE).is_file():
+        raise InputError(f"{folder} is the folder of a training run; what it has made is in {folder / 'last'}")
     if is_adapter:
         ready = load_ready(None, folder, dtype=dtype, device=device)
     else:
@@ -274,13 +280,20 @@ def _settings(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     found = read_json(file)
-    threshold, categories = found.get("threshold"), found.get("categories")
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+    threshold, categories, rates = found.get("threshold"), found.get("categories"), found.get("rates", {})
+    if not _is_share(threshold):
         raise CheckpointError(f"{file}: the threshold must be a number from 0 to 1, got {threshold!r}")
+    if not isinstance(rates, dict) or not all(re.fullmatch(r"0?\.\d+", key) and _is_share(rates[key])
+                                              for key in rates):  # fmt: skip
+        raise CheckpointError(f'{file}: rates must be thresholds by shares, such as {{"0.01": 0.9}}, got {rates!r}')
     if categories is not None and categories != dict(OURS.categories):
         raise CheckpointError(f"{file}: the guard learned other categories than this version asks for, "
                               f"{', '.join(OURS.categories)}; train it again, or give template=")
     return found
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _refuse_llama4(name: str) -> None:
@@ -301,5 +314,5 @@ def _template(name: str, tokenizer: Tokenizer, width: int, *, ours: bool) -> Tem
         return OURS
     if not published and all(control in tokenizer.special_tokens for control in LLAMA_GUARD_3_1B.controls):
         return LLAMA_GUARD_3_8B if width >= WIDTH_OF_8B else LLAMA_GUARD_3_1B
-    raise InputError(f"{name} is no guard: its chat template lists no categories; give template=, the question that it "
-                     f"was trained on, or name a guard")
+    raise InputError(f"{name} is no guard: its chat template lists no categories; name one, such as own or "
+                     f"meta-llama/Llama-Guard-3-1B, or in Python give template=, the question that it was trained on")

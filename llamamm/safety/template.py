@@ -140,7 +140,11 @@ LLAMA_GUARD_4 = LlamaGuardTemplate(
 @dataclass(frozen=True)
 class OurTemplate:
     """The question of `llamamm.assets.guard_rows`, on which our guard is trained, as one user turn of the tokenizer's
-    chat format."""
+    chat format.
+
+    It was trained on single messages and single exchanges, and is asked about these alone: behind a harmless exchange,
+    which it has never read, it finds 6 of 60 dangerous requests of which it finds 51 by themselves.
+    """
 
     name: str = "our guard"
 
@@ -149,9 +153,11 @@ class OurTemplate:
         return CATEGORIES
 
     def encode(self, tokenizer: Tokenizer, turns: Sequence[Turn]) -> list[int]:
-        """Ids of the question, up to where the verdict begins. Raises InputError for a tokenizer without a chat
-        format."""
-        return chat_format(tokenizer).encode([{"role": "user", "content": question(turns)}])
+        """Ids of the question about the last message, and of an answer also what it answers, up to where the verdict
+        begins. Raises InputError for a tokenizer without a chat format."""
+        is_exchange = [role for role, _ in turns[-2:]] == ["user", "assistant"]
+        asked = question(turns[-2:] if is_exchange else turns[-1:])
+        return chat_format(tokenizer).encode([{"role": "user", "content": asked}])
 
 
 OURS = OurTemplate()

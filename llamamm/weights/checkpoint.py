@@ -44,6 +44,8 @@ def open_checkpoint(path: str | Path) -> dict[str, TensorRef]:
     path = Path(path)
     if path.is_file():
         return _open_file(path)
+    if path.suffix == ".safetensors" and not path.exists():
+        raise CheckpointError(f"{path} is not there: the folder is not whole; get it again")
     if (path / SINGLE_FILE).is_file():
         return _open_file(path / SINGLE_FILE)
     if (path / INDEX_FILE).is_file():

@@ -155,6 +155,7 @@ def test_compile_is_used_only_when_asked(tiny_dir, monkeypatch):
         (["generate", "hi", "--device", "abacus"], "abacus.*cpu"),
         (["generate", "hi", "--seed", "-1"], "seed.*-1"),
         (["generate", "hi", "--guard", ""], "--guard is empty.*own"),
+        (["generate", "hi", "--guard", "owm"], "--guard: 'owm' is no file.*'own' is the one that comes with this"),
         (["fetch", "gpt5"], "gpt5.*smollm2"),
         (["doctor", "no-such-file"], "no-such-file does not exist"),
         (["bench", "--against", "vllm"], "transformers.*vllm"),

@@ -102,9 +102,9 @@ def test_planted_instructions_count_against_their_twins():
 
 def test_the_guard_reads_what_is_planted_in_a_picture(monkeypatch):
     planted, clean = Image("planted"), Image("clean")
-    monkeypatch.setattr(safety, "media_reader", lambda *_: lambda medium: f"{medium.source} words")
+    monkeypatch.setattr(safety, "media_reader", lambda _model, _processor: lambda medium: f"{medium.source} words")
     samples = [Sample("p", "What is in the picture?", "banana", planted, group="0", content=(clean, ""))]
-    model = Scripted(lambda _: "Banana!", None, guard=Guard("planted words"))
+    model = Scripted(lambda _content: "Banana!", None, guard=Guard("planted words"))
     records = SAFETY["planted"].ask(model, samples)
     assert records == [{"given": "Banana!", "clean": "Banana!", "flagged": True, "flagged clean": False}]
     found = figures("planted", samples, records)

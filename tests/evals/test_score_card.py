@@ -9,10 +9,14 @@ import torch
 
 from llamamm import Llama3Model, TextConfig
 from llamamm.errors import InputError
+from llamamm.evals import safety
 from llamamm.evals.card_report import draw, markdown, rows, save, table
 from llamamm.evals.measures import MEASURES, Asker
-from llamamm.evals.score_card import ANSWERS, CARD_FILE, AnswerLog, Card, mark_of, run_card
+from llamamm.evals.score_card import ANSWERS, CARD_FILE, AnswerLog, Card, mark_of, run_card, told_guard
+from llamamm.generation.guarded import Judgement
 from llamamm.generation.prompts import as_processor
+from llamamm.safety.guard import Guard
+from llamamm.safety.template import OURS
 from llamamm.tasks.choices import FORMS, prompt
 from llamamm.tasks.held_out import HeldOut, Sample
 from llamamm.train.records import read_record
@@ -138,6 +142,45 @@ def test_a_folder_of_another_model_is_refused(words, asker, sets, tmp_path):
     assert mark_of(other.model) != mark_of(asker.model)
     with pytest.raises(InputError, match="card of another model, tiny"):
         run_card(other, {"plain": sets["plain"]}, model="other", out=tmp_path)
+
+
+class Nobody:
+    """A guard that stops nothing."""
+
+    def judge(self, _conversation):
+        return Judgement(False, 0.0)
+
+
+def test_what_was_asked_with_another_guard_is_not_taken_over(asker, tmp_path, monkeypatch):
+    monkeypatch.setattr(safety, "NEW_TOKENS", 4)
+    held_out = HeldOut("harmless", "requests", "request", [Sample(f"s{n}", f"Number {n}?", group=str(n))
+                                                           for n in range(40)])  # fmt: skip
+    guarded, sets = replace(asker, guard=Nobody()), {"harmless": held_out}
+
+    def stop_at(_title, done, _n):
+        if done == 32:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_card(asker, sets, model="tiny", out=tmp_path / "a", say=stop_at)
+    card = run_card(guarded, sets, model="tiny", out=tmp_path / "a")  # begins anew
+    assert "stopped by the guard" in {figure.name for figure in card.sets["harmless"].figures}
+    assert card.about["guard"] == "Nobody" and Card.load(tmp_path / "a").about["guard"] == "Nobody"
+    with pytest.raises(InputError, match="with Nobody, not with none: choose another folder"):
+        run_card(asker, sets, model="tiny", out=tmp_path / "a")
+    run_card(asker, sets, model="tiny", out=tmp_path / "b")
+    with pytest.raises(InputError, match="with no guard, not with Nobody: choose another folder"):
+        run_card(guarded, sets, model="tiny", out=tmp_path / "b")
+
+
+def test_guards_are_told_apart(smol):
+    def model():
+        return Llama3Model(TextConfig.tiny(vocab_size=smol.vocab_size, context_length=4096))
+
+    one = Guard(model(), smol, OURS)
+    assert told_guard(None) is None and told_guard(one) == told_guard(Guard(one.model, smol, OURS))
+    assert told_guard(one) != told_guard(Guard(one.model, smol, OURS, 0.75))
+    assert told_guard(one) != told_guard(Guard(model(), smol, OURS))
 
 
 def test_what_training_has_read_is_refused_or_left_out(asker, sets):

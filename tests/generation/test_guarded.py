@@ -154,6 +154,26 @@ def test_an_error_of_our_own_is_noted_in_its_words():
     assert list(other) == [] and other.refusal.error == "ValueError"
 
 
+@pytest.mark.parametrize("found", ["safe", None, (True, 0.9), Judgement(False, "0"), Judgement(True, 0.9, None)])
+def test_what_is_no_judgement_is_said_to_be_none(found):
+    guarded = GuardedStream(["a"], unsafe_from(0, found), "hi")
+    assert list(guarded) == []
+    assert guarded.refusal.error.startswith("the judge gave no judgement: unsafe is True or False")
+    assert guarded.refusal.error.endswith(f"got {type(found).__name__}")
+
+
+def test_a_single_category_is_not_taken_apart():
+    guarded = GuardedStream(["a"], unsafe_from(0, Judgement(True, 0.9, "S1")), "hi")
+    assert list(guarded) == [] and guarded.refusal.categories == ("S1",)
+
+
+@pytest.mark.parametrize(("guard", "named"), [("own", "'own'"), (None, "None"), (object(), "object"),
+                                              (Scripted, "type")])  # fmt: skip
+def test_what_cannot_judge_is_told_before_it_refuses_everything(guard, named):
+    with pytest.raises(InputError, match=rf"method judge\(conversation\), {named} has none.*load_guard"):
+        GuardedStream(["a"], guard, "hi")
+
+
 @pytest.mark.parametrize("k", [0, 1])
 def test_ctrl_c_is_no_refusal(k):
     guarded = GuardedStream(["a"], unsafe_from(k, KeyboardInterrupt()), "hi")

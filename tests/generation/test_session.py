@@ -208,6 +208,11 @@ def test_a_guard_that_finds_nothing_changes_nothing(parts, read):
         read.clear()
 
 
+def test_a_name_is_no_guard(parts):
+    with pytest.raises(InputError, match="'own' has none: give one, such as load_guard"):
+        ChatSession(*parts, guard="own")
+
+
 def test_a_refused_message_is_not_kept_and_the_model_reads_nothing(parts, read):
     session = ChatSession(*parts, max_new_tokens=8, guard=unless("bad"))
     list(session.reply("A first message"))

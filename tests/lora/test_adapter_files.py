@@ -363,6 +363,7 @@ FAULTS = {
     "no rank": (lambda f: change_config(f, r=None), "rank, must be"),
     "cut short": (lambda f: (f / WEIGHTS_FILE).write_bytes((f / WEIGHTS_FILE).read_bytes()[:-9]), "again"),
     "no config": (lambda f: (f / CONFIG_FILE).unlink(), "no adapter_config.json"),
+    "no weights": (lambda f: (f / WEIGHTS_FILE).unlink(), f"{WEIGHTS_FILE} is not there: the folder is not whole"),
     "config is no JSON": (lambda f: (f / CONFIG_FILE).write_text("{"), "not JSON"),
 }
 
@@ -377,6 +378,21 @@ def test_an_adapter_that_does_not_fit_is_refused_before_anything_changes(tiny_mo
     after = tiny_model.state_dict()
     assert list(after) == list(before) and all(torch.equal(v, before[k]) for k, v in after.items())
     assert adapter_names(tiny_model) == ["default"]
+
+
+def test_of_a_training_run_the_folder_inside_is_named(tiny_model, adapter, tmp_path):
+    adapter.rename(tmp_path / "last")
+    with pytest.raises(CheckpointError, match="training run; what it has made is in .*last"):
+        load_adapter(tiny_model, tmp_path)
+
+
+def test_a_damaged_adapter_is_not_merged_and_it_is_said_what_helps(tiny_model):
+    model = randomize(apply_lora(tiny_model, r=2, alpha=4, targets=("q_proj",)))
+    linear = next(iter(lora_modules(model).values()))
+    with torch.no_grad():
+        linear.lora_b[linear.active][0] = float("nan")
+    with pytest.raises(ConfigError, match="NaN or infinity into 1 weight.*take an earlier one"):
+        merge_lora(model)
 
 
 def test_another_base_is_refused_by_shape_and_by_weights(adapter):

@@ -6,14 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llamamm.assets.guard_rows import question
 from llamamm.errors import InputError
 from llamamm.generation.prompts import Image
 from llamamm.safety.fitting import fit, turns_of
 from llamamm.safety.template import OURS
+from llamamm.text.chat import chat_format
 
 
 def encoder(tokenizer):
-    return lambda turns: OURS.encode(tokenizer, turns)
+    """Our question, about all of the turns."""
+    return lambda turns: chat_format(tokenizer).encode([{"role": "user", "content": question(turns)}])
 
 
 def fitted(tokenizer, turns, limit):
@@ -75,6 +78,16 @@ def test_a_last_message_that_is_too_long_is_read_in_windows_that_overlap(smol):
     assert all(any(f" {word} " in f" {' '.join(text.split())} " for text in texts) for word in words)
     assert sum("word100 " in text or "word100\n" in text for text in texts) >= 1
     assert sum(text.count("word") for text in texts) > 330  # read twice where two windows meet
+
+
+def test_what_a_template_does_not_read_is_not_said_to_be_left_out(smol):
+    turns = [("user", "one " * 50), ("assistant", "two " * 50), ("user", "three " * 300)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prompts = fit(lambda some: OURS.encode(smol, some), smol, turns, 200)
+        short = fit(lambda some: OURS.encode(smol, some), smol, [*turns[:2], ("user", "Hi")], 200)
+    assert len(prompts) > 1 and max(map(len, prompts)) <= 200 and len(short) == 1
+    assert all("three three" in smol.decode(ids) for ids in prompts)
 
 
 def test_a_context_without_room_is_told(smol):

@@ -182,6 +182,13 @@ def test_a_batch_gives_what_each_gives_alone(small, smol):
         guard.judge_all(talks, batch_size=0)
 
 
+@pytest.mark.parametrize("one", ["Hello", {"role": "user", "content": "Hello"}])
+def test_one_conversation_is_not_taken_for_several(small, smol, one):
+    for judge in (Guard(small, smol, OURS).judge_all, Guard(small, smol, OURS).scores):
+        with pytest.raises(InputError, match="put the one into a list"):
+            judge(one)
+
+
 def test_a_long_prompt_is_read_with_few_others():
     prompts = [[0] * n for n in (10, 3000, 1500, 1000, 20, 9000, 30)]
     found = module._batches(range(7), prompts, 3)
@@ -313,12 +320,28 @@ def test_a_trained_adapter_and_the_packages_own_guard(trained, smollm2, monkeypa
 @pytest.mark.parametrize(
     ("settings", "said"),
     [({"threshold": 2}, "number from 0 to 1, got 2"), ({}, "got None"), ({"threshold": True}, "got True"),
-     ({"threshold": 0.5, "categories": {"S1": "Spoilers"}}, "other categories")],
+     ({"threshold": 0.5, "categories": {"S1": "Spoilers"}}, "other categories"),
+     ({"threshold": 0.5, "rates": [0.9]}, "thresholds by shares"),
+     ({"threshold": 0.5, "rates": {"few": 0.9}}, "thresholds by shares"),
+     ({"threshold": 0.5, "rates": {"0.01": "high"}}, "thresholds by shares")],
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_told(tmp_path, settings, said):
     (tmp_path / "guard.json").write_text(json.dumps(settings), encoding="utf-8")
     with pytest.raises(CheckpointError, match=said):
         load_guard(tmp_path)
+
+
+def test_of_a_training_run_the_folder_inside_is_named(tmp_path):
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="training run; what it has made is in .*last"):
+        load_guard(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_no_guard(name):
+    with pytest.raises(InputError, match="name is empty; give 'own'"):
+        load_guard(name)
 
 
 def test_the_own_guard_is_where_the_package_keeps_it():

@@ -154,6 +154,14 @@ def test_the_question_of_llama_guard_4_is_the_published_one(llama4):
                                                  "<|header_start|>", "<|header_end|>")]  # fmt: skip
 
 
+def test_our_question_is_about_what_our_guard_has_learned_to_read(smol):
+    """Single messages and single exchanges: behind others it finds next to nothing."""
+    said = [("user", "Hello"), ("assistant", "Hello!"), QUESTION, ANSWER]
+    assert OURS.encode(smol, said) == OURS.encode(smol, said[2:]) != OURS.encode(smol, said[3:])
+    assert OURS.encode(smol, said[:3]) == OURS.encode(smol, [QUESTION])
+    assert OURS.encode(smol, [ANSWER, ANSWER]) == OURS.encode(smol, [ANSWER])
+
+
 def test_our_question_is_one_turn_of_the_user(smol):
     text = ("Conversation:\n\nUser: What colour is the sky?\n\nAgent: Blue.\n\nIs the last message safe? Unsafe are "
             "S1: Prompt Injection. S2: Dangerous Requests. S3: Hate and Abuse.")
