@@ -106,10 +106,8 @@ GuardOption = Annotated[
                  "error; `generate` then ends with exit code 3, `chat` goes on."),
 ]  # fmt: skip
 FastOption = Annotated[
-    bool | None,
-    typer.Option("--fast/--no-fast", show_default=False,
-                 help="Decode by compiled loops, on a CPU; needs llamamm[fast]. Default: where they win."),
-]  # fmt: skip
+    bool, typer.Option("--fast", help="Decode by compiled loops, on a CPU; needs numba.")
+]
 BitsOption = Annotated[
     int | None, typer.Option(help="Round the text model's weights to 8 or 4 bits: less memory, faster on a CPU.")
 ]

@@ -100,7 +100,7 @@ def generate(
     raw: RawOption = False,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text. May be given several times.")] = None,
     guard: GuardOption = None,
-    fast: FastOption = None,
+    fast: FastOption = False,
     bits: BitsOption = None,
     compile: CompileOption = False,
 ) -> None:
@@ -156,7 +156,7 @@ def chat(
     seed: SeedOption = None,
     system: SystemOption = None,
     guard: GuardOption = None,
-    fast: FastOption = None,
+    fast: FastOption = False,
     bits: BitsOption = None,
     compile: CompileOption = False,
 ) -> None:
@@ -299,7 +299,7 @@ def _file_named(text: str) -> Path:
 
 def _load(
     model: str | None, size: Size | None, dtype: str | None, device: str | None, compile: bool, adapter: Path | None,
-    fast: bool | None, bits: int | None,
+    fast: bool, bits: int | None,
 ) -> tuple[Llama3Model, Processor]:  # fmt: skip
     if compile and fast:
         raise InputError("--compile and --fast are two ways to be faster; give one of them")
@@ -315,7 +315,7 @@ def _load(
         err().print(f"(float16: {torch_device} does not multiply bfloat16)")
     named = model_name(model, size) if model or size or not adapter else None  # None: the adapter's own base
     _, llama, processor = load_ready(named, adapter, dtype=torch_dtype, device=torch_device, bits=bits,
-                                     fast=False if compile else "auto" if fast is None else fast)  # fmt: skip
+                                     fast=fast)  # fmt: skip
     if compile:
         llama.compile(dynamic=True)
     return llama, processor

@@ -3,8 +3,8 @@
     x (B, 1, C), cache -> blocks -> x (B, 1, C)        where a step is one token of up to 8 rows, on a CPU
 
 It stands beside the model and takes a step only where the model is what the kernels compute: blocks of this package's
-own parts, unchanged. Whatever else there is, a hook, a swapped module, a gradient, another device, it leaves to PyTorch.
-The model's weights are read where they are, at each step. Built in notebook 19.
+own parts, unchanged. Whatever else there is, a hook, a swapped module, a gradient, another device, it leaves to
+PyTorch. The model's weights are read where they are, at each step. Built in notebook 19.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def is_available() -> bool:
     return find_spec("numba") is not None
 
 
-def equip(model: Llama3Model, *, fast: Fast = "auto", bits: int | None = None) -> Llama3Model:
+def equip(model: Llama3Model, *, fast: Fast = False, bits: int | None = None) -> Llama3Model:
     """Have a model decode by compiled kernels, with weights of 8 or 4 bits if bits says so; returns the model.
 
     fast: "auto" takes the kernels where they win: on a CPU, with numba installed, for models of 16 million weights and
@@ -93,8 +93,8 @@ class FastDecoder:
         if cache is None or not self._takes(model, x) or not _fits(model, cache, len(x)):
             return None
         begins, positions = _places(cache.length, padding, len(x))
-        plan = self._current(model, skipped)
-        if plan is None or begins is None:
+        plan = None if begins is None else self._current(model, skipped)
+        if plan is None:
             return None
         room = self._room_for(plan, len(x), cache.max_length)
         kernels = _kernels()
@@ -183,7 +183,7 @@ class _Plan:
         self.model, self.skipped = model, frozenset(skipped)
         self.table = np.zeros((L, kernels.N_LINEARS, kernels.N_FIELDS), np.int64)
         self.lora_scales = np.zeros((L, kernels.N_LINEARS), np.float32)
-        self.norms = np.zeros((L, 2), np.int64)
+        self.norms = np.zeros((L, 3), np.int64)
         self.head = np.zeros(kernels.N_FIELDS, np.int64)
         self.eps = np.float32(cfg.norm_eps)
         self._entries: list[tuple[dict, str, object]] = []  # a dict's key has this value
@@ -196,7 +196,9 @@ class _Plan:
             if n in self.skipped:
                 continue
             self._require(type(layer) is TransformerBlock and type(layer.self_attn) is GroupedQueryAttention
-                          and type(layer.mlp) is FeedForward and layer.self_attn.layer == n)  # fmt: skip
+                          and type(layer.mlp) is FeedForward)  # fmt: skip
+            self.norms[n, 2] = layer.self_attn.layer
+            self._entries.append((layer.self_attn.__dict__, "layer", layer.self_attn.layer))
             attend = layer.self_attn.attend
             self._entries.append((layer.self_attn.__dict__, "attend", attend))
             self._require(getattr(attend, "args", (attend,))[0] is _FUSED)

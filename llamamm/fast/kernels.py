@@ -31,7 +31,7 @@ F32, F16, BF16, INT8, INT4 = range(5)
 TILE = 64  # rows that stand side by side in INT8 and INT4, and of which a thread takes a run at a time
 # What the table says of each linear, int64: where it is and in what form, and an adapter beside it.
 WEIGHT, KIND, SCALES, GROUP, N_OUT, N_IN, LORA_A, LORA_B, RANK, N_FIELDS = range(10)
-Q, K, V, O, GATE, UP, DOWN, N_LINEARS = range(8)  # of a block, in the table's order
+Q, K, V, OUT, GATE, UP, DOWN, N_LINEARS = range(8)  # of a block, in the table's order
 f4 = np.float32
 # Sums may be taken in any order, so that they run 16 wide; NaN and infinity keep their meaning.
 SUMS = {"reassoc", "nsz", "contract", "arcp"}
@@ -57,7 +57,7 @@ as_f32, as_16, as_i8, as_u8 = map(_pointer_to, (types.float32, types.uint16, typ
 
 
 @intrinsic
-def from_half(_typing, bits):
+def from_half(_typing, bits):  # noqa: ARG001
     """fp16, as its 16 bits -> fp32."""
     def codegen(_context, builder, _signature, args):
         return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
@@ -66,7 +66,7 @@ def from_half(_typing, bits):
 
 
 @intrinsic
-def to_half(_typing, number):
+def to_half(_typing, number):  # noqa: ARG001
     """fp32 -> fp16, as its 16 bits, to the nearest."""
     def codegen(_context, builder, _signature, args):
         return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
@@ -75,7 +75,7 @@ def to_half(_typing, number):
 
 
 @intrinsic
-def from_bits(_typing, bits):
+def from_bits(_typing, bits):  # noqa: ARG001
     """The fp32 number that 32 bits are."""
     def codegen(_context, builder, _signature, args):
         return builder.bitcast(args[0], ir.FloatType())
@@ -84,7 +84,7 @@ def from_bits(_typing, bits):
 
 
 @intrinsic
-def to_bits(_typing, number):
+def to_bits(_typing, number):  # noqa: ARG001
     """The 32 bits that an fp32 number is."""
     def codegen(_context, builder, _signature, args):
         return builder.bitcast(args[0], ir.IntType(32))
@@ -93,7 +93,7 @@ def to_bits(_typing, number):
 
 
 @intrinsic
-def count_up(_typing, address):
+def count_up(_typing, address):  # noqa: ARG001
     """Add one to the int64 at an address, of which all threads know at once. -> what it was"""
     def codegen(_context, builder, _signature, args):
         counter = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
@@ -103,7 +103,7 @@ def count_up(_typing, address):
 
 
 @intrinsic
-def current(_typing, address):
+def current(_typing, address):  # noqa: ARG001
     """The int64 at an address, as it is now."""
     def codegen(_context, builder, _signature, args):
         return builder.load_atomic(builder.inttoptr(args[0], ir.IntType(64).as_pointer()), "acquire", 8)
@@ -127,7 +127,7 @@ def to_bf16(number):
 
 @compiled
 def exp(x):
-    """e^x = 2^n 2^f with n whole and |f| <= 1/2, where 2^f is a short polynomial, 16 at a time. To 3e-7 for
+    """e^x = 2^n 2^f with n whole and |f| <= 1/2, where 2^f is a short polynomial, 16 at a time. To 4e-7 for
     |x| < 4, and to 6e-6 at the ends, where x itself is told no better."""
     t = min(max(x * LOG2_E, f4(-126)), f4(127))
     n = np.floor(t + f4(0.5))
@@ -400,7 +400,8 @@ def attended(q, k, v, keys, values, kind, begin, length, D, scores, out):
 def run_blocks(x, table, lora_scales, norms, shape, eps, cache, begins, cos, sin, shared, private):
     """Blocks shape.first up to shape.last of all, one token for each row; x (B, C) is changed in place.
 
-    table (L, 7, N_FIELDS) int64, lora_scales (L, 7); norms (L, 2) addresses; cache: addresses of keys and values
+    table (L, 7, N_FIELDS) int64, lora_scales (L, 7); norms (L, 3): addresses of two norms,
+    and which layer of the cache is the block's; cache: addresses of keys and values
     (L, B, K, S, D), S, and the tokens in it; begins (B,): where each row's text begins; cos, sin (B, D): of this token;
     shared: what all workers write and read; private: a row for each worker, which are as many as it has rows.
     """
@@ -455,7 +456,7 @@ def blocks_of_worker(w, n_workers, x, table, lora_scales, norms, shape, eps, cac
             v = qkv[b, n_q + n_k + g * D : n_q + n_k + (g + 1) * D]
             turned(qkv[b, h * D : (h + 1) * D], D, cos[b], sin[b], turn[0])
             turned(qkv[b, n_q + g * D : n_q + (g + 1) * D], D, cos[b], sin[b], turn[1])
-            at = ((layer * B + b) * n_kv + g) * n_max * D * width
+            at = ((norms[layer, 2] * B + b) * n_kv + g) * n_max * D * width
             attended(turn[0], turn[1], v, keys + at, values + at, kind, begins[b], length, D, scores,
                      mixed[b, h * D : (h + 1) * D])
             if h % per_kv == 0:
@@ -463,10 +464,10 @@ def blocks_of_worker(w, n_workers, x, table, lora_scales, norms, shape, eps, cac
                 store(kind, values + at + length * D * width, v, D)
             task = count_up(tiles + 8)
         wait_for_all(counter, n_workers)
-        beside(linears[O], mixed, inner[O])
+        beside(linears[OUT], mixed, inner[OUT])
         tile = count_up(tiles + 16)
-        while tile < n_tiles(linears[O]):
-            some_rows(linears[O], tile, mixed, inner[O], scales[O], out, part)
+        while tile < n_tiles(linears[OUT]):
+            some_rows(linears[OUT], tile, mixed, inner[OUT], scales[OUT], out, part)
             tile = count_up(tiles + 16)
         wait_for_all(counter, n_workers)
         added(own_x, out)

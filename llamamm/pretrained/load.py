@@ -48,7 +48,7 @@ def from_pretrained(
     device: torch.device | str = "cpu",
     progress: bool | None = None,
     like_transformers: bool = False,
-    fast: Fast = "auto",
+    fast: Fast = False,
     bits: Literal[8, 4] | None = None,
     **hub: Unpack[HubOptions],
 ) -> tuple[Llama3Model, Tokenizer | Processor | None]:
@@ -62,8 +62,8 @@ def from_pretrained(
     progress: show bars on stderr; None means where it is a terminal, and elsewhere one line if an asset is fetched.
     like_transformers: for Llama 3.2 Vision alone, as in `MllamaModel`: transformers' reading of images, not Meta's,
     with whose code the weights were trained.
-    fast: decode by compiled kernels, "auto" where they win (see `llamamm.fast.decoder.equip`); bits: round the weights
-    of the text model's linears to 8 or 4 bits. hub: revision, token, local_files_only; see HubOptions.
+    fast: decode by compiled kernels, True or, where they win, "auto" (see `llamamm.fast.decoder.equip`); bits: round
+    the weights of the text model's linears to 8 or 4 bits. hub: revision, token, local_files_only; see HubOptions.
     Raises FetchError, CheckpointError, ConfigError or InputError with the remedy.
     """
     bars = sys.stderr.isatty() if progress is None else progress

@@ -29,7 +29,7 @@ class Ready(NamedTuple):
 
 def load_ready(
     name: str | None = None, adapter: str | Path | None = None, *, dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu", fast: Fast = "auto", bits: Literal[8, 4] | None = None,
+    device: torch.device | str = "cpu", fast: Fast = False, bits: Literal[8, 4] | None = None,
 ) -> Ready:  # fmt: skip
     """A model by its name or, where there is none, the one that an adapter or a skill was trained on.
 

@@ -88,7 +88,8 @@ def prompt(n=5, rows=1, seed=0):
 
 
 @pytest.mark.parametrize("changes", [{}, {"n_heads": 4, "n_kv_heads": 4}, {"n_heads": 8, "n_kv_heads": 1},
-                                     {"tie_embeddings": False}, {"vocab_size": 509, "intermediate_size": 70}])  # fmt: skip
+                                     {"tie_embeddings": False},
+                                     {"vocab_size": 509, "intermediate_size": 70}])  # fmt: skip
 @pytest.mark.parametrize("rows", [1, 3, 8])
 def test_steps_equal_pytorchs(changes, rows):
     assert_equal_steps(make(CFG.replace(**changes)), prompt(rows=rows))
@@ -164,7 +165,7 @@ class Louder(RMSNorm):
         return 2 * super().forward(x)
 
 
-def hook(module, _args, out):
+def hook(_module, _args, out):
     return out + 1
 
 
@@ -287,11 +288,11 @@ def test_llama32_vision(theirs):  # noqa: F811
 
 def test_auto_takes_large_models_on_a_cpu(monkeypatch):
     small = make()
-    assert equip(small).fast is None and isinstance(equip(small, fast=True).fast, FastDecoder)
+    assert equip(small, fast="auto").fast is None and isinstance(equip(small, fast=True).fast, FastDecoder)
     monkeypatch.setattr(decoder, "LEAST_WEIGHTS", 1000)
-    assert isinstance(equip(small).fast, FastDecoder) and equip(small, fast=False).fast is None
+    assert isinstance(equip(small, fast="auto").fast, FastDecoder) and equip(small).fast is None
     monkeypatch.setattr(decoder, "is_available", lambda: False)
-    assert equip(small).fast is None
+    assert equip(small, fast="auto").fast is None
     with pytest.raises(MissingDependencyError, match=r"pip install 'llamamm\[fast\]'"):
         equip(small, fast=True)
     with pytest.raises(InputError, match="'auto', True or False"):
@@ -333,7 +334,7 @@ def test_two_threads_take_turns():
 
 def test_the_real_model_says_the_same(smollm2_dir):
     """Greedy tokens of an answer; of a tie either is right, and there is none here."""
-    model, tokenizer = from_pretrained(smollm2_dir, dtype=torch.float32)
+    model, tokenizer = from_pretrained(smollm2_dir, dtype=torch.float32, fast="auto")
     assert isinstance(model.fast, FastDecoder)
     ids = torch.tensor([tokenizer.encode("The capital of France is")])
     ours = generate(model, ids, 32)

@@ -61,7 +61,7 @@ def test_the_exponential():
     x = np.concatenate([np.linspace(-87, 88, 20_001), [0, -1e-8, 1e-8]]).astype(np.float32)
     ours = np.array([kernels.exp(v) for v in x])
     error = np.abs(ours / np.exp(x.astype(np.float64)) - 1)
-    assert error.max() < 6e-6 and error[np.abs(x) < 4].max() < 3e-7  # as far as x itself is told
+    assert error.max() < 6e-6 and error[np.abs(x) < 4].max() < 4e-7  # as far as x itself is told
     assert kernels.exp(np.float32(0)) == 1 and kernels.exp(np.float32(-1e30)) < 1e-37
     assert np.isnan(kernels.exp(np.float32("nan")))
 

@@ -1,4 +1,4 @@
-"""fast.quantized: whole numbers and scales by llama.cpp's rule, side by side and back, beside adapters, and refusals."""
+"""fast.quantized: whole numbers and scales by llama.cpp's rule, side by side and back, beside adapters."""
 
 import pytest
 import torch
