@@ -9,7 +9,6 @@ PyTorch. The model's weights are read where they are, at each step. Built in not
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -18,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llamamm.errors import InputError, MissingDependencyError
+from llamamm.fast.plan import KINDS, Plan, Room, load_kernels
 from llamamm.fast.quantized import QuantizedLinear, quantize
 from llamamm.lora.lora import LoraLinear
 from llamamm.text import attention
@@ -37,16 +37,12 @@ Fast = Literal["auto"] | bool
 
 MOST_ROWS = 8
 LEAST_WEIGHTS = 2**24  # below, loading the kernels takes longer than they save
-NAMES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
-         "mlp.up_proj", "mlp.down_proj")  # fmt: skip
 # What the kernels compute is what these do; a lesson or a test may have put something else in their place.
 _PARTS = (TransformerBlock, GroupedQueryAttention, FeedForward, RMSNorm, Linear, LoraLinear, QuantizedLinear)
 _FORWARDS = {part: part.forward for part in _PARTS}
 _FUNCTIONS = tuple((module, name, getattr(module, name)) for module, name in (
     (attention, "apply_rope"), (attention, "fused_attention"), (text_model, "build_mask")))  # fmt: skip
-_FUSED = attention.fused_attention
 _ONE_AT_A_TIME = threading.Lock()  # numba's own threads serve one caller
-_KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # kernels' F32, F16, BF16; numba is not loaded yet
 
 
 def is_available() -> bool:
@@ -82,8 +78,8 @@ class FastDecoder:
     they are right."""
 
     def __init__(self) -> None:
-        self._plan: _Plan | None = None
-        self._room: _Room | None = None
+        self._plan: Plan | None = None
+        self._room: Room | None = None
 
     def run_blocks(
         self, model: Llama3Model, x: Tensor, cache: KVCache | None, padding: Tensor | None,
@@ -97,7 +93,7 @@ class FastDecoder:
         if plan is None:
             return None
         room = self._room_for(plan, len(x), cache.max_length)
-        kernels = _kernels()
+        kernels = load_kernels()
         state = x[:, 0].float().clone().numpy()  # (B, C)
         if positions is None:
             cos, sin = (t[cache.length].expand(len(x), -1) for t in (model.cos, model.sin))
@@ -108,7 +104,7 @@ class FastDecoder:
         cfg = model.cfg
 
         def run(first: int, last: int) -> None:
-            shape = (cfg.n_heads, cfg.n_kv_heads, cfg.head_dim, first, last, _KINDS[cache.keys.dtype], plan.norm_kind)
+            shape = (cfg.n_heads, cfg.n_kv_heads, cfg.head_dim, first, last, KINDS[cache.keys.dtype], plan.norm_kind)
             kernels.run_blocks(state, plan.table, plan.lora_scales, plan.norms, shape, plan.eps, where, begins,
                                *angles, room.shared, room.private)  # fmt: skip
 
@@ -139,7 +135,7 @@ class FastDecoder:
         """Scores in fp32, (B, 1, C) -> (B, 1, V); None where PyTorch has to do it."""
         if self._plan is None or not self._takes(model, x) or self._plan.head_changed(model):
             return None
-        kernels, rows = _kernels(), np.ascontiguousarray(x[:, 0].float().numpy())
+        kernels, rows = load_kernels(), np.ascontiguousarray(x[:, 0].float().numpy())
         scores = np.empty((len(rows), int(self._plan.head[kernels.N_OUT])), np.float32)
         with _ONE_AT_A_TIME:
             kernels.project(self._plan.head, rows, scores, _n_workers())
@@ -153,18 +149,18 @@ class FastDecoder:
             return False
         if any(getattr(module, name) is not function for module, name, function in _FUNCTIONS):
             return False
-        return x.shape[1] == 1 and len(x) <= MOST_ROWS and x.device.type == "cpu" and x.dtype in _KINDS
+        return x.shape[1] == 1 and len(x) <= MOST_ROWS and x.device.type == "cpu" and x.dtype in KINDS
 
-    def _current(self, model: Llama3Model, skipped: Collection[int]) -> _Plan | None:
+    def _current(self, model: Llama3Model, skipped: Collection[int]) -> Plan | None:
         plan = self._plan
         if plan is None or plan.changed(model, skipped):
-            self._plan = plan = _Plan.of(model, skipped)
+            self._plan = plan = Plan.of(model, skipped)
         return plan
 
-    def _room_for(self, plan: _Plan, n_rows: int, length: int) -> _Room:
+    def _room_for(self, plan: Plan, n_rows: int, length: int) -> Room:
         wanted = (_n_workers(), n_rows, length, plan.sizes)
         if self._room is None or self._room.wanted != wanted:
-            self._room = _Room(wanted)
+            self._room = Room(wanted)
         return self._room
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FastDecoder:
@@ -174,145 +170,10 @@ class FastDecoder:
         return FastDecoder, ()
 
 
-class _Plan:
-    """Where a model's weights are, and what must stay as it is for that to be true."""
-
-    def __init__(self, model: Llama3Model, skipped: Collection[int]) -> None:
-        kernels = _kernels()
-        cfg, L = model.cfg, len(model.layers)
-        self.model, self.skipped = model, frozenset(skipped)
-        self.table = np.zeros((L, kernels.N_LINEARS, kernels.N_FIELDS), np.int64)
-        self.lora_scales = np.zeros((L, kernels.N_LINEARS), np.float32)
-        self.norms = np.zeros((L, 3), np.int64)
-        self.head = np.zeros(kernels.N_FIELDS, np.int64)
-        self.eps = np.float32(cfg.norm_eps)
-        self._entries: list[tuple[dict, str, object]] = []  # a dict's key has this value
-        self._tensors: list[tuple[Tensor, int]] = []  # a tensor is at this address
-        self._empty: list[dict] = []  # hooks
-        self._plain: list[dict] = []  # a module's own attributes, among which is no forward
-        dtypes = set()
-        for n, layer in enumerate(model.layers):
-            self._watch(model.layers, str(n), layer)
-            if n in self.skipped:
-                continue
-            self._require(type(layer) is TransformerBlock and type(layer.self_attn) is GroupedQueryAttention
-                          and type(layer.mlp) is FeedForward)  # fmt: skip
-            self.norms[n, 2] = layer.self_attn.layer
-            self._entries.append((layer.self_attn.__dict__, "layer", layer.self_attn.layer))
-            attend = layer.self_attn.attend
-            self._entries.append((layer.self_attn.__dict__, "attend", attend))
-            self._require(getattr(attend, "args", (attend,))[0] is _FUSED)
-            for name, part in (("self_attn", layer.self_attn), ("mlp", layer.mlp)):
-                self._watch(layer, name, part)
-            for k, name in enumerate(("input_layernorm", "post_attention_layernorm")):
-                norm = getattr(layer, name)
-                self._watch(layer, name, norm)
-                self._require(type(norm) is RMSNorm and norm.eps == cfg.norm_eps)
-                self.norms[n, k] = self._address(norm, "weight")
-                self._require(norm.weight.dtype in _KINDS)
-                dtypes.add(norm.weight.dtype)
-            for m, path in enumerate(NAMES):
-                owner, name = path.split(".")
-                self.lora_scales[n, m] = self._linear(getattr(layer, owner), name, self.table[n, m])
-        self._require(len(dtypes) == 1)
-        self.norm_kind = _KINDS[dtypes.pop()]
-        self._n_watched_for_blocks = len(self._entries)
-        self._linear(model, "lm_head", self.head)
-        self._require(self.head[kernels.RANK] == 0)
-        rank = int(self.table[..., kernels.RANK].max())
-        self.sizes = (cfg.hidden_size, cfg.n_heads, cfg.n_kv_heads, cfg.head_dim, cfg.intermediate_size, rank)
-
-    @classmethod
-    def of(cls, model: Llama3Model, skipped: Collection[int]) -> _Plan | None:
-        """None where the model is not what the kernels compute."""
-        try:
-            return cls(model, skipped)
-        except _Unfit:
-            return None
-
-    def changed(self, model: Llama3Model, skipped: Collection[int]) -> bool:
-        return (
-            model is not self.model
-            or self.skipped != frozenset(skipped)
-            or any(holder.get(name) is not value for holder, name, value in self._entries)
-            or any(tensor.data_ptr() != address for tensor, address in self._tensors)
-            or any(self._empty)
-            or any("forward" in attributes for attributes in self._plain)
-        )
-
-    def head_changed(self, model: Llama3Model) -> bool:
-        return model is not self.model or model.lm_head is not self.lm_head
-
-    def _linear(self, owner: nn.Module, name: str, fields: np.ndarray) -> float:
-        """Fill one row of the table. -> the scale of the adapter beside it, 0 without one."""
-        kernels, linear, scale = _kernels(), getattr(owner, name), 0.0
-        self._watch(owner, name, linear)
-        if name == "lm_head":
-            self.lm_head = linear
-        if type(linear) is LoraLinear:
-            for key in ("active", "enabled"):
-                self._entries.append((linear.__dict__, key, linear.__dict__[key]))
-            if linear.enabled and not linear.merged:
-                a, b = linear.lora_a[linear.active], linear.lora_b[linear.active]
-                settings = linear.settings[linear.active]
-                self._require(not settings.dora and a.dtype == b.dtype == torch.float32)
-                self._require(a.is_contiguous() and b.is_contiguous())
-                fields[[kernels.LORA_A, kernels.LORA_B, kernels.RANK]] = a.data_ptr(), b.data_ptr(), len(a)
-                self._tensors += [(a, a.data_ptr()), (b, b.data_ptr())]
-                scale = settings.scale
-            self._watch(linear, "base", linear.base)
-            linear = linear.base
-        fields[[kernels.N_OUT, kernels.N_IN]] = linear.out_features, linear.in_features
-        if type(linear) is QuantizedLinear:
-            kind = kernels.INT8 if linear.bits == 8 else kernels.INT4
-            fields[[kernels.WEIGHT, kernels.SCALES]] = self._address(linear, "codes"), self._address(linear, "scales")
-            fields[[kernels.KIND, kernels.GROUP]] = kind, linear.group
-            return scale
-        self._require(type(linear) is Linear and linear.weight.dtype in _KINDS)
-        fields[[kernels.WEIGHT, kernels.KIND]] = self._address(linear, "weight"), _KINDS[linear.weight.dtype]
-        return scale
-
-    def _watch(self, owner: nn.Module, name: str, module: nn.Module) -> None:
-        self._require(module is owner._modules.get(name) and "forward" not in module.__dict__)
-        self._require(not module._forward_hooks and not module._forward_pre_hooks)
-        self._entries.append((owner._modules, name, module))
-        self._empty += [module._forward_hooks, module._forward_pre_hooks]
-        self._plain.append(module.__dict__)
-
-    def _address(self, module: nn.Module, name: str) -> int:
-        holder = module._parameters if name in module._parameters else module._buffers
-        tensor = holder.get(name)
-        self._require(tensor is not None and tensor.device.type == "cpu" and tensor.is_contiguous())
-        self._entries.append((holder, name, tensor))
-        self._tensors.append((tensor, tensor.data_ptr()))
-        return tensor.data_ptr()
-
-    @staticmethod
-    def _require(condition: bool) -> None:
-        if not condition:
-            raise _Unfit
-
-
-class _Unfit(Exception):
-    """Not what the kernels compute."""
-
-
-class _Room:
-    """What is written between two products, for a number of rows and tokens."""
-
-    def __init__(self, wanted: tuple[int, int, int, tuple[int, ...]]) -> None:
-        self.wanted = wanted
-        W, B, length, (C, H, K, D, F, rank) = wanted
-        shared = (B, (H + 2 * K) * D), (B, H * D), (B, F), (B, F), (B, C)
-        private = (W, B, C), (W, B, C), (W, 7, B, max(rank, 1)), (W, 64), (W, 2, D), (W, length)
-        self.shared = tuple(np.empty(shape, np.float32) for shape in shared)
-        self.private = tuple(np.empty(shape, np.float32) for shape in private)
-
-
 def _fits(model: Llama3Model, cache: KVCache, n_rows: int) -> bool:
     keys = cache.keys
     return (getattr(type(cache), "update", None) is KVCache.update and keys.shape[1] == n_rows and keys.is_contiguous()
-            and keys.dtype in _KINDS and cache.length < min(cache.max_length, model.cfg.context_length))  # fmt: skip
+            and keys.dtype in KINDS and cache.length < min(cache.max_length, model.cfg.context_length))  # fmt: skip
 
 
 def _places(length: int, padding: Tensor | None, n_rows: int) -> tuple[np.ndarray | None, Tensor | None]:
@@ -324,23 +185,6 @@ def _places(length: int, padding: Tensor | None, n_rows: int) -> tuple[np.ndarra
     if (padding[:, 1:] < padding[:, :-1]).any():  # a gap: not what pad_left makes
         return None, None
     return begins.numpy(), counts - 1
-
-
-_COMPILED: list[Any] = []
-
-
-def _kernels() -> Any:
-    """The kernels, loaded when the first step is taken; the very first time they are compiled, with a word."""
-    if not _COMPILED:
-        import numba
-
-        numba.config.THREADING_LAYER = "workqueue"  # always there, and each worker has a thread of its own
-        from llamamm.fast import kernels
-
-        if not kernels.is_compiled():
-            print("(compiling the decoder for this machine: half a minute, once)", file=sys.stderr, flush=True)
-        _COMPILED.append(kernels)
-    return _COMPILED[0]
 
 
 def _n_workers() -> int:

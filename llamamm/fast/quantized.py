@@ -27,7 +27,9 @@ BLOCKS = ("layers.*.self_attn.*", "layers.*.mlp.*")
 class QuantizedLinear(nn.Linear):
     """x Wᵀ. (..., C) -> (..., N). An adapter may stand beside it, as beside any linear.
 
-    codes: (N/64, C, 64) int8, or (N/64, C/2, 64) uint8 with two columns in a byte, the first in the lower half, each plus 8; scales: (N/64, C/group, 64) fp16. Nothing of it trains."""
+    codes: (N/64, C, 64) int8, or (N/64, C/2, 64) uint8 with two columns in a byte, the first in the lower half, each
+    plus 8; scales: (N/64, C/group, 64) fp16. Nothing of it trains.
+    """
 
     def __init__(self, in_features: int, out_features: int, *, bits: int, group: int = 32) -> None:
         nn.Module.__init__(self)  # a linear, but for its weight

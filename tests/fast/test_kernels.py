@@ -5,10 +5,10 @@ import pytest
 import torch
 
 pytest.importorskip("numba")
-from llamamm.fast import kernels  # noqa: E402
+from llamamm.fast import forms, kernels  # noqa: E402
 from llamamm.fast.quantized import QuantizedLinear  # noqa: E402
 
-FORMS = {torch.float32: kernels.F32, torch.float16: kernels.F16, torch.bfloat16: kernels.BF16}
+FORMS = {torch.float32: forms.F32, torch.float16: forms.F16, torch.bfloat16: forms.BF16}
 
 
 def numbers(*shape, seed=0):
@@ -44,7 +44,7 @@ def test_a_product_in_floating_point(dtype, shape, rows):
 @pytest.mark.parametrize("rows", [1, 5])
 def test_a_product_in_whole_numbers(bits, group, rows):
     linear, x = QuantizedLinear.of(numbers(192, 256), bits=bits, group=group), numbers(rows, 256, seed=1)
-    kind = kernels.INT8 if bits == 8 else kernels.INT4
+    kind = forms.INT8 if bits == 8 else forms.INT4
     row = table(linear.weight, WEIGHT=linear.codes.data_ptr(), KIND=kind, SCALES=linear.scales.data_ptr(), GROUP=group)
     torch.testing.assert_close(project(row, x, 192), x @ linear.weight.T, atol=1e-4, rtol=1e-4)
 
@@ -59,11 +59,11 @@ def test_what_is_no_number_is_told(value):
 
 def test_the_exponential():
     x = np.concatenate([np.linspace(-87, 88, 20_001), [0, -1e-8, 1e-8]]).astype(np.float32)
-    ours = np.array([kernels.exp(v) for v in x])
+    ours = np.array([forms.exp(v) for v in x])
     error = np.abs(ours / np.exp(x.astype(np.float64)) - 1)
     assert error.max() < 6e-6 and error[np.abs(x) < 4].max() < 4e-7  # as far as x itself is told
-    assert kernels.exp(np.float32(0)) == 1 and kernels.exp(np.float32(-1e30)) < 1e-37
-    assert np.isnan(kernels.exp(np.float32("nan")))
+    assert forms.exp(np.float32(0)) == 1 and forms.exp(np.float32(-1e30)) < 1e-37
+    assert np.isnan(forms.exp(np.float32("nan")))
 
 
 @pytest.mark.parametrize("dtype", FORMS)
@@ -71,5 +71,5 @@ def test_what_is_stored_is_what_pytorch_would_round_to(dtype):
     x = torch.cat([numbers(500) * 10.0 ** torch.randint(-6, 5, (500,), generator=torch.Generator().manual_seed(3)),
                    torch.tensor([0.0, -0.0, 1.00390625, 1.01171875, float("inf"), float("nan")])])  # fmt: skip
     out = torch.empty(len(x), dtype=dtype)
-    kernels.store(FORMS[dtype], out.data_ptr(), x.numpy(), len(x))
+    forms.store(FORMS[dtype], out.data_ptr(), x.numpy(), len(x))
     torch.testing.assert_close(out, x.to(dtype), rtol=0, atol=0, equal_nan=True)

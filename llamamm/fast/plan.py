@@ -1,0 +1,177 @@
+"""Where a model's weights are, for the kernels; and what has to stay as it is for that to be true.
+
+Used in notebook 19.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llamamm.fast.quantized import QuantizedLinear
+from llamamm.lora.lora import LoraLinear
+from llamamm.text.attention import GroupedQueryAttention, fused_attention
+from llamamm.text.layers import FeedForward, Linear, RMSNorm
+from llamamm.text.model import TransformerBlock
+
+if TYPE_CHECKING:
+    from llamamm.text.model import Llama3Model
+
+NAMES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
+         "mlp.up_proj", "mlp.down_proj")  # fmt: skip
+KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # kernels' F32, F16, BF16; numba is not loaded yet
+_COMPILED: list[Any] = []
+
+
+def load_kernels() -> Any:
+    """The kernels, loaded when the first step is taken; the very first time they are compiled, with a word."""
+    if not _COMPILED:
+        import numba
+
+        numba.config.THREADING_LAYER = "workqueue"  # always there, and each worker has a thread of its own
+        from llamamm.fast import kernels
+
+        if not kernels.is_compiled():
+            print("(compiling the decoder for this machine: half a minute, once)", file=sys.stderr, flush=True)
+        _COMPILED.append(kernels)
+    return _COMPILED[0]
+
+
+class Plan:
+    """Where a model's weights are, and what must stay as it is for that to be true."""
+
+    def __init__(self, model: Llama3Model, skipped: Collection[int]) -> None:
+        kernels = load_kernels()
+        cfg, L = model.cfg, len(model.layers)
+        self.model, self.skipped = model, frozenset(skipped)
+        self.table = np.zeros((L, kernels.N_LINEARS, kernels.N_FIELDS), np.int64)
+        self.lora_scales = np.zeros((L, kernels.N_LINEARS), np.float32)
+        self.norms = np.zeros((L, 3), np.int64)
+        self.head = np.zeros(kernels.N_FIELDS, np.int64)
+        self.eps = np.float32(cfg.norm_eps)
+        self._entries: list[tuple[dict, str, object]] = []  # a dict's key has this value
+        self._tensors: list[tuple[Tensor, int]] = []  # a tensor is at this address
+        self._empty: list[dict] = []  # hooks
+        self._plain: list[dict] = []  # a module's own attributes, among which is no forward
+        dtypes = set()
+        for n, layer in enumerate(model.layers):
+            self._watch(model.layers, str(n), layer)
+            if n in self.skipped:
+                continue
+            self._require(type(layer) is TransformerBlock and type(layer.self_attn) is GroupedQueryAttention
+                          and type(layer.mlp) is FeedForward)  # fmt: skip
+            self.norms[n, 2] = layer.self_attn.layer
+            self._entries.append((layer.self_attn.__dict__, "layer", layer.self_attn.layer))
+            attend = layer.self_attn.attend
+            self._entries.append((layer.self_attn.__dict__, "attend", attend))
+            self._require(getattr(attend, "args", (attend,))[0] is fused_attention)
+            for name, part in (("self_attn", layer.self_attn), ("mlp", layer.mlp)):
+                self._watch(layer, name, part)
+            for k, name in enumerate(("input_layernorm", "post_attention_layernorm")):
+                norm = getattr(layer, name)
+                self._watch(layer, name, norm)
+                self._require(type(norm) is RMSNorm and norm.eps == cfg.norm_eps)
+                self.norms[n, k] = self._address(norm, "weight")
+                self._require(norm.weight.dtype in KINDS)
+                dtypes.add(norm.weight.dtype)
+            for m, path in enumerate(NAMES):
+                owner, name = path.split(".")
+                self.lora_scales[n, m] = self._linear(getattr(layer, owner), name, self.table[n, m])
+        self._require(len(dtypes) == 1)
+        self.norm_kind = KINDS[dtypes.pop()]
+        self._n_watched_for_blocks = len(self._entries)
+        self._linear(model, "lm_head", self.head)
+        self._require(self.head[kernels.RANK] == 0)
+        rank = int(self.table[..., kernels.RANK].max())
+        self.sizes = (cfg.hidden_size, cfg.n_heads, cfg.n_kv_heads, cfg.head_dim, cfg.intermediate_size, rank)
+
+    @classmethod
+    def of(cls, model: Llama3Model, skipped: Collection[int]) -> Plan | None:
+        """None where the model is not what the kernels compute."""
+        try:
+            return cls(model, skipped)
+        except _Unfit:
+            return None
+
+    def changed(self, model: Llama3Model, skipped: Collection[int]) -> bool:
+        return (
+            model is not self.model
+            or self.skipped != frozenset(skipped)
+            or any(holder.get(name) is not value for holder, name, value in self._entries)
+            or any(tensor.data_ptr() != address for tensor, address in self._tensors)
+            or any(self._empty)
+            or any("forward" in attributes for attributes in self._plain)
+        )
+
+    def head_changed(self, model: Llama3Model) -> bool:
+        return model is not self.model or model.lm_head is not self.lm_head
+
+    def _linear(self, owner: nn.Module, name: str, fields: np.ndarray) -> float:
+        """Fill one row of the table. -> the scale of the adapter beside it, 0 without one."""
+        kernels, linear, scale = load_kernels(), getattr(owner, name), 0.0
+        self._watch(owner, name, linear)
+        if name == "lm_head":
+            self.lm_head = linear
+        if type(linear) is LoraLinear:
+            for key in ("active", "enabled"):
+                self._entries.append((linear.__dict__, key, linear.__dict__[key]))
+            if linear.enabled and not linear.merged:
+                a, b = linear.lora_a[linear.active], linear.lora_b[linear.active]
+                settings = linear.settings[linear.active]
+                self._require(not settings.dora and a.dtype == b.dtype == torch.float32)
+                self._require(a.is_contiguous() and b.is_contiguous())
+                fields[[kernels.LORA_A, kernels.LORA_B, kernels.RANK]] = a.data_ptr(), b.data_ptr(), len(a)
+                self._tensors += [(a, a.data_ptr()), (b, b.data_ptr())]
+                scale = settings.scale
+            self._watch(linear, "base", linear.base)
+            linear = linear.base
+        fields[[kernels.N_OUT, kernels.N_IN]] = linear.out_features, linear.in_features
+        if type(linear) is QuantizedLinear:
+            kind = kernels.INT8 if linear.bits == 8 else kernels.INT4
+            fields[[kernels.WEIGHT, kernels.SCALES]] = self._address(linear, "codes"), self._address(linear, "scales")
+            fields[[kernels.KIND, kernels.GROUP]] = kind, linear.group
+            return scale
+        self._require(type(linear) is Linear and linear.weight.dtype in KINDS)
+        fields[[kernels.WEIGHT, kernels.KIND]] = self._address(linear, "weight"), KINDS[linear.weight.dtype]
+        return scale
+
+    def _watch(self, owner: nn.Module, name: str, module: nn.Module) -> None:
+        self._require(module is owner._modules.get(name) and "forward" not in module.__dict__)
+        self._require(not module._forward_hooks and not module._forward_pre_hooks)
+        self._entries.append((owner._modules, name, module))
+        self._empty += [module._forward_hooks, module._forward_pre_hooks]
+        self._plain.append(module.__dict__)
+
+    def _address(self, module: nn.Module, name: str) -> int:
+        holder = module._parameters if name in module._parameters else module._buffers
+        tensor = holder.get(name)
+        self._require(tensor is not None and tensor.device.type == "cpu" and tensor.is_contiguous())
+        self._entries.append((holder, name, tensor))
+        self._tensors.append((tensor, tensor.data_ptr()))
+        return tensor.data_ptr()
+
+    @staticmethod
+    def _require(condition: bool) -> None:
+        if not condition:
+            raise _Unfit
+
+
+class _Unfit(Exception):
+    """Not what the kernels compute."""
+
+
+class Room:
+    """What is written between two products, for a number of rows and tokens."""
+
+    def __init__(self, wanted: tuple[int, int, int, tuple[int, ...]]) -> None:
+        self.wanted = wanted
+        W, B, length, (C, H, K, D, F, rank) = wanted
+        shared = (B, (H + 2 * K) * D), (B, H * D), (B, F), (B, F), (B, C)
+        private = (W, B, C), (W, B, C), (W, 7, B, max(rank, 1)), (W, 64), (W, 2, D), (W, length)
+        self.shared = tuple(np.empty(shape, np.float32) for shape in shared)
+        self.private = tuple(np.empty(shape, np.float32) for shape in private)
