@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "llama32_vision": "multimodal generation text senses files",
     "assets": "weights senses files",
     "doctor": "assets weights devices",
-    "pretrained": "fast assets weights lora llama32_vision multimodal generation senses text files",
+    "pretrained": "assets weights lora llama32_vision multimodal generation senses text files",
     "tasks": "assets multimodal generation senses",
     "train": "assets pretrained tasks lora weights multimodal generation senses text files devices",
     "safety": "assets pretrained lora multimodal generation senses text files devices",

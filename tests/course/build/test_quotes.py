@@ -74,6 +74,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "text.model": {
         "Llama3Model": TOO_LONG,
+        "Stepper": PROTOCOL,
     },
     "weights.checkpoint": {
         **dict.fromkeys(("INDEX_FILE", "SINGLE_FILE", "MAX_HEADER_BYTES", "DTYPES"), CONSTANT),
@@ -585,7 +586,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("Judgement", "Refusal"), RECORD),
         "Judge": PROTOCOL,
         "GuardedStream": "exercise 18.6, which judges the prompt and its media first",
-        "media_reader": USED,
+        **dict.fromkeys(("media_reader", "require_judge"), USED),
     },
 }  # fmt: skip
 
