@@ -585,7 +585,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("Judgement", "Refusal"), RECORD),
         "Judge": PROTOCOL,
         "GuardedStream": "exercise 18.6, which judges the prompt and its media first",
-        "media_reader": USED,
+        **dict.fromkeys(("media_reader", "require_judge"), USED),
     },
 }  # fmt: skip
 
