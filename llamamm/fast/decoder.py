@@ -59,6 +59,7 @@ def equip(model: Llama3Model, *, fast: Fast = False, bits: int | None = None) ->
     """
     if fast not in ("auto", True, False):
         raise InputError(f"fast is 'auto', True or False, got {fast!r}")
+    large = model.n_parameters() >= LEAST_WEIGHTS  # before they are whole numbers, and no parameters any more
     if bits is not None:
         quantize(model, bits)
     on_cpu = model.embed_tokens.weight.device.type == "cpu"
@@ -67,7 +68,6 @@ def equip(model: Llama3Model, *, fast: Fast = False, bits: int | None = None) ->
     if fast is True and not on_cpu:
         raise InputError(f"compiled decoding is for the CPU, and the model is on {model.embed_tokens.weight.device}; "
                          f"leave fast out")
-    large = model.embed_tokens.weight.numel() >= LEAST_WEIGHTS // 4  # nobody counts all of a model's for this
     wanted = on_cpu and large and is_available() if fast == "auto" else fast
     model.fast = FastDecoder() if wanted else None
     return model

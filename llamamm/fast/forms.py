@@ -18,8 +18,9 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
+from llamamm.fast.quantized import TILE
+
 F32, F16, BF16, INT8, INT4 = range(5)
-TILE = 64  # rows that stand side by side in INT8 and INT4, and of which a thread takes a run at a time
 f4 = np.float32
 # Sums may be taken in any order, so that they run 16 wide; NaN and infinity keep their meaning.
 SUMS = {"reassoc", "nsz", "contract", "arcp"}
@@ -75,25 +76,6 @@ def to_bits(_typing, number):  # noqa: ARG001
         return builder.bitcast(args[0], ir.IntType(32))
 
     return types.uint32(types.float32), codegen
-
-
-@intrinsic
-def count_up(_typing, address):  # noqa: ARG001
-    """Add one to the int64 at an address, of which all threads know at once. -> what it was"""
-    def codegen(_context, builder, _signature, args):
-        counter = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", counter, ir.IntType(64)(1), "seq_cst")
-
-    return types.int64(types.int64), codegen
-
-
-@intrinsic
-def current(_typing, address):  # noqa: ARG001
-    """The int64 at an address, as it is now."""
-    def codegen(_context, builder, _signature, args):
-        return builder.load_atomic(builder.inttoptr(args[0], ir.IntType(64).as_pointer()), "acquire", 8)
-
-    return types.int64(types.int64), codegen
 
 
 @compiled

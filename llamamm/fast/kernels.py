@@ -17,7 +17,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, prange, types
+from numba.extending import intrinsic
 
 from llamamm.fast.forms import (
     F32,
@@ -27,8 +29,6 @@ from llamamm.fast.forms import (
     TILE,
     add_scaled,
     compiled,
-    count_up,
-    current,
     dot,
     dots,
     exp,
@@ -85,6 +85,25 @@ def some_rows(linear, tile, x, inner, scale, out, part):
 # ---- many threads ----
 
 
+@intrinsic
+def count_up(_typing, address):  # noqa: ARG001
+    """Add one to the int64 at an address, of which all threads know at once. -> what it was"""
+    def codegen(_context, builder, _signature, args):
+        counter = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", counter, ir.IntType(64)(1), "seq_cst")
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def current(_typing, address):  # noqa: ARG001
+    """The int64 at an address, as it is now."""
+    def codegen(_context, builder, _signature, args):
+        return builder.load_atomic(builder.inttoptr(args[0], ir.IntType(64).as_pointer()), "acquire", 8)
+
+    return types.int64(types.int64), codegen
+
+
 @compiled
 def wait_for_all(counter, n_workers):
     """Until every worker is here. counter: address of how often workers have been here.
@@ -106,15 +125,15 @@ def project(linear, x, out, n_workers):
     """x Wᵀ. linear: one row of the table, without an adapter; x (B, C) -> out (B, N), in place."""
     parts, counters = np.empty((n_workers, TILE), np.float32), np.zeros(1, np.int64)
     for w in prange(n_workers):
-        rows_of_worker(linear, x, out, parts[w], counters.ctypes.data)
+        rows_of_worker(linear, x, x, f4(0), out, parts[w], counters.ctypes.data)
 
 
 @compiled
-def rows_of_worker(linear, x, out, part, counter):
-    """Tile after tile, as long as there are any: a worker that is late takes fewer."""
+def rows_of_worker(linear, x, inner, scale, out, part, counter):
+    """Tile after tile, as long as there are any: a worker that is late takes fewer. Arguments as of `some_rows`."""
     tile = count_up(counter)
     while tile < n_tiles(linear):
-        some_rows(linear, tile, x, x, f4(0), out, part)
+        some_rows(linear, tile, x, inner, scale, out, part)
         tile = count_up(counter)
 
 
@@ -177,10 +196,10 @@ def attended(q, k, v, keys, values, kind, begin, length, D, scores, out):
 def run_blocks(x, table, lora_scales, norms, shape, eps, cache, begins, cos, sin, shared, private):
     """Blocks shape.first up to shape.last of all, one token for each row; x (B, C) is changed in place.
 
-    table (L, 7, N_FIELDS) int64, lora_scales (L, 7); norms (L, 3): addresses of two norms,
-    and which layer of the cache is the block's; cache: addresses of keys and values
-    (L, B, K, S, D), S, and the tokens in it; begins (B,): where each row's text begins; cos, sin (B, D): of this token;
-    shared: what all workers write and read; private: a row for each worker, which are as many as it has rows.
+    table (L, 7, N_FIELDS) int64, lora_scales (L, 7); norms (L, 3): addresses of two norms, and which layer of the cache
+    is the block's; cache: addresses of keys and values (L, B, K, S, D), S, and the tokens in it; begins (B,): where
+    each row's text begins; cos, sin (B, D): of this token; shared: what all workers write and read; private: a row for
+    each worker, which are as many as it has rows.
     """
     n_workers = private[0].shape[0]
     counters = np.zeros(1 + 5 * table.shape[0], np.int64)
@@ -242,10 +261,7 @@ def blocks_of_worker(w, n_workers, x, table, lora_scales, norms, shape, eps, cac
             task = count_up(tiles + 8)
         wait_for_all(counter, n_workers)
         beside(linears[OUT], mixed, inner[OUT])
-        tile = count_up(tiles + 16)
-        while tile < n_tiles(linears[OUT]):
-            some_rows(linears[OUT], tile, mixed, inner[OUT], scales[OUT], out, part)
-            tile = count_up(tiles + 16)
+        rows_of_worker(linears[OUT], mixed, inner[OUT], scales[OUT], out, part, tiles + 16)
         wait_for_all(counter, n_workers)
         added(own_x, out)
         # SwiGLU: a tile of gate and the same of up, and what they make.
@@ -262,10 +278,7 @@ def blocks_of_worker(w, n_workers, x, table, lora_scales, norms, shape, eps, cac
             tile = count_up(tiles + 24)
         wait_for_all(counter, n_workers)
         beside(linears[DOWN], gate, inner[DOWN])
-        tile = count_up(tiles + 32)
-        while tile < n_tiles(linears[DOWN]):
-            some_rows(linears[DOWN], tile, gate, inner[DOWN], scales[DOWN], out, part)
-            tile = count_up(tiles + 32)
+        rows_of_worker(linears[DOWN], gate, inner[DOWN], scales[DOWN], out, part, tiles + 32)
         wait_for_all(counter, n_workers)
         added(own_x, out)
     if w == 0:

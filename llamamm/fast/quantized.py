@@ -19,7 +19,7 @@ from llamamm.errors import InputError
 from llamamm.text.layers import Linear
 from llamamm.wiring import find_linears, put_module
 
-TILE = 64  # rows side by side; `kernels.TILE`
+TILE = 64  # rows that stand side by side, and of which a thread takes a run at a time
 GROUPS = (32, 64, 128)
 BLOCKS = ("layers.*.self_attn.*", "layers.*.mlp.*")
 
