@@ -53,6 +53,6 @@ def test_the_command_shows_what_a_guard_costs(tiny_dir, guards):  # noqa: F811
     result = run("bench", "guard", "--model", tiny_dir, "--dtype", "float32", "--prompt-tokens", 8, "--new-tokens", 6,
                  "--window", 3, "--repeats", 1)  # fmt: skip
     assert result.exit_code == 0, result.exception
-    assert guards["names"][0][0] is None
+    assert guards["names"][0][0] == "own"
     for words in ("answer 6 after 8, tokens/s, guarded", "until the first words are shown", "each 3 pieces"):
         assert words in " ".join(result.stdout.split())
