@@ -16,6 +16,7 @@ import torch
 from llamamm.assets.fetch import cache_root
 from llamamm.devices import cpu_flags, cpu_has_bf16_units, default_dtype, pick_device
 from llamamm.errors import CheckpointError, counted
+from llamamm.fast.decoder import LEAST_WEIGHTS, is_available
 from llamamm.weights.checkpoint import open_checkpoint
 from llamamm.weights.gguf import GGUFFile
 
@@ -30,6 +31,7 @@ def examine_machine() -> Iterator[tuple[str, str]]:
     yield "cpu", f"{psutil.cpu_count(logical=False) or '?'} cores, torch uses {torch.get_num_threads()} threads"
     yield "16-bit matrix units", _describe_bf16()
     yield "cuda", _describe_cuda()
+    yield "compiled decoding", _describe_compiled(pick_device())
     yield "mps (Apple)", "yes" if torch.backends.mps.is_available() else "no"
     device = pick_device()
     yield "default", f"{device}, {str(default_dtype(device)).removeprefix('torch.')}"
@@ -103,6 +105,14 @@ def _describe_bf16() -> str:
     if "avx512_bf16" in cpu_flags():
         return "no, a dot product only: fp32 is the default; bf16 reads prompts faster and writes answers slower"
     return "no: fp32 is the default; prompts in bf16 read several times slower"
+
+
+def _describe_compiled(device: torch.device) -> str:
+    if not is_available():
+        return "no: it needs numba (pip install 'llamamm[fast]')"
+    if device.type != "cpu":
+        return f"not on {device}; with --device cpu it is the default"
+    return f"yes, with numba {version('numba')}: the default from {LEAST_WEIGHTS / 1e6:.0f} million weights on"
 
 
 def _describe_cuda() -> str:

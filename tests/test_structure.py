@@ -36,13 +36,14 @@ MAY_IMPORT = {
     "fast": "lora text wiring",
     "llama32_vision": "multimodal generation text senses files",
     "assets": "weights senses files",
-    "doctor": "assets weights devices",
-    "pretrained": "assets weights lora llama32_vision multimodal generation senses text files",
+    "doctor": "assets fast weights devices",
+    "pretrained": "assets fast weights lora llama32_vision multimodal generation senses text files",
     "tasks": "assets multimodal generation senses",
     "train": "assets pretrained tasks lora weights multimodal generation senses text files devices",
     "safety": "assets pretrained lora multimodal generation senses text files devices",
-    "evals": "safety train tasks assets pretrained lora multimodal generation senses text files devices",
-    "experiments": "safety evals train tasks pretrained assets llama32_vision multimodal generation senses text files",
+    "evals": "safety train tasks assets pretrained fast lora multimodal generation senses text files devices",
+    "experiments": "safety evals train tasks pretrained assets fast llama32_vision multimodal generation senses text "
+                   "files",
 }  # fmt: skip
 MAY_IMPORT["course"] = " ".join(MAY_IMPORT)
 MAY_IMPORT["cli"] = " ".join([*MAY_IMPORT, "__init__"])  # the face tells the version

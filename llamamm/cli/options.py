@@ -105,6 +105,14 @@ GuardOption = Annotated[
                  "or the Hub id or folder of another, such as a Llama Guard. What is refused is one line on standard "
                  "error; `generate` then ends with exit code 3, `chat` goes on."),
 ]  # fmt: skip
+FastOption = Annotated[
+    bool | None,
+    typer.Option("--fast/--no-fast", show_default=False,
+                 help="Decode by compiled loops, on a CPU; needs numba. Default: where they win."),
+]  # fmt: skip
+BitsOption = Annotated[
+    int | None, typer.Option(help="Round the text model's weights to 8 or 4 bits: less memory, faster on a CPU.")
+]
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Compile the model first: minutes of waiting, then faster on a GPU.")
 ]

@@ -18,9 +18,11 @@ from llamamm.cli.options import (
     AS_PATH,
     AdapterOption,
     AudioOption,
+    BitsOption,
     CompileOption,
     DeviceOption,
     DtypeOption,
+    FastOption,
     GuardOption,
     ImageOption,
     LengthOption,
@@ -98,6 +100,8 @@ def generate(
     raw: RawOption = False,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text. May be given several times.")] = None,
     guard: GuardOption = None,
+    fast: FastOption = None,
+    bits: BitsOption = None,
     compile: CompileOption = False,
 ) -> None:
     """Answer one prompt, as it is written, with images and sounds for a model that sees and hears.
@@ -111,7 +115,7 @@ def generate(
 
     sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
     judge = load_judge(guard, device)
-    llama, processor = _load(model, size, dtype, device, compile, adapter)
+    llama, processor = _load(model, size, dtype, device, compile, adapter, fast, bits)
     text = sys.stdin.read() if prompt == "-" else prompt
     parts = place_media(text, images=[Image(f) for f in image or ()], sounds=[Sound(f) for f in audio or ()])
     system_message = [{"role": "system", "content": system}] if system and not raw else []
@@ -152,6 +156,8 @@ def chat(
     seed: SeedOption = None,
     system: SystemOption = None,
     guard: GuardOption = None,
+    fast: FastOption = None,
+    bits: BitsOption = None,
     compile: CompileOption = False,
 ) -> None:
     """Talk with the model, from the first message on about a picture or a sound where one is given.
@@ -164,7 +170,7 @@ def chat(
     sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
     media = [_opened("/image", file) for file in image or ()] + [_opened("/audio", file) for file in audio or ()]
     judge = load_judge(guard, device)
-    llama, processor = _load(model, size, dtype, device, compile, adapter)
+    llama, processor = _load(model, size, dtype, device, compile, adapter, fast, bits)
     if media:
         processor.prompt(media)  # a model that cannot take them says so now, not after the first message
     session = ChatSession(
@@ -292,8 +298,11 @@ def _file_named(text: str) -> Path:
 
 
 def _load(
-    model: str | None, size: Size | None, dtype: str | None, device: str | None, compile: bool, adapter: Path | None
-) -> tuple[Llama3Model, Processor]:
+    model: str | None, size: Size | None, dtype: str | None, device: str | None, compile: bool, adapter: Path | None,
+    fast: bool | None, bits: int | None,
+) -> tuple[Llama3Model, Processor]:  # fmt: skip
+    if compile and fast:
+        raise InputError("--compile and --fast are two ways to be faster; give one of them")
     import torch
 
     from llamamm.devices import default_dtype, pick_device
@@ -305,7 +314,8 @@ def _load(
     if torch_dtype == torch.float16 and not dtype:
         err().print(f"(float16: {torch_device} does not multiply bfloat16)")
     named = model_name(model, size) if model or size or not adapter else None  # None: the adapter's own base
-    _, llama, processor = load_ready(named, adapter, dtype=torch_dtype, device=torch_device)
+    _, llama, processor = load_ready(named, adapter, dtype=torch_dtype, device=torch_device, bits=bits,
+                                     fast=False if compile else "auto" if fast is None else fast)  # fmt: skip
     if compile:
         llama.compile(dynamic=True)
     return llama, processor

@@ -106,7 +106,7 @@ class swap:  # noqa: N801 (a context manager, read as a verb)
 @cache
 def real_model() -> tuple[Llama3Model, Tokenizer]:
     """SmolLM2 in fp32 on the CPU and its tokenizer, loaded once."""
-    return from_pretrained("smollm2", dtype=torch.float32)
+    return from_pretrained("smollm2", dtype=torch.float32, fast=False)
 
 
 def state_of(model: nn.Module) -> tuple:

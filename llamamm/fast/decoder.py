@@ -50,27 +50,33 @@ def is_available() -> bool:
     return find_spec("numba") is not None
 
 
-def equip(model: Llama3Model, *, fast: Fast = False, bits: int | None = None) -> Llama3Model:
+def equip(model: Llama3Model, *, fast: Fast = "auto", bits: int | None = None) -> Llama3Model:
     """Have a model decode by compiled kernels, with weights of 8 or 4 bits if bits says so; returns the model.
 
     fast: "auto" takes the kernels where they win: on a CPU, with numba installed, for models of 16 million weights and
     more. True insists, and raises MissingDependencyError or InputError where that is not so; False leaves all to
     PyTorch.
     """
-    if fast not in ("auto", True, False):
-        raise InputError(f"fast is 'auto', True or False, got {fast!r}")
+    require_possible(fast, bits, model.embed_tokens.weight.device)
     large = model.n_parameters() >= LEAST_WEIGHTS  # before they are whole numbers, and no parameters any more
     if bits is not None:
         quantize(model, bits)
     on_cpu = model.embed_tokens.weight.device.type == "cpu"
-    if fast is True and not is_available():
-        raise MissingDependencyError("compiled decoding needs numba: pip install 'llamamm[fast]'")
-    if fast is True and not on_cpu:
-        raise InputError(f"compiled decoding is for the CPU, and the model is on {model.embed_tokens.weight.device}; "
-                         f"leave fast out")
     wanted = on_cpu and large and is_available() if fast == "auto" else fast
     model.fast = FastDecoder() if wanted else None
     return model
+
+
+def require_possible(fast: Fast, bits: int | None, device: torch.device | str = "cpu") -> None:
+    """Refuse before minutes of loading what `equip` cannot do. Raises InputError or MissingDependencyError."""
+    if fast not in ("auto", True, False):
+        raise InputError(f"fast is 'auto', True or False, got {fast!r}")
+    if bits not in (None, 8, 4):
+        raise InputError(f"weights are quantized to 8 or 4 bits, got {bits}")
+    if fast is True and not is_available():
+        raise MissingDependencyError("compiled decoding needs numba: pip install 'llamamm[fast]'")
+    if fast is True and torch.device(device).type != "cpu":
+        raise InputError(f"compiled decoding is for the CPU, and the model is on {device}; leave fast out")
 
 
 class FastDecoder:

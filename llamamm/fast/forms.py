@@ -25,6 +25,7 @@ f4 = np.float32
 # Sums may be taken in any order, so that they run 16 wide; NaN and infinity keep their meaning.
 SUMS = {"reassoc", "nsz", "contract", "arcp"}
 compiled = njit(fastmath=SUMS, cache=True)
+LOWER_HALF = np.int32(15)  # of a byte; a plain 15 would be 64 bits wide, and so would all lanes beside it
 LOG2_E, LN_2 = f4(math.log2(math.e)), f4(math.log(2))
 
 
@@ -216,21 +217,24 @@ def tile_int8(codes, scales, group, x, n, out, part):
 
 @compiled
 def tile_int4(codes, scales, group, x, n, out, part):
-    """As above, two columns in a byte. Eight times the sum of x is taken off at the end of a group, not 8 each time."""
+    """As above, two columns in a byte: low + 16 high. The byte as a whole times x1/16, and its lower half times what x0
+    has more, is low x0 + high x1 without a shift. Eight times the sum of x is taken off once for a group."""
     for r in range(TILE):
         out[r] = f4(0)
     for g in range(n // group):
         for r in range(TILE):
             part[r] = f4(0)
-        shift = f4(0)
+        sum_of_x = f4(0)
         for j in range(g * group, (g + 1) * group, 4):
             w0 = carray(as_u8(codes + j // 2 * TILE), TILE)
             w1 = carray(as_u8(codes + (j // 2 + 1) * TILE), TILE)
-            x0, x1, x2, x3 = x[j], x[j + 1], x[j + 2], x[j + 3]
-            shift += x0 + x1 + x2 + x3
+            sum_of_x += x[j] + x[j + 1] + x[j + 2] + x[j + 3]
+            x1, x3 = x[j + 1] / f4(16), x[j + 3] / f4(16)
+            x0, x2 = x[j] - x1, x[j + 2] - x3
             for r in range(TILE):
                 a, b = np.int32(w0[r]), np.int32(w1[r])
-                part[r] += f4(a & 15) * x0 + f4(a >> 4) * x1 + f4(b & 15) * x2 + f4(b >> 4) * x3
+                low_a, low_b = np.int32(a & LOWER_HALF), np.int32(b & LOWER_HALF)
+                part[r] += f4(low_a) * x0 + f4(a) * x1 + f4(low_b) * x2 + f4(b) * x3
         s = carray(as_16(scales + 2 * g * TILE), TILE)
         for r in range(TILE):
-            out[r] += (part[r] - f4(8) * shift) * from_half(s[r])
+            out[r] += (part[r] - f4(8) * sum_of_x) * from_half(s[r])

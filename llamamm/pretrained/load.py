@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from llamamm.errors import CheckpointError, InputError
+from llamamm.fast.decoder import Fast, equip, require_possible
 from llamamm.files import read_json
 from llamamm.generation.prompts import Processor
 from llamamm.llama32_vision.config import EXTRA_EMBEDDINGS, MllamaConfig
@@ -47,6 +48,8 @@ def from_pretrained(
     device: torch.device | str = "cpu",
     progress: bool | None = None,
     like_transformers: bool = False,
+    fast: Fast = "auto",
+    bits: int | None = None,
     **hub: Unpack[HubOptions],
 ) -> tuple[Llama3Model, Tokenizer | Processor | None]:
     """The model, ready to answer, and its tokenizer, None where a folder holds none.
@@ -58,15 +61,19 @@ def from_pretrained(
     dtype: what to cast to; None keeps the file's own, and where its tensors have several takes the one in config.json.
     progress: show bars on stderr; None means where it is a terminal, and elsewhere one line if an asset is fetched.
     like_transformers: for Llama 3.2 Vision alone, as in `MllamaModel`: transformers' reading of images, not Meta's,
-    with whose code the weights were trained. hub: revision, token, local_files_only; see HubOptions.
+    with whose code the weights were trained.
+    fast: decode by compiled kernels, "auto" where they win (see `llamamm.fast.decoder.equip`); bits: round the text
+    model's linears, its head among them, to 8 or 4 bits. hub: revision, token, local_files_only; see HubOptions.
     Raises FetchError, CheckpointError, ConfigError or InputError with the remedy.
     """
+    require_possible(fast, bits, device)
     bars = sys.stderr.isatty() if progress is None else progress
     path = locate(repo_or_dir, progress=progress, **hub)
     family = _family(path)
     if like_transformers and family != "mllama":
         raise InputError(f"like_transformers is for Llama 3.2 Vision ('mllama'), {path} is {family!r}: leave it out")
-    return _OPENERS.get(family, _open_llama)(path, _Wish(dtype, device, bars, like_transformers))
+    model, reader = _OPENERS.get(family, _open_llama)(path, _Wish(dtype, device, bars, like_transformers))
+    return equip(model, fast=fast, bits=bits), reader
 
 
 @dataclass(frozen=True)

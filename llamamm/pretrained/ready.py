@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from llamamm.errors import InputError
+from llamamm.fast.decoder import Fast, equip, require_possible
 from llamamm.generation.prompts import Processor, as_processor
 from llamamm.pretrained import load
 from llamamm.pretrained.locate import DEFAULT_MODEL
@@ -28,17 +29,20 @@ class Ready(NamedTuple):
 
 def load_ready(
     name: str | None = None, adapter: str | Path | None = None, *, dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "cpu", fast: Fast = "auto", bits: int | None = None,
 ) -> Ready:  # fmt: skip
     """A model by its name or, where there is none, the one that an adapter or a skill was trained on.
 
-    The adapter is merged: one that is never switched should cost nothing. Raises InputError for a model that has no
-    tokenizer, and as `from_pretrained` and `load_skill`.
+    The adapter is merged, before weights are rounded: one that is never switched should cost nothing. fast, bits: as
+    in `from_pretrained`. Raises InputError for a model that has no tokenizer, and as `from_pretrained` and
+    `load_skill`.
     """
     name = name or (base_of(adapter) if adapter else None) or DEFAULT_MODEL
-    model, reader = load.from_pretrained(name, dtype=dtype, device=device)
+    require_possible(fast, bits, device)
+    model, reader = load.from_pretrained(name, dtype=dtype, device=device, fast=False)
     if reader is None:
         raise InputError(f"{name} has no tokenizer beside its weights; put its tokenizer.json or tokenizer.model there")
     if adapter:
         load_skill(model, adapter, merge=True)
+    equip(model, fast=fast, bits=bits)
     return Ready(name, model.eval(), as_processor(reader))
