@@ -2,15 +2,23 @@
 
     conversations -> batches of like length, padded on the left -> generate -> one text for each
 
+Words alone that are asked twice are answered once, and what all prompts of a batch begin with, as the template's
+system message, is read once.
+
 Used in notebooks 14, 16 and 17.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from os.path import commonprefix
+
+import torch
+from torch import Tensor
 
 from llamamm.generation.generate import generate
 from llamamm.generation.prompts import Conversation, Processor, as_processor
+from llamamm.text.cache import KVCache
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
 
@@ -27,17 +35,48 @@ def answers(
     """
     processor, device = as_processor(reader), model.embed_tokens.weight.device
     stop_ids, found = processor.tokenizer.stop_ids, [""] * len(asked)
+    asked_first: dict[tuple[int, ...], int] = {}  # of words alone: where they were asked for the first time
     for first in range(0, len(asked), AT_ONCE):  # so many prompts are in memory, with what is seen and heard
         prompts = [processor.chat(messages) for messages in asked[first : first + AT_ONCE]]
-        order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n].ids))
+        alike = [n if prompt.inputs else asked_first.setdefault(tuple(prompt.ids), n)
+                 for n, prompt in enumerate(prompts, first)]  # fmt: skip
+        order = sorted((n for n in range(len(prompts)) if alike[n] == first + n), key=lambda n: -len(prompts[n].ids))
         for begin in range(0, len(order), batch_size):
             rows = order[begin : begin + batch_size]
             ids, padding, inputs = processor.batch([prompts[row] for row in rows])
             inputs = {key: value.to(device) for key, value in inputs.items()}
+            beginning = commonprefix([prompts[row].ids for row in rows])
+            cache = begun(model, beginning, padding, ids.shape[1] + max_new_tokens)
             out = generate(model, ids.to(device), max_new_tokens, padding=padding.to(device), inputs=inputs,
-                           stop_ids=stop_ids)  # fmt: skip
+                           stop_ids=stop_ids, cache=cache)  # fmt: skip
             for row, tokens in zip(rows, out[:, ids.shape[1] :].tolist(), strict=True):
                 end = next((i for i, token in enumerate(tokens) if token in stop_ids), None)
                 found[first + row] = processor.tokenizer.decode(tokens[:end]).strip()
             say(first + begin + len(rows))
+        found[first : first + len(alike)] = [found[n] for n in alike]
+        if len(order) < len(alike):
+            say(first + len(alike))
     return found
+
+
+@torch.no_grad()
+def begun(model: Llama3Model, beginning: Sequence[int], padding: Tensor, max_length: int) -> KVCache | None:
+    """A cache in which the first tokens of each row have been read: those of the beginning that all rows share.
+
+    padding: (B, T) bool, as `pad_left` makes it. A row that is padded has as many tokens fewer in the cache, since all
+    go on from the same column. None where nothing is saved, or the model's cache holds more than keys and values.
+    """
+    (B, T), device = padding.shape, model.embed_tokens.weight.device
+    n = next((n for n, token in enumerate(beginning) if token >= model.cfg.vocab_size), len(beginning))  # words alone
+    n = min(n, T - 1)
+    cache = model.make_cache(B, min(max_length, model.cfg.context_length)) if B > 1 and 0 < n else None
+    if type(cache) is not KVCache or T > cache.max_length:
+        return None
+    read = model.make_cache(1, n)
+    model(torch.tensor([beginning[:n]], device=device), cache=read, last_only=True)
+    for kept, new in ((cache.keys, read.keys), (cache.values, read.values)):  # (layers, B or 1, K, S, D)
+        kept[..., :n, :] = 0  # padding is masked, which hides numbers, and not NaN
+        for row, n_padded in enumerate((~padding).sum(dim=1).clamp(max=n).tolist()):
+            kept[:, row, :, n_padded:n] = new[:, 0, :, : n - n_padded]
+    cache.advance(n)
+    return cache
