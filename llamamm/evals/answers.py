@@ -11,14 +11,10 @@ Used in notebooks 14, 16 and 17.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from os.path import commonprefix
 
-import torch
-from torch import Tensor
-
+from llamamm.generation.beginning import begun
 from llamamm.generation.generate import generate
 from llamamm.generation.prompts import Conversation, Processor, as_processor
-from llamamm.text.cache import KVCache
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
 
@@ -45,8 +41,7 @@ def answers(
             rows = order[begin : begin + batch_size]
             ids, padding, inputs = processor.batch([prompts[row] for row in rows])
             inputs = {key: value.to(device) for key, value in inputs.items()}
-            beginning = commonprefix([prompts[row].ids for row in rows])
-            cache = begun(model, beginning, padding, ids.shape[1] + max_new_tokens)
+            cache = begun(model, [prompts[row].ids for row in rows], room=max_new_tokens)
             out = generate(model, ids.to(device), max_new_tokens, padding=padding.to(device), inputs=inputs,
                            stop_ids=stop_ids, cache=cache)  # fmt: skip
             for row, tokens in zip(rows, out[:, ids.shape[1] :].tolist(), strict=True):
@@ -57,26 +52,3 @@ def answers(
         if len(order) < len(alike):
             say(first + len(alike))
     return found
-
-
-@torch.no_grad()
-def begun(model: Llama3Model, beginning: Sequence[int], padding: Tensor, max_length: int) -> KVCache | None:
-    """A cache in which the first tokens of each row have been read: those of the beginning that all rows share.
-
-    padding: (B, T) bool, as `pad_left` makes it. A row that is padded has as many tokens fewer in the cache, since all
-    go on from the same column. None where nothing is saved, or the model's cache holds more than keys and values.
-    """
-    (B, T), device = padding.shape, model.embed_tokens.weight.device
-    n = next((n for n, token in enumerate(beginning) if token >= model.cfg.vocab_size), len(beginning))  # words alone
-    n = min(n, T - 1)
-    cache = model.make_cache(B, min(max_length, model.cfg.context_length)) if B > 1 and 0 < n else None
-    if type(cache) is not KVCache or T > cache.max_length:
-        return None
-    read = model.make_cache(1, n)
-    model(torch.tensor([beginning[:n]], device=device), cache=read, last_only=True)
-    for kept, new in ((cache.keys, read.keys), (cache.values, read.values)):  # (layers, B or 1, K, S, D)
-        kept[..., :n, :] = 0  # padding is masked, which hides numbers, and not NaN
-        for row, n_padded in enumerate((~padding).sum(dim=1).clamp(max=n).tolist()):
-            kept[:, row, :, n_padded:n] = new[:, 0, :, : n - n_padded]
-    cache.advance(n)
-    return cache

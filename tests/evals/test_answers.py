@@ -5,8 +5,8 @@ import torch
 
 from llamamm import Llama3Model, TextConfig
 from llamamm.evals import answers as module
-from llamamm.evals.answers import answers, begun
-from llamamm.generation.generate import generate, pad_left
+from llamamm.evals.answers import answers
+from llamamm.generation.generate import generate
 from llamamm.generation.prompts import Image, Sound
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
@@ -101,28 +101,6 @@ def test_pictures_with_the_same_words_are_each_looked_at(seeing):
     pictures = [Image(torch.full((3, 40, 60), shade, dtype=torch.uint8)) for shade in (0, 255)]
     given = answers(*seeing, [asked([picture, "what is this"]) for picture in pictures], max_new_tokens=8)
     assert given[0] != given[1]
-
-
-@pytest.mark.parametrize("lengths", [(5, 5), (9, 6), (12, 3)])
-def test_a_beginning_read_once_gives_the_same_scores(text_model, lengths):
-    """Alike in length, padded by less than the beginning, padded by more."""
-    generator = torch.Generator().manual_seed(0)
-    rows = [[1, 2, 3, *torch.randint(9, 300, (n - 3 + k,), generator=generator).tolist()] + [4]
-            for k, n in enumerate(lengths)]  # fmt: skip
-    ids, padding = pad_left(rows)
-    cache = begun(text_model, [1, 2, 3], padding, 20)
-    assert cache.length == 3
-    with torch.no_grad():
-        scores = text_model(ids[:, 3:], cache=cache, padding=padding, last_only=True)
-        torch.testing.assert_close(scores, text_model(ids, padding=padding, last_only=True))
-
-
-def test_a_beginning_is_words_and_leaves_something_to_read(seeing, text_model):
-    ids, padding = pad_left([[1, 2, 3]] * 2)
-    assert begun(text_model, [1, 2, 3], padding, 9).length == 2
-    assert begun(text_model, [1, 2], padding[:1], 9) is None and begun(text_model, [], padding, 9) is None
-    picture = seeing[0].multimodal_cfg.image_token
-    assert begun(seeing[0], [1, picture, 3], padding, 9).length == 1
 
 
 def test_gated_blocks_look_from_the_first_token_on(tokenizer):
