@@ -33,6 +33,19 @@ def test_what_is_written_is_the_same(tiny_model, which):
                        generate(tiny_model, ids, 4, padding=padding))  # fmt: skip
 
 
+def test_what_stood_in_the_memory_of_padding_is_not_seen(tiny_model, monkeypatch):
+    make, prompts = tiny_model.make_cache, PROMPTS["padded by less than the beginning"]
+
+    def full_of_nan(*shape):
+        cache = make(*shape)
+        cache.keys.fill_(torch.nan), cache.values.fill_(torch.nan)
+        return cache
+
+    monkeypatch.setattr(tiny_model, "make_cache", full_of_nan)
+    (ids, padding), cache = pad_left(prompts), begun(tiny_model, prompts)
+    assert tiny_model(ids[:, cache.length :], cache=cache, padding=padding, last_only=True).isfinite().all()
+
+
 def test_the_beginning_is_read_in_one_row(tiny_model):
     read = []
     tiny_model.register_forward_hook(lambda _module, args, _out: read.append(args[0].tolist()))
