@@ -64,13 +64,15 @@ lab: weights
 test notebooks: export LLAMAMM_ASSET_SOURCE = wheel
 test notebooks: export HF_HUB_OFFLINE = 1
 test: export OMP_NUM_THREADS ?= 1
+# A file stays on one of the two workers, with what its tests share; notebooks take longest and come first, so that
+# neither worker waits for the other's last one.
 test:
 	$(BIN)/llamamm fetch $(ASSETS)
 	$(BIN)/python -c "import matplotlib.font_manager"
 	$(BIN)/ruff check .
 	$(BIN)/python -m llamamm.course.build.sync --check
-	PIP_NO_INDEX=1 $(BIN)/python -m pytest -n 2 --dist loadscope --durations 20 -p nbval --nbval-lax --nbval-current-env \
-	    --nbval-cell-timeout 1200 --nbval-sanitize-with tests/nbval_sanitize.cfg --ignore notebooks/workbooks $(TESTS)
+	PIP_NO_INDEX=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20 -p nbval --nbval-lax \
+	    --nbval-current-env --nbval-cell-timeout 1200 --nbval-sanitize-with tests/nbval_sanitize.cfg --ignore notebooks/workbooks $(TESTS)
 
 check:
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 gradients.
 
     pictures -> tokens_of -> (n, 9, C), exchanged as you like -> asked_about -> vectors (n, T, C) -> first_scores (n, V)
-    pixels -> pixel_scores -> (V,), differentiable
+    pixels (..., 3, H, W) -> pixel_scores -> (..., V), differentiable
 
 Sources: activation patching, Zhang and Nanda, arXiv:2309.16042; the sign of the gradient, arXiv:1412.6572. Built in
 notebook 14.
@@ -51,22 +51,40 @@ def asked_about(
 
 def first_scores(llama: MultimodalLlama, x: Tensor) -> Tensor:
     """Scores of the answer's first token. Vectors (n, T, C) -> (n, V)"""
-    return llama.lm_head(llama.norm(llama.run_blocks(x)[:, -1]))
+    return llama.lm_head(llama.norm(through_blocks(llama, x)[:, -1]))
+
+
+def through_blocks(llama: MultimodalLlama, x: Tensor) -> Tensor:
+    """The text model's blocks. (n, T, C) -> (n, at least the last of T, C)
+
+    Without gradients, the vectors that all rows begin with, as those of the same words, go through the blocks once.
+    """
+    n_same = int((x == x[:1]).all(dim=2).all(dim=0).cumprod(dim=0).sum())
+    n_same = min(n_same, x.shape[1] - 1)
+    if torch.is_grad_enabled() or len(x) == 1 or n_same < 1:
+        return llama.run_blocks(x)
+    one, cache = llama.make_cache(1, n_same), llama.make_cache(len(x), x.shape[1])
+    llama.run_blocks(x[:1, :n_same], cache=one)
+    cache.keys[..., :n_same, :], cache.values[..., :n_same, :] = one.keys, one.values
+    cache.advance(n_same)
+    return llama.run_blocks(x[:, n_same:], cache=cache)
 
 
 def pixel_scores(
     llama: MultimodalLlama, processor: MultimodalProcessor, pixels: Tensor, question: str
 ) -> Tensor:
-    """The same from a picture's pixels (3, H, W), 0 to 1, with gradients. -> (V,)
+    """The same from pictures' pixels, 0 to 1, with gradients. (3, H, W) -> (V,), or (n, 3, H, W) -> (n, V)
 
     Pixels are resized before they are rounded to whole numbers, which have no gradient.
     """
     cfg, looks = llama.multimodal_cfg, processor.image_processor
-    large = F.interpolate(pixels[None], size=cfg.image_size, mode="bicubic", antialias=True).clamp(0, 1)
+    pictures = pixels.view(-1, *pixels.shape[-3:])
+    large = F.interpolate(pictures, size=cfg.image_size, mode="bicubic", antialias=True).clamp(0, 1)
     mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (looks.mean, looks.std))
     features = llama.vision_tower((large - mean) / std, layer=cfg.image_layer, cls=False)
     tokens, _ = llama.image_bridge(features, grid=cfg.grid)
-    return first_scores(llama, asked_about(llama, processor, tokens, question)[0])[0]
+    scores = first_scores(llama, asked_about(llama, processor, tokens, question)[0])
+    return scores.view(*pixels.shape[:-3], -1)
 
 
 def noise_like(step: Tensor, pixels: Tensor, generator: torch.Generator) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from llamamm.errors import CheckpointError, InputError
 from llamamm.files import read_json
+from llamamm.generation.beginning import begun
 from llamamm.generation.generate import CausalLM, TextStream, TokenStream, pad_left
 from llamamm.generation.guarded import Judgement
 from llamamm.lora.adapter_config import CONFIG_FILE as ADAPTER_FILE
@@ -147,8 +148,10 @@ class Guard:
         prompts = [prompt for some in windows for prompt in some]
         scores = [0.0] * len(prompts)
         for rows in _batches(range(len(prompts)), prompts, batch_size):
-            ids, padding = self._padded([prompts[row] for row in rows])
-            logits = self.model(ids, padding=padding, last_only=True)[:, -1]
+            some = [prompts[row] for row in rows]
+            (ids, padding), cache = self._padded(some), begun(self.model, some)
+            n_read = 0 if cache is None else cache.length
+            logits = self.model(ids[:, n_read:], padding=padding, cache=cache, last_only=True)[:, -1]
             for row, score in zip(rows, self._scores(logits), strict=True):
                 scores[row] = score
         found, begin = [], 0

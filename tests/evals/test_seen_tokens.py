@@ -34,6 +34,10 @@ def test_scores_are_the_models_own_and_the_places_the_processors(senses):
         prompt = processor.chat([{"role": "user", "content": [Image(picture), QUESTION]}])
         own = llama(torch.tensor([prompt.ids]), last_only=True, **prompt.inputs)[0, -1]
         torch.testing.assert_close(row, own, atol=1e-3, rtol=1e-4)
+    one_by_one = torch.cat([first_scores(llama, row[None]) for row in x])
+    with torch.no_grad():  # what all rows begin with is read once
+        torch.testing.assert_close(first_scores(llama, x), one_by_one, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(first_scores(llama, x[[0, 0]]), one_by_one[[0, 0]], atol=1e-3, rtol=1e-4)
 
 
 def test_the_splice_that_is_given_is_used(senses):
@@ -50,6 +54,9 @@ def test_pixels_are_scored_as_the_processor_would_and_have_gradients(senses):
     scores = pixel_scores(llama, processor, pixels, QUESTION)
     own = first_scores(llama, asked_about(llama, processor, tokens_of(llama, processor, [picture]), QUESTION)[0])[0]
     assert (scores - own).abs().max() < 0.5 and scores.argmax() == own.argmax()  # not rounded to whole numbers
+    with torch.no_grad():
+        several = pixel_scores(llama, processor, torch.stack([pixels.flip(0), pixels]), QUESTION)
+    torch.testing.assert_close(several[1], scores, atol=1e-3, rtol=1e-4)
     scores.max().backward()
     assert pixels.grad.shape == (3, 64, 64) and pixels.grad.abs().max() > 0
 

@@ -27,6 +27,7 @@ from llamamm.course.checks.core import Diagnosis, Exercise, Mistake, Property
 Cases = Callable[[torch.Generator], list[tuple]]
 OTHER_FORM = partial(difference, tolerance=math.inf)
 AT_ONCE = 2  # so many faults are looked for in one answer; three would take ten times as long
+FEW = 4096  # numbers of a result that is kept with all its faults in one table
 
 
 def _key(case: tuple) -> bytes:
@@ -47,6 +48,11 @@ def ratio_difference(expected: Tensor, got: Tensor) -> str | None:
     off[(got.abs() < 1e-30) & (expected.abs() < 1e-30)] = 0.0
     i = int(off.argmax())
     return f"[{i}] should be {expected[i]:.4g}, got {got[i]:.4g}" if off[i] > 1e-3 else None
+
+
+def _rounding(numbers: Tensor) -> float:
+    """How far two results may lie apart that differ by their rounding alone."""
+    return 1e-4 if numbers.dtype.itemsize > 2 else 3e-2
 
 
 def input_stays(cases: Cases) -> Property:
@@ -96,7 +102,7 @@ def fault_exercise(
         if relative:
             return ratio_difference(expected, got)
         if isinstance(expected, Tensor) and tolerance is None:
-            return difference(expected, got, 1e-4 if expected.dtype.itemsize > 2 else 3e-2)
+            return difference(expected, got, _rounding(expected))
         return difference(expected, got, tolerance) if differs is difference else differs(expected, got)
 
     def numbers(got: Any, expected: Any) -> Any:
@@ -134,12 +140,34 @@ def fault_exercise(
     def alike(made: Any, got: Any) -> bool:
         return (isinstance(made, Tensor) or misshapen(made, got) is None) and differ(made, got) is None
 
+    sets = [list(combinations(sentences, n)) for n in range(1, at_once + 1)]
+    tables: dict[tuple[int, int], Tensor | None] = {}  # id of a case that is held, size -> a row for each such set
+
+    def table_of(case: tuple, some: list[tuple[str, ...]], got: Tensor) -> Tensor | None:
+        """The results with each of these sets of faults, (n, numbers); None where they are not all of got's form."""
+        key = id(case), len(some[0])
+        if key not in tables:
+            made = [make(case, faults) for faults in some]
+            alike_in_form = all(isinstance(m, Tensor) and (m.shape, m.dtype) == (got.shape, got.dtype) for m in made)
+            tables[key] = torch.stack([m.detach().double().flatten() for m in made]) if alike_in_form else None
+        return tables[key]
+
+    def likely(case: tuple, some: list[tuple[str, ...]], got: Any) -> list[tuple[str, ...]]:
+        """Of sets of faults those that may give these numbers: all are compared at once, which spares most of the
+        comparisons in words."""
+        plain = isinstance(got, Tensor) and got.is_floating_point() and 0 < got.numel() <= FEW
+        table = table_of(case, some, got) if plain and some and id(case) in known and differs is difference else None
+        if table is None:
+            return some
+        row = got.double().flatten()
+        room = 2 * (tolerance or _rounding(got))
+        if relative:
+            room = 0.1 * (table.abs() + row.abs()) + 1e-29
+        return [some[i] for i in (~((table - row).abs() > room).any(dim=1)).nonzero().flatten().tolist()]
+
     def explained(got: Any, case: tuple) -> tuple[str, ...] | None:
-        for n in range(1, at_once + 1):
-            for faults in combinations(sentences, n):
-                if alike(make(case, faults), got):
-                    return faults
-        return None
+        return next((faults for some in sets for faults in likely(case, some, got)
+                     if alike(make(case, faults), got)), None)  # fmt: skip
 
     def told(faults: Collection[str], problem: str) -> str:
         return Diagnosis.of(problem, ". ".join(sentences[fault] for fault in faults)) if faults else problem

@@ -450,6 +450,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "Splice": TYPE_NAME,
         "fill_places": "what exercise 14.2 builds, in one line",
         **dict.fromkeys(("pixel_scores", "noise_like", "as_many_others"), USED),
+        "through_blocks": "lesson 14's run_blocks, once for what all rows begin with: for speed alone",
     },
     "multimodal.compact": {
         "compacted": "told in prose and tried by hand; exercise 16.4 moves words up",
