@@ -37,13 +37,13 @@ MAY_IMPORT = {
     "llama32_vision": "multimodal generation text senses files",
     "assets": "weights senses files",
     "doctor": "assets fast weights devices",
-    "pretrained": "assets fast weights lora llama32_vision multimodal generation senses text files",
+    "pretrained": "assets fast weights lora llama32_vision multimodal generation senses text wiring files",
     "tasks": "assets multimodal generation senses",
-    "train": "assets pretrained tasks lora weights multimodal generation senses text files devices",
+    "train": "assets pretrained tasks fast lora weights multimodal generation senses text files devices",
     "safety": "assets pretrained lora multimodal generation senses text files devices",
     "evals": "safety train tasks assets pretrained fast lora multimodal generation senses text files devices",
     "experiments": "safety evals train tasks pretrained assets fast llama32_vision multimodal generation senses text "
-                   "files",
+                   "wiring files",
 }  # fmt: skip
 MAY_IMPORT["course"] = " ".join(MAY_IMPORT)
 MAY_IMPORT["cli"] = " ".join([*MAY_IMPORT, "__init__"])  # the face tells the version

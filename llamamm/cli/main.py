@@ -1,5 +1,5 @@
-"""The command line: `llamamm generate`, `chat`, `transcribe`, `compose`, `data`, `train`, `merge`, `eval`,
-`experiment`, `harness`, `bench`, `check`, `fetch`, `doctor`.
+"""The command line: `llamamm generate`, `chat`, `transcribe`, `compose`, `data`, `train`, `merge`,
+`quantize`, `eval`, `experiment`, `harness`, `bench`, `check`, `fetch`, `doctor`.
 
 What a user can cause ends in one line with the remedy, and exit code 2; nothing ends in a traceback, unless
 LLAMAMM_TRACEBACK=1 asks for it. Help and wrong options wait for no torch: a command imports what it needs.
@@ -20,6 +20,7 @@ from llamamm import __version__
 from llamamm.cli.make import TrainCommand, compose, data, merge, train
 from llamamm.cli.measure import HarnessCommand, evaluate, experiment, harness, senses
 from llamamm.cli.options import AS_PATH, err, out
+from llamamm.cli.quantize import quality, quantize
 from llamamm.cli.speed import bench
 from llamamm.cli.talk import PromptCommand, chat, generate, transcribe
 from llamamm.devices import calm_threads
@@ -53,8 +54,10 @@ app.command()(compose)
 app.command()(data)
 app.command("train-multimodal", hidden=True)(senses)  # where it was in version 0.1
 app.command()(merge)
+app.command()(quantize)
 app.command("eval")(evaluate)
 app.command(cls=HarnessCommand)(harness)
+experiment.command("quantized")(quality)
 app.add_typer(experiment, name="experiment")
 app.add_typer(bench, name="bench")
 

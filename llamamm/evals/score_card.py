@@ -32,6 +32,7 @@ from llamamm.evals.intervals import DRAWS
 from llamamm.evals.measures import MEASURES as COMMON
 from llamamm.evals.measures import STRIDE, WINDOW, Asker, Record
 from llamamm.evals.safety import SAFETY
+from llamamm.fast.quantized import quantized_linears
 from llamamm.files import read_json, require_writable, write_file
 from llamamm.generation.guarded import Judge
 from llamamm.safety.guard import Guard
@@ -274,9 +275,11 @@ def without_read(held_out: HeldOut, seen: Seen | None, contaminated: str) -> tup
 
 
 def mark_of(model: nn.Module) -> str:
-    """A hash of some numbers of every parameter, and of their type: equal for equal models."""
+    """A hash of some numbers of every parameter, whole ones among them, and of their type: equal for equal models."""
     digest = hashlib.sha256()
-    for name, p in sorted(model.named_parameters()):
+    whole = [(f"{path}.{name}", tensor) for path, linear in quantized_linears(model).items()
+             for name, tensor in linear.named_buffers()]  # fmt: skip
+    for name, p in sorted([*model.named_parameters(), *whole], key=lambda item: item[0]):
         some: Any = p.detach().flatten()[:: max(1, p.numel() // 64)].float().cpu()
         digest.update(f"{name} {p.dtype} {tuple(p.shape)}".encode() + some.numpy().tobytes())
     return digest.hexdigest()[:16]

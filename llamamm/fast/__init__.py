@@ -1,8 +1,9 @@
 """Decoding in compiled loops, and weights in 8 and 4 bits.
 
-forms       weights in five forms, read by compiled loops
-kernels     one token through all blocks, in loops that numba compiles
-quantized   linears of whole numbers, 8 or 4 bits
-plan        where a model's weights are, and whether that is still true
-decoder     which steps can be run so, and running them
+forms           weights in five forms, read by compiled loops
+kernels         one token through all blocks, in loops that numba compiles
+quantized       linears of whole numbers, 8 or 4 bits
+error_feedback  such linears by GPTQ's rule, on calibration text
+plan            where a model's weights are, and whether that is still true
+decoder         which steps can be run so, and running them
 """

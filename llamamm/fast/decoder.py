@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llamamm.errors import InputError, MissingDependencyError
 from llamamm.fast.plan import KINDS, Plan, Room, load_kernels
-from llamamm.fast.quantized import QuantizedLinear, quantize
+from llamamm.fast.quantized import QuantizedLinear, quantize, quantized_linears
 from llamamm.lora.lora import LoraLinear
 from llamamm.text import attention
 from llamamm.text import model as text_model
@@ -58,7 +58,8 @@ def equip(model: Llama3Model, *, fast: Fast = "auto", bits: int | None = None) -
     PyTorch.
     """
     require_possible(fast, bits, model.embed_tokens.weight.device)
-    large = model.n_parameters() >= LEAST_WEIGHTS  # before they are whole numbers, and no parameters any more
+    whole = sum(linear.in_features * linear.out_features for linear in quantized_linears(model).values())
+    large = model.n_parameters() + whole >= LEAST_WEIGHTS  # whole numbers are no parameters
     if bits is not None:
         quantize(model, bits)
     on_cpu = model.embed_tokens.weight.device.type == "cpu"

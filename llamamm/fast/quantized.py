@@ -5,8 +5,8 @@
 Round to nearest, group by group. In 8 bits a group's largest number becomes 127; in 4 bits it becomes -8, the end of a
 range, -8 to 7, that is longer below: the rules of llama.cpp's Q8_0 and Q4_0, whose groups have 32 columns.
 
-64 rows stand side by side, as `kernels` reads them. Without numba, and for prompts, the weight is spread out again for
-each product, and PyTorch multiplies. Built in notebook 19.
+64 rows stand side by side, as `kernels` reads them; files hold them row by row. Without numba, and for prompts, the
+weight is spread out again for each product, and PyTorch multiplies. Built in notebook 19.
 """
 
 from __future__ import annotations
@@ -55,21 +55,21 @@ class QuantizedLinear(nn.Linear):
 
     def fill(self, codes: Tensor, scales: Tensor) -> None:
         """Whole numbers (N, C), -128 to 127 or -8 to 7, and scales (N, C/group), put side by side."""
-        N, C = self.out_features, self.in_features
-        tiles = codes.view(N // TILE, TILE, C).transpose(1, 2)  # (N/64, C, 64)
-        if self.bits == 4:
-            tiles = (tiles + 8).to(torch.uint8)
-            tiles = tiles[:, ::2] | (tiles[:, 1::2] << 4)
-        self.codes.copy_(tiles)
-        self.scales.copy_(scales.view(N // TILE, TILE, -1).transpose(1, 2))
+        self.put(in_bytes(codes) if self.bits == 4 else codes, scales)
+
+    def put(self, codes: Tensor, scales: Tensor) -> None:
+        """The same from the form that `rows` gives."""
+        self.codes.copy_(_side_by_side(codes))
+        self.scales.copy_(_side_by_side(scales))
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """As files hold them, row by row: codes (N, C) int8 or (N, C/2) uint8, scales (N, C/group) fp16."""
+        return tuple(t.transpose(1, 2).reshape(self.out_features, -1) for t in (self.codes, self.scales))
 
     def whole_numbers(self) -> Tensor:
         """The codes, row by row: (N, C) int8."""
-        tiles = self.codes
-        if self.bits == 4:
-            low, high = (tiles & 15).to(torch.int8) - 8, (tiles >> 4).to(torch.int8) - 8
-            tiles = torch.stack((low, high), dim=2).flatten(1, 2)  # (N/64, C, 64)
-        return tiles.transpose(1, 2).reshape(self.out_features, self.in_features)
+        codes = self.rows()[0]
+        return out_of_bytes(codes) if self.bits == 4 else codes
 
     @property
     def weight(self) -> Tensor:
@@ -91,33 +91,79 @@ class QuantizedLinear(nn.Linear):
 
 
 def rounded(weight: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
-    """Round to nearest. (N, C) -> whole numbers (N, C) int8, scales (N, C/group) fp16.
+    """Round to nearest. (N, C) -> whole numbers (N, C) int8, scales (N, C/group) fp16. Raises InputError.
 
     The scale is rounded to fp16 first, and the numbers by that one. A group of zeros has the scale 0.
     """
     groups = weight.float().view(len(weight), -1, group)
+    scales = scales_of(groups, bits)
+    return nearest(groups, scales[..., None], bits).view(weight.shape), scales
+
+
+def scales_of(groups: Tensor, bits: int) -> Tensor:
+    """What one step is worth: (..., group) fp32 -> (...) fp16. Raises InputError where a weight has no finite one."""
     if bits == 8:
-        scales = groups.abs().amax(dim=2) / 127
+        scales = groups.abs().amax(dim=-1) / 127
     else:
-        extreme = groups.gather(2, groups.abs().argmax(dim=2, keepdim=True))[..., 0]  # with its sign
+        extreme = groups.gather(-1, groups.abs().argmax(dim=-1, keepdim=True))[..., 0]  # with its sign
         scales = extreme / -8
     scales = scales.half()
-    inverse = torch.where(scales == 0, 0, 1 / scales.float())[..., None]
+    if not scales.isfinite().all():
+        raise InputError("a weight is not finite, or too large for a scale in fp16: `llamamm doctor FILE` says where")
+    return scales
+
+
+def nearest(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """The whole numbers nearest to weight / scales, int8; scales fp16, of a shape that fits."""
+    inverse = torch.where(scales == 0, 0, 1 / scales.float())
     low, high = (-127, 127) if bits == 8 else (-8, 7)
-    codes = (groups * inverse).round().clamp(low, high)
-    return codes.to(torch.int8).view(weight.shape), scales
+    return (weight * inverse).round().clamp(low, high).to(torch.int8)
+
+
+def in_bytes(codes: Tensor) -> Tensor:
+    """-8 to 7, (N, C) int8 -> (N, C/2) uint8: two columns in a byte, the first in the lower half, each plus 8."""
+    codes = (codes + 8).to(torch.uint8)
+    return codes[:, ::2] | (codes[:, 1::2] << 4)
+
+
+def out_of_bytes(codes: Tensor) -> Tensor:
+    """The inverse of `in_bytes`."""
+    low, high = (codes & 15).to(torch.int8) - 8, (codes >> 4).to(torch.int8) - 8
+    return torch.stack((low, high), dim=2).flatten(1)
+
+
+def _side_by_side(rows: Tensor) -> Tensor:
+    return rows.view(len(rows) // TILE, TILE, -1).transpose(1, 2)  # (N/64, C, 64)
 
 
 def quantize(model: nn.Module, bits: int, *, group: int = 32, head: bool = True) -> nn.Module:
     """Give the linears of a Llama's blocks, and its head, weights of 8 or 4 bits, in place; returns the model.
 
     What has no whole groups stays as it is, and so do embeddings, norms, towers and bridges. A tied head becomes a
-    matrix of its own, of which the embedding is the unrounded copy. Raises InputError.
+    matrix of its own, of which the embedding is the unrounded copy. Raises InputError, also for a model that is
+    quantized already.
     """
+    for path in quantizable(model, bits, group=group, head=head):
+        put_module(model, path, QuantizedLinear.of(model.get_submodule(path).weight, bits=bits, group=group))
+    return model
+
+
+def quantizable(model: nn.Module, bits: int, *, group: int = 32, head: bool = True) -> list[str]:
+    """Paths of the linears that `quantize` replaces, the head's last. Raises InputError as it does."""
     if bits not in (8, 4):
         raise InputError(f"weights are quantized to 8 or 4 bits, got {bits}")
-    for path in [*find_linears(model, BLOCKS), *(["lm_head"] if head else [])]:
-        linear = model.get_submodule(path)
-        if type(linear) is Linear and linear.out_features % TILE == 0 and linear.in_features % group == 0:
-            put_module(model, path, QuantizedLinear.of(linear.weight, bits=bits, group=group))
-    return model
+    if group not in GROUPS:
+        raise InputError(f"weights are quantized in groups of 32, 64 or 128, got {group}")
+    if there := quantized_linears(model):
+        one = next(iter(there.values()))
+        raise InputError(f"the model is quantized already, to {one.bits} bits in groups of {one.group}: leave bits "
+                         f"out, or take the model that it was made of")
+    linears = {path: model.get_submodule(path) for path in find_linears(model, BLOCKS) + ["lm_head"] * head}
+    return [path for path, linear in linears.items()
+            if type(linear) is Linear and linear.out_features % TILE == 0 and linear.in_features % group == 0]
+
+
+def quantized_linears(model: nn.Module) -> dict[str, QuantizedLinear]:
+    """Those that a model has, by path, without the names of what stands around them."""
+    return {path.removesuffix(".base"): module for path, module in model.named_modules()
+            if isinstance(module, QuantizedLinear)}

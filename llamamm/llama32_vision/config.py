@@ -103,7 +103,8 @@ class MllamaConfig:
         text, vision = (dict(data.get(key) or {}) for key in ("text_config", "vision_config"))
         vision = given(vision)
         require_known(vision, TILED_READ | HARMLESS, file="vision_config")
-        require_known(data, HARMLESS.union(("text_config", "vision_config", "image_token_index")), file="config.json")
+        parts = ("text_config", "vision_config", "image_token_index", "quantization_config")
+        require_known(data, HARMLESS.union(parts), file="config.json")
         big = cls.llama32_11b_vision(tile_size=448)  # what a file leaves out is as in the first model
         own = {"architectures", "model_type", "torch_dtype"}
         if {"rope_scaling", "rope_parameters"} & set(text):  # also where it says: none

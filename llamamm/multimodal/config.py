@@ -172,6 +172,7 @@ class MultimodalConfig:
         if data.get("model_type") != MODEL_TYPE:
             raise ConfigError(f"model_type is {data.get('model_type')!r}; a model with eyes and ears is {MODEL_TYPE!r}")
         parts = ("text_config", "vision_config", "audio_config")
+        parts += ("quantization_config",)  # read where the weights are, in `pretrained.packed`
         require_known(data, HARMLESS.union(parts, (field.name for field in fields(cls))), file="config.json")
         try:
             vision, audio = data["vision_config"], data["audio_config"]

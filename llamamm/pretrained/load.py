@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from rich.console import Console
@@ -29,15 +29,16 @@ from llamamm.multimodal.config import MODEL_TYPE, MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.pretrained.locate import HubOptions, locate
+from llamamm.pretrained.packed import Packed, split_packed
 from llamamm.pretrained.skill import SKILL_FILE, base_of, parts_of
 from llamamm.text.config import TextConfig
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
 from llamamm.weights.checkpoint import open_checkpoint
 from llamamm.weights.gguf import GGUFFile
-from llamamm.weights.loading import build_from_refs, choose_dtype, fill, has_own_head, only_dtype
+from llamamm.weights.loading import build_from_refs, choose_dtype, has_own_head, only_dtype
 from llamamm.weights.mllama_names import mllama_names
-from llamamm.weights.names import without_wrappers
+from llamamm.weights.names import to_our_names, without_wrappers
 from llamamm.weights.tensors import TensorRef
 
 
@@ -117,11 +118,28 @@ def _loading_bar(refs: Mapping[str, TensorRef], show: bool) -> Iterator[Callable
 
 
 def _open_llama(path: Path, wish: _Wish) -> tuple[Llama3Model, Tokenizer | None]:
-    cfg, refs, dtype, tokenizer = _open(path, wish.dtype)
+    cfg, refs, data, tokenizer = _open(path)
     _require_known(tokenizer, cfg.vocab_size, path)
     with _loading_bar(refs, wish.bars) as on_progress:
-        model = build_from_refs(cfg, refs, dtype=dtype, device=wish.device, on_progress=on_progress)
-    return model, tokenizer
+        packed, rest = split_packed(data, to_our_names(refs, cfg))
+        dtype, options = choose_dtype(wish.dtype, rest, data), {"device": wish.device, "on_progress": on_progress}
+        if not packed.linears:
+            return build_from_refs(cfg, refs, dtype=dtype, **options), tokenizer
+        cfg = _with_own_head(cfg.replace(dtype=dtype or only_dtype(rest)), packed, rest)
+        model = packed.build(lambda: Llama3Model(cfg), rest, dtype=cfg.dtype, **options)
+    return _tied(model, cfg).to(wish.device).eval(), tokenizer
+
+
+def _with_own_head(cfg: TextConfig, packed: Packed, rest: Mapping[str, TensorRef]) -> TextConfig:
+    """A head in the file that differs from the embedding, or is quantized, is no tied one, whatever cfg says."""
+    own = "lm_head" in packed.linears or has_own_head(rest)
+    return cfg.replace(tie_embeddings=cfg.tie_embeddings and not own)
+
+
+def _tied(model: Llama3Model, cfg: TextConfig) -> Llama3Model:
+    if cfg.tie_embeddings:
+        model.lm_head.weight = model.embed_tokens.weight
+    return model
 
 
 def load_tokenizer(path: Path) -> Tokenizer | None:
@@ -138,16 +156,14 @@ def read_config(folder: Path) -> TextConfig:
     return TextConfig.from_hf(read_json(folder / "config.json"))
 
 
-def _open(
-    path: Path, dtype: torch.dtype | None
-) -> tuple[TextConfig, Mapping[str, TensorRef], torch.dtype | None, Tokenizer | None]:
-    """What is in a GGUF file or a folder, weights still unread, and the dtype to read them in; None: their own."""
+def _open(path: Path) -> tuple[TextConfig, Mapping[str, TensorRef], Mapping[str, Any], Tokenizer | None]:
+    """What is in a GGUF file or a folder, weights still unread, with config.json's content, nothing of a GGUF file."""
     if path.suffix == ".gguf":
         file = GGUFFile(path)
-        return file.config, file.refs, dtype, Tokenizer(path) if file.has_tokenizer else None
+        return file.config, file.refs, {}, Tokenizer(path) if file.has_tokenizer else None
     data = read_json(_folder(path) / "config.json")
     cfg, refs = TextConfig.from_hf(data), open_checkpoint(path)
-    return cfg, refs, choose_dtype(dtype, refs, data), load_tokenizer(path)
+    return cfg, refs, data, load_tokenizer(path)
 
 
 def _require_known(tokenizer: Tokenizer | None, n_rows: int, path: Path) -> None:
@@ -168,14 +184,16 @@ def _require_known(tokenizer: Tokenizer | None, n_rows: int, path: Path) -> None
 def _open_mllama(path: Path, wish: _Wish) -> tuple[MllamaModel, MllamaProcessor | None]:
     folder = _folder(path)
     data, refs = read_json(folder / "config.json"), open_checkpoint(path)
-    cfg, dtype = MllamaConfig.from_hf(data), choose_dtype(wish.dtype, refs, data)
+    cfg = MllamaConfig.from_hf(data)
+    packed, rest = split_packed(data, mllama_names(refs))
+    dtype = choose_dtype(wish.dtype, rest, data)
     processor, tokenizer = None, load_tokenizer(path)  # what is wrong with small files shows before minutes of reading
     if tokenizer is not None:
         _require_known(tokenizer, cfg.text.vocab_size + EXTRA_EMBEDDINGS, path)
         processor = MllamaProcessor.load(folder, tokenizer)
     with _loading_bar(refs, wish.bars) as on_progress:
-        model = build_mllama(cfg, refs, dtype=dtype, device=wish.device, on_progress=on_progress,
-                             like_transformers=wish.like_transformers)  # fmt: skip
+        model = build_mllama(cfg, rest, dtype=dtype, device=wish.device, on_progress=on_progress,
+                             like_transformers=wish.like_transformers, packed=packed)  # fmt: skip
     return model, processor
 
 
@@ -186,16 +204,16 @@ def _open_multimodal(path: Path, wish: _Wish) -> tuple[MultimodalLlama, Multimod
     folder = _folder(path)
     tokenizer = load_tokenizer(folder)
     processor = None if tokenizer is None else MultimodalProcessor.load(folder, tokenizer)
-    cfg = MultimodalConfig.from_hf(read_json(folder / "config.json"))
+    data = read_json(folder / "config.json")
+    cfg = MultimodalConfig.from_hf(data)
     refs = {name.removeprefix("model."): ref for name, ref in without_wrappers(open_checkpoint(path)).items()}
-    if has_own_head(refs):
-        cfg = replace(cfg, text=cfg.text.replace(tie_embeddings=False))
+    packed, rest = split_packed(data, refs)
+    cfg = replace(cfg, text=_with_own_head(cfg.text, packed, rest))
     _require_known(tokenizer, cfg.text.vocab_size, path)
     with _loading_bar(refs, wish.bars) as on_progress:
-        model = fill(lambda: MultimodalLlama(cfg), refs, dtype=wish.dtype, device=wish.device, on_progress=on_progress)
-    if cfg.text.tie_embeddings:
-        model.lm_head.weight = model.embed_tokens.weight
-    return model.to(wish.device).eval(), processor
+        model = packed.build(lambda: MultimodalLlama(cfg), rest, dtype=wish.dtype, device=wish.device,
+                             on_progress=on_progress)  # fmt: skip
+    return _tied(model, cfg.text).to(wish.device).eval(), processor
 
 
 # ---- a skill: what a training has added ----
@@ -228,17 +246,19 @@ def build_mllama(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     like_transformers: bool = False,
+    packed: Packed = Packed(),  # noqa: B008 (it is frozen)
     on_progress: Callable[[int], None] | None = None,
 ) -> MllamaModel:
     """The model, ready to answer: as `build_from_refs` makes a Llama, without random weights or a second copy.
 
     dtype: what to cast to; None keeps what the file holds, which must then be one dtype.
-    like_transformers: as in `MllamaModel`. on_progress: called with the bytes of each tensor, once it is in place.
+    like_transformers: as in `MllamaModel`. packed: linears that are quantized, which refs then lack.
+    on_progress: called with the bytes of each tensor, once it is in place.
     Raises CheckpointError listing every tensor that does not fit, before one is read.
     """
     named = mllama_names(refs)
     dtype = dtype or only_dtype(named)
     cfg = replace(cfg, text=cfg.text.replace(dtype=dtype))
-    model = fill(lambda: MllamaModel(cfg, like_transformers=like_transformers), named, dtype=dtype, device=device,
-                 on_progress=on_progress)  # fmt: skip
+    model = packed.build(lambda: MllamaModel(cfg, like_transformers=like_transformers), named, dtype=dtype,
+                         device=device, on_progress=on_progress)  # fmt: skip
     return model.to(device).eval()  # `to` moves the RoPE table; the weights are there already

@@ -10,6 +10,7 @@ from torch import Tensor
 from llamamm.errors import CheckpointError, InputError
 from llamamm.files import replace_folder
 from llamamm.lora.lora import lora_modules, plain_state_dict
+from llamamm.pretrained.packed import packed_tensors, quantization_config
 from llamamm.text.model import Llama3Model
 from llamamm.weights.saving import refuse_foreign_files, write_config, write_weights
 
@@ -49,14 +50,15 @@ def write_model(
     model: Llama3Model, folder: Path, *, tokenizer: Saveable | None = None, max_shard_bytes: int = 5_000_000_000
 ) -> None:
     """The files of `save_pretrained`, into a folder that exists."""
+    config = {**model.full_config.to_hf(), **quantization_config(model)}
     write_weights(hf_state_dict(model), folder, max_shard_bytes=max_shard_bytes)
-    write_config(model.full_config.to_hf(), folder, stop_ids=tokenizer.stop_ids if tokenizer else ())
+    write_config(config, folder, stop_ids=tokenizer.stop_ids if tokenizer else ())
     if tokenizer is not None:
         tokenizer.save(folder)
 
 
 def hf_state_dict(model: Llama3Model) -> dict[str, Tensor]:
-    """The model's weights under Hugging Face's names, with a merged adapter in them.
+    """The model's weights under Hugging Face's names, with a merged adapter in them; quantized ones as `packed` says.
 
     Raises CheckpointError where an adapter is not merged, since the file would lack it.
     """
@@ -66,6 +68,6 @@ def hf_state_dict(model: Llama3Model) -> dict[str, Tensor]:
     tied = model.lm_head.weight is model.embed_tokens.weight  # the configuration knows of no merged adapter
     return {
         model.hf_name(name): tensor.detach()
-        for name, tensor in plain_state_dict(model).items()
+        for name, tensor in {**plain_state_dict(model), **packed_tensors(model)}.items()
         if not (tied and name == "lm_head.weight")
     }

@@ -19,6 +19,7 @@ READ = frozenset({
     "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta",
     "rope_scaling", "rope_parameters", "original_max_position_embeddings", "tie_word_embeddings", "dtype",
     "torch_dtype", "sliding_window", "use_sliding_window", "layer_types", "no_rope_layers", "attention_multiplier",
+    "quantization_config",
 })  # fmt: skip
 # What this package computes; another value would be another model.
 ONLY: dict[str, tuple[Any, ...]] = {
@@ -75,8 +76,9 @@ def unknown_keys(data: Mapping[str, Any], known: Collection[str]) -> list[str]:
 
 def require_known_keys(data: Mapping[str, Any]) -> None:
     """Raises ConfigError, naming the key, where a Llama's configuration says what this package would not do."""
-    if data.get("quantization_config"):
-        kind = dict(data["quantization_config"]).get("quant_method", "unnamed")
+    packed = data.get("quantization_config")
+    kind = packed.get("quant_method", "unnamed") if isinstance(packed, Mapping) else "unnamed"
+    if packed and kind != "llamamm":  # this package's own is read where the weights are, in `pretrained.packed`
         raise ConfigError(f"config.json has quantization_config ({kind}): its weights are packed, which this package "
                           f"does not read; use the model in bf16, or a GGUF file of it")
     foreign = [name for name in data.get("architectures") or () if name not in ARCHITECTURES]

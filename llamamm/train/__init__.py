@@ -2,5 +2,5 @@
 
 Read in this order: losses, documents, records, sources, order, rows, batches; settings_file, recipe, config, optim,
 randomness, loop, rate_finder, log, checkpoint, check, seen, prepare, run, plan; media_rows, features, stages, look,
-tokenizer; streams; preference, alignment; processes, distributed_checkpoint.
+tokenizer, calibration; streams; preference, alignment; processes, distributed_checkpoint.
 """

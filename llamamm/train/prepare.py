@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from llamamm.errors import ConfigError, InputError
+from llamamm.fast.quantized import quantized_linears
 from llamamm.generation.generate import TextStream
 from llamamm.generation.sampling import SamplingConfig
 from llamamm.lora.lora import apply_lora, lora_modules
@@ -82,6 +83,10 @@ def weights_dtype(cfg: TrainConfig, device: torch.device, low_precision: torch.d
 
 def make_trainable(model: Llama3Model, cfg: TrainConfig) -> None:
     """What learns, and in fp32; all else is frozen. An adapter, where there is LoRA to learn. Raises ConfigError."""
+    trains_text = "text" in trained_parts(cfg) if isinstance(model, MultimodalLlama) else cfg.method == "full"
+    if trains_text and quantized_linears(model):
+        raise ConfigError(f"{cfg.model} is quantized, and whole numbers do not train: take method: lora, which learns "
+                          f"beside them, or the model that it was made of")
     if isinstance(model, MultimodalLlama):
         _set_trainable(model, cfg)
     elif cfg.method != "full":

@@ -43,7 +43,7 @@ class GGUFFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        gguf = _gguf_package()
+        gguf = gguf_package()
         if not self.path.is_file():
             raise CheckpointError(f"{self.path} does not exist")
         try:
@@ -169,9 +169,10 @@ def _check_whole(path: Path, reader: Any) -> None:
         raise CheckpointError(f"{path} has no token_embd.weight: it is not a language model, or one shard of several")
 
 
-def _gguf_package() -> Any:
+def gguf_package() -> Any:
+    """The module. Raises MissingDependencyError, which names the extra."""
     try:
         import gguf
     except ImportError:
-        raise MissingDependencyError("reading GGUF files needs the gguf package: pip install 'llamamm[gguf]'") from None
+        raise MissingDependencyError("GGUF files need the gguf package: pip install 'llamamm[gguf]'") from None
     return gguf

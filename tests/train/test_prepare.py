@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from llamamm import Llama3Model, TextConfig, save_pretrained
+from llamamm.errors import ConfigError
+from llamamm.fast.quantized import quantize
 from llamamm.lora.lora import apply_lora
 from llamamm.multimodal.config import MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
@@ -13,7 +15,7 @@ from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.pretrained.skill import save_skill
 from llamamm.senses.image_processor import ImageProcessor
 from llamamm.train.config import TrainConfig
-from llamamm.train.prepare import load_model, weights_dtype
+from llamamm.train.prepare import load_model, make_trainable, weights_dtype
 from llamamm.train.tokenizer import train_tokenizer
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -64,3 +66,12 @@ def test_a_stage_begins_with_the_bridges_of_the_one_before_bit_for_bit(tmp_path,
     begun, _ = load_model(stage, torch.device("cpu"))
     assert begun.embed_tokens.weight.dtype == BF16
     assert all(map(torch.equal, begun.added_parameters(), model.added_parameters()))
+
+
+def test_whole_numbers_do_not_train(tmp_path):
+    model = quantize(Llama3Model(TextConfig.tiny(vocab_size=512)), 8)
+    settings = {"model": "q", "data": "d", "output": tmp_path, "device": "cpu"}
+    with pytest.raises(ConfigError, match="q is quantized.*take method: lora"):
+        make_trainable(model, TrainConfig(**settings, method="full"))
+    make_trainable(model, TrainConfig(**settings, method="lora"))
+    assert any(p.requires_grad for n, p in model.named_parameters() if "lora_b" in n)

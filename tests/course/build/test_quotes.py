@@ -98,6 +98,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     },
     "weights.gguf": {
         "GGUFFile": TOO_LONG,
+        "gguf_package": PIECE,
         "convert_gguf": IN_WORDS,
     },
     "pretrained.locate": {
