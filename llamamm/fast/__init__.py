@@ -1,7 +1,9 @@
 """Decoding in compiled loops, and weights in 8 and 4 bits.
 
-forms           weights in five forms, read by compiled loops
+forms           numbers in three floating-point forms, read by compiled loops
+whole           products of whole numbers, 64 rows side by side
 kernels         one token through all blocks, in loops that numba compiles
+workers         threads that make the same compiled call at the same time
 quantized       linears of whole numbers, 8 or 4 bits
 error_feedback  such linears by GPTQ's rule, on calibration text
 plan            where a model's weights are, and whether that is still true

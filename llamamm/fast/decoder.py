@@ -9,9 +9,9 @@ PyTorch. The model's weights are read where they are, at each step. Built in not
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from llamamm.errors import InputError, MissingDependencyError
 from llamamm.fast.plan import KINDS, Plan, Room, load_kernels
 from llamamm.fast.quantized import QuantizedLinear, quantize, quantized_linears
+from llamamm.fast.workers import run_all
 from llamamm.lora.lora import LoraLinear
 from llamamm.text import attention
 from llamamm.text import model as text_model
@@ -42,7 +43,7 @@ _PARTS = (TransformerBlock, GroupedQueryAttention, FeedForward, RMSNorm, Linear,
 _FORWARDS = {part: part.forward for part in _PARTS}
 _FUNCTIONS = tuple((module, name, getattr(module, name)) for module, name in (
     (attention, "apply_rope"), (attention, "fused_attention"), (text_model, "build_mask")))  # fmt: skip
-_ONE_AT_A_TIME = threading.Lock()  # numba's own threads serve one caller
+_ONE_AT_A_TIME = threading.Lock()  # workers of two callers would wait for each other's cores
 
 
 def is_available() -> bool:
@@ -112,8 +113,11 @@ class FastDecoder:
 
         def run(first: int, last: int) -> None:
             shape = (cfg.n_heads, cfg.n_kv_heads, cfg.head_dim, first, last, KINDS[cache.keys.dtype], plan.norm_kind)
-            kernels.run_blocks(state, plan.table, plan.lora_scales, plan.norms, shape, plan.eps, where, begins,
-                               *angles, room.shared, room.private)  # fmt: skip
+            counters = np.zeros(1 + kernels.STAGES * cfg.n_layers, np.int64)
+            run_all(lambda w: kernels.run_blocks(
+                w, room.n_workers, state, plan.table, plan.lora_scales, plan.norms, shape, plan.eps, where, begins,
+                *angles, room.shared, room.private, room.whole, counters,
+            ), room.n_workers, counters, kernels.GIVEN_UP)  # fmt: skip
 
         with _ONE_AT_A_TIME:
             if before is None and not skipped:
@@ -140,12 +144,17 @@ class FastDecoder:
 
     def head(self, model: Llama3Model, x: Tensor) -> Tensor | None:
         """Scores in fp32, (B, 1, C) -> (B, 1, V); None where PyTorch has to do it."""
-        if self._plan is None or not self._takes(model, x) or self._plan.head_changed(model):
+        plan, room = self._plan, self._room
+        if plan is None or room is None or room.n_rows != len(x) or not self._takes(model, x):
+            return None
+        if plan.head_changed(model):
             return None
         kernels, rows = load_kernels(), np.ascontiguousarray(x[:, 0].float().numpy())
-        scores = np.empty((len(rows), int(self._plan.head[kernels.N_OUT])), np.float32)
+        scores = np.empty((len(rows), int(plan.head[kernels.N_OUT])), np.float32)
+        counter = np.zeros(1, np.int64)
         with _ONE_AT_A_TIME:
-            kernels.project(self._plan.head, rows, scores, _n_workers())
+            run_all(lambda w: kernels.project(w, plan.head, rows, scores, room.whole, counter),
+                    room.n_workers, counter, kernels.GIVEN_UP)  # fmt: skip
         return torch.from_numpy(scores)[:, None]
 
     @staticmethod
@@ -195,11 +204,5 @@ def _places(length: int, padding: Tensor | None, n_rows: int) -> tuple[np.ndarra
 
 
 def _n_workers() -> int:
-    """As many as PyTorch has threads. Workers wait for each other, so each needs a thread of its own."""
-    import numba
-
-    n = max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-    with suppress(ValueError):  # no layer is chosen yet: it will be the one that _kernels asks for
-        n = n if numba.threading_layer() in ("workqueue", "omp") else 1
-    numba.set_num_threads(n)
-    return n
+    """As many as PyTorch has threads, and at most one for each core. Workers wait for each other."""
+    return max(1, min(torch.get_num_threads(), os.cpu_count() or 1))

@@ -1,11 +1,7 @@
-"""Weights in five forms, read by compiled loops: one row with a vector, or 64 rows that stand side by side.
+"""Numbers in memory, in three floating-point forms, read and written by compiled loops that compute in fp32.
 
-    F32, F16, BF16    (N, C), row after row
-    INT8              (N/64, C, 64) int8, scales (N/64, C/group, 64) fp16: 64 rows side by side, a lane each
-    INT4              (N/64, C/2, 64) uint8, two columns in a byte, the first in the lower half, each number less 8
+    F32, F16, BF16    (N, C), row after row; INT8 and INT4 are in `whole`
 
-Where 64 rows stand side by side, one instruction works on 16 of them with one number of x, and no sum runs across a
-register; a scale for each group of columns then costs next to nothing. Whatever the form, sums are in fp32.
 Built in notebook 19.
 """
 
@@ -18,14 +14,11 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-from llamamm.fast.quantized import TILE
-
 F32, F16, BF16, INT8, INT4 = range(5)
 f4 = np.float32
 # Sums may be taken in any order, so that they run 16 wide; NaN and infinity keep their meaning.
 SUMS = {"reassoc", "nsz", "contract", "arcp"}
 compiled = njit(fastmath=SUMS, cache=True)
-LOWER_HALF = np.int32(15)  # of a byte; a plain 15 would be 64 bits wide, and so would all lanes beside it
 LOG2_E, LN_2 = f4(math.log2(math.e)), f4(math.log(2))
 
 
@@ -40,7 +33,7 @@ def _pointer_to(element: types.Type):
     return pointer
 
 
-as_f32, as_16, as_i8, as_u8 = map(_pointer_to, (types.float32, types.uint16, types.int8, types.uint8))
+as_f32, as_16 = map(_pointer_to, (types.float32, types.uint16))
 
 
 @intrinsic
@@ -180,6 +173,31 @@ def add_scaled(kind, address, scale, out, n):
 
 
 @compiled
+def add_scaled_rows(kind, address, scales, out, n):
+    """out += of as many rows as there are scales, one behind the other, each times its own: four in one pass."""
+    whole = scales.size // 4 * 4
+    pitch = n * (4 if kind == F32 else 2)
+    for i in range(0, whole, 4):
+        s0, s1, s2, s3 = scales[i], scales[i + 1], scales[i + 2], scales[i + 3]
+        if kind == F32:
+            w = carray(as_f32(address + i * pitch), 4 * n)
+            for j in range(n):
+                out[j] += s0 * w[j] + s1 * w[n + j] + s2 * w[2 * n + j] + s3 * w[3 * n + j]
+        elif kind == F16:
+            h = carray(as_16(address + i * pitch), 4 * n)
+            for j in range(n):
+                out[j] += (s0 * from_half(h[j]) + s1 * from_half(h[n + j])
+                           + s2 * from_half(h[2 * n + j]) + s3 * from_half(h[3 * n + j]))
+        else:
+            b = carray(as_16(address + i * pitch), 4 * n)
+            for j in range(n):
+                out[j] += (s0 * from_bf16(b[j]) + s1 * from_bf16(b[n + j])
+                           + s2 * from_bf16(b[2 * n + j]) + s3 * from_bf16(b[3 * n + j]))
+    for i in range(whole, scales.size):
+        add_scaled(kind, address + i * pitch, scales[i], out, n)
+
+
+@compiled
 def store(kind, address, x, n):
     """Write n numbers to an address in its form."""
     if kind == F32:
@@ -194,47 +212,3 @@ def store(kind, address, x, n):
         b = carray(as_16(address), n)
         for j in range(n):
             b[j] = to_bf16(x[j])
-
-
-@compiled
-def tile_int8(codes, scales, group, x, n, out, part):
-    """64 rows with x. codes: of this tile, (n, 64); scales: (n / group, 64). part: room for 64 sums."""
-    for r in range(TILE):
-        out[r] = f4(0)
-    for g in range(n // group):
-        for r in range(TILE):
-            part[r] = f4(0)
-        for j in range(g * group, (g + 1) * group, 4):
-            w0, w1 = carray(as_i8(codes + j * TILE), TILE), carray(as_i8(codes + (j + 1) * TILE), TILE)
-            w2, w3 = carray(as_i8(codes + (j + 2) * TILE), TILE), carray(as_i8(codes + (j + 3) * TILE), TILE)
-            x0, x1, x2, x3 = x[j], x[j + 1], x[j + 2], x[j + 3]
-            for r in range(TILE):
-                part[r] += f4(w0[r]) * x0 + f4(w1[r]) * x1 + f4(w2[r]) * x2 + f4(w3[r]) * x3
-        s = carray(as_16(scales + 2 * g * TILE), TILE)
-        for r in range(TILE):
-            out[r] += part[r] * from_half(s[r])
-
-
-@compiled
-def tile_int4(codes, scales, group, x, n, out, part):
-    """As above, two columns in a byte: low + 16 high. The byte as a whole times x1/16, and its lower half times what x0
-    has more, is low x0 + high x1 without a shift. Eight times the sum of x is taken off once for a group."""
-    for r in range(TILE):
-        out[r] = f4(0)
-    for g in range(n // group):
-        for r in range(TILE):
-            part[r] = f4(0)
-        sum_of_x = f4(0)
-        for j in range(g * group, (g + 1) * group, 4):
-            w0 = carray(as_u8(codes + j // 2 * TILE), TILE)
-            w1 = carray(as_u8(codes + (j // 2 + 1) * TILE), TILE)
-            sum_of_x += x[j] + x[j + 1] + x[j + 2] + x[j + 3]
-            x1, x3 = x[j + 1] / f4(16), x[j + 3] / f4(16)
-            x0, x2 = x[j] - x1, x[j + 2] - x3
-            for r in range(TILE):
-                a, b = np.int32(w0[r]), np.int32(w1[r])
-                low_a, low_b = np.int32(a & LOWER_HALF), np.int32(b & LOWER_HALF)
-                part[r] += f4(low_a) * x0 + f4(a) * x1 + f4(low_b) * x2 + f4(b) * x3
-        s = carray(as_16(scales + 2 * g * TILE), TILE)
-        for r in range(TILE):
-            out[r] += (part[r] - f4(8) * sum_of_x) * from_half(s[r])

@@ -6,55 +6,57 @@ Decoding is some hundred small products a token, and in PyTorch each costs as mu
 Here a token is one call. numba compiles these functions with LLVM for the machine they run on, once, and keeps them.
 
 Weights stay where the model has them: kernels are handed addresses, so nothing is copied, and what is merged or
-trained is what is read. Workers share each product, tile by tile, and wait for each other after it.
-Built in notebook 19.
+trained is what is read. Workers, a thread each, make the same call; they share each product, tile by tile, and wait
+for each other after it. Built in notebook 19.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import njit, types
 from numba.extending import intrinsic
 
-from llamamm.fast.forms import (
-    F32,
-    INT4,
-    INT8,
-    SUMS,
-    TILE,
-    add_scaled,
-    compiled,
-    dot,
-    dots,
-    exp,
-    f4,
-    store,
-    tile_int4,
-    tile_int8,
-)
+from llamamm.fast.forms import F32, INT4, INT8, SUMS, add_scaled, add_scaled_rows, compiled, dot, dots, exp, f4, store
+from llamamm.fast.quantized import TILE
+from llamamm.fast.whole import UNIT, rounded, tile_int4, tile_int8
 
 # What the table says of each linear, int64: where it is and in what form, and an adapter beside it.
 WEIGHT, KIND, SCALES, GROUP, N_OUT, N_IN, LORA_A, LORA_B, RANK, N_FIELDS = range(10)
 Q, K, V, OUT, GATE, UP, DOWN, N_LINEARS = range(8)  # of a block, in the table's order
+STAGES = 5  # of a block, with tiles to share: queries, keys and values; attention; out; gate and up; down
+CHUNK = 256  # tokens of the cache that are one piece of work
+GIVEN_UP = 2**62  # more arrivals than there ever are
 PATIENCE = 4000  # looks at a counter, some microseconds, before a waiting thread gives way
 # The system's own; Windows calls it otherwise, and waits there go on looking.
 give_way = types.ExternalFunction("sched_yield", types.int32()) if sys.platform != "win32" else njit(lambda: 0)
+call = njit(fastmath=SUMS, cache=True, nogil=True)  # what Python calls, from each worker's thread
 
 
 # ---- a linear ----
 
 
 @compiled
-def beside(linear, x, inner):
-    """A x of an adapter that stands beside a linear. x (B, C) -> inner (B, r), in place."""
-    for b in range(x.shape[0]):
-        for i in range(linear[RANK]):
-            inner[b, i] = dot(F32, linear[LORA_A] + 4 * i * linear[N_IN], x[b], linear[N_IN])
+def prepared(linears, x, inner, whole):
+    """What linears that read the same x need of it: A x of each adapter beside them, and x in 16 bits.
+
+    linears: (M, N_FIELDS); x (B, C) -> inner (M, B, r) and whole (numbers, scales and sums, a row for each of x).
+    """
+    numbers, scales, sums = whole
+    any_whole = False
+    for m in range(linears.shape[0]):
+        linear = linears[m]
+        if linear[KIND] == INT8 or linear[KIND] == INT4:
+            any_whole = True
+        for b in range(x.shape[0]):
+            for i in range(linear[RANK]):
+                inner[m, b, i] = dot(F32, linear[LORA_A] + 4 * i * linear[N_IN], x[b], linear[N_IN])
+    if any_whole:
+        for b in range(x.shape[0]):
+            rounded(x[b], numbers[b], scales[b], sums[b])
 
 
 @compiled
@@ -63,17 +65,20 @@ def n_tiles(linear):
 
 
 @compiled
-def some_rows(linear, tile, x, inner, scale, out, part):
-    """64 rows of W x, or the last few, and of scale B (A x). x (B, C) -> out (B, N), in place. part: room for 64."""
+def some_rows(linear, tile, x, whole, inner, scale, out):
+    """64 rows of W x, or the last few, and of scale B (A x). x (B, C) -> out (B, N), in place."""
     kind, n, first = linear[KIND], linear[N_IN], tile * TILE
     last = min(first + TILE, linear[N_OUT])
+    numbers, scales, sums = whole
     for b in range(x.shape[0]):
-        if kind == INT8:
-            tile_int8(linear[WEIGHT] + first * n, linear[SCALES] + 2 * first * (n // linear[GROUP]), linear[GROUP],
-                      x[b], n, out[b, first:last], part)
-        elif kind == INT4:
-            tile_int4(linear[WEIGHT] + first * n // 2, linear[SCALES] + 2 * first * (n // linear[GROUP]),
-                      linear[GROUP], x[b], n, out[b, first:last], part)
+        if kind == INT8 or kind == INT4:
+            of_tile = linear[SCALES] + 2 * first * (n // linear[GROUP])
+            if kind == INT8:
+                tile_int8(linear[WEIGHT] + first * n, of_tile, linear[GROUP], numbers[b], scales[b, : n // UNIT],
+                          out[b, first:last])
+            else:
+                tile_int4(linear[WEIGHT] + first * n // 2, of_tile, linear[GROUP], numbers[b],
+                          scales[b, : n // UNIT], sums[b], out[b, first:last])
         else:
             dots(kind, linear[WEIGHT] + first * n * (4 if kind == F32 else 2), x[b], n, out[b, first:last])
         r = linear[RANK]
@@ -83,7 +88,6 @@ def some_rows(linear, tile, x, inner, scale, out, part):
 
 
 # ---- many threads ----
-
 
 @intrinsic
 def count_up(_typing, address):  # noqa: ARG001
@@ -109,31 +113,33 @@ def wait_for_all(counter, n_workers):
     """Until every worker is here. counter: address of how often workers have been here.
 
     The others are a microsecond away, or their core has been given to another program: then this one gives way, too.
+    A count of GIVEN_UP lets everyone through: who should have come never will.
     """
     if n_workers == 1:
         return
     all_here = (count_up(counter) // n_workers + 1) * n_workers
     looks = 0
-    while current(counter) < all_here:
+    while current(counter) < min(all_here, GIVEN_UP):
         looks += 1
         if looks > PATIENCE:
             give_way()
 
 
-@njit(parallel=True, fastmath=SUMS, cache=True, nogil=True)
-def project(linear, x, out, n_workers):
-    """x Wᵀ. linear: one row of the table, without an adapter; x (B, C) -> out (B, N), in place."""
-    parts, counters = np.empty((n_workers, TILE), np.float32), np.zeros(1, np.int64)
-    for w in prange(n_workers):
-        rows_of_worker(linear, x, x, f4(0), out, parts[w], counters.ctypes.data)
+@call
+def project(w, linear, x, out, whole, counter):
+    """x Wᵀ, a worker's part. linear: one row of the table, without an adapter; x (B, C) -> out (B, N), in place.
+    whole: room for x in 16 bits, of all workers; counter: (1,) int64, at first 0."""
+    own = whole[0][w], whole[1][w], whole[2][w]
+    prepared(linear.reshape(1, -1), x, x.reshape(1, *x.shape), own)
+    rows_of_worker(linear, x, own, x, f4(0), out, counter.ctypes.data)
 
 
 @compiled
-def rows_of_worker(linear, x, inner, scale, out, part, counter):
+def rows_of_worker(linear, x, whole, inner, scale, out, counter):
     """Tile after tile, as long as there are any: a worker that is late takes fewer. Arguments as of `some_rows`."""
     tile = count_up(counter)
     while tile < n_tiles(linear):
-        some_rows(linear, tile, x, inner, scale, out, part)
+        some_rows(linear, tile, x, whole, inner, scale, out)
         tile = count_up(counter)
 
 
@@ -167,124 +173,133 @@ def turned(x, D, cos, sin, out):
 
 
 @compiled
-def attended(q, k, v, keys, values, kind, begin, length, D, scores, out):
-    """One head over the tokens begin ... length - 1 of its cache, and over the new one. q, k, v, out: (D,); keys,
-    values: addresses of (S, D)."""
-    pitch, scale, n = D * (4 if kind == F32 else 2), f4(1 / math.sqrt(D)), length - begin
-    weights = scores[: n + 1]
-    dots(kind, keys + begin * pitch, q, D, weights[:n])
-    newest = f4(0)
-    for j in range(D):
-        newest += q[j] * k[j]
-    weights[n] = newest
-    most, total = f4(-np.inf), f4(0)
-    for t in range(n + 1):
-        weights[t] *= scale
-        most = max(most, weights[t])
-    for t in range(n + 1):
-        weights[t] = exp(weights[t] - most)
-        total += weights[t]
-    for j in range(D):
-        out[j] = weights[n] * v[j]
-    for t in range(n):
-        add_scaled(kind, values + (begin + t) * pitch, weights[t], out, D)
-    for j in range(D):
-        out[j] /= total
+def attended(q, kind, keys, values, begin, end, scores, sums, out):
+    """The heads that share a key, over the tokens begin ... end - 1 of its cache, one pass over keys and values.
 
-
-@njit(parallel=True, fastmath=SUMS, cache=True, nogil=True)
-def run_blocks(x, table, lora_scales, norms, shape, eps, cache, begins, cos, sin, shared, private):
-    """Blocks shape.first up to shape.last of all, one token for each row; x (B, C) is changed in place.
-
-    table (L, 7, N_FIELDS) int64, lora_scales (L, 7); norms (L, 3): addresses of two norms, and which layer of the cache
-    is the block's; cache: addresses of keys and values (L, B, K, S, D), S, and the tokens in it; begins (B,): where
-    each row's text begins; cos, sin (B, D): of this token; shared: what all workers write and read; private: a row for
-    each worker, which are as many as it has rows.
+    q (G, D); keys, values: addresses of (S, D). -> out (G, D), not yet divided by its sum, and sums (G, 2): the largest
+    score and the sum of the weights, by which pieces of a long text are put together (`together`). scores: (G, CHUNK).
     """
-    n_workers = private[0].shape[0]
-    counters = np.zeros(1 + 5 * table.shape[0], np.int64)
-    for w in prange(n_workers):
-        blocks_of_worker(w, n_workers, x, table, lora_scales, norms, shape, eps, cache, begins, cos, sin, shared,
-                         private, counters.ctypes.data)
+    G, D = q.shape
+    pitch, scale, n = D * (4 if kind == F32 else 2), f4(1 / math.sqrt(D)), end - begin
+    for t in range(0, n, 16):  # keys of 16 tokens stay in the nearest cache while all heads read them
+        some = min(16, n - t)
+        for h in range(G):
+            dots(kind, keys + (begin + t) * pitch, q[h], D, scores[h, t : t + some])
+    for h in range(G):
+        weights, most, total = scores[h, :n], f4(-np.inf), f4(0)
+        for t in range(n):
+            weights[t] *= scale
+            most = max(most, weights[t])
+        for t in range(n):
+            weights[t] = exp(weights[t] - most)
+            total += weights[t]
+        sums[h, 0], sums[h, 1] = most, total
+        for j in range(D):
+            out[h, j] = f4(0)
+    for t in range(0, n, 16):
+        for h in range(G):
+            add_scaled_rows(kind, values + (begin + t) * pitch, scores[h, t : min(t + 16, n)], out[h], D)
 
 
 @compiled
-def blocks_of_worker(w, n_workers, x, table, lora_scales, norms, shape, eps, cache, begins, cos, sin, shared, private,
-                     counter):  # fmt: skip
-    """What one of the workers does: its own x all along, and of each product the tiles that it is in time for.
+def together(sums, parts, mixed):
+    """Of each head the pieces of a text, (n, 2) and (n, D), put together: flash decoding's rule. -> mixed (D,)"""
+    most, total = f4(-np.inf), f4(0)
+    for c in range(sums.shape[0]):
+        most = max(most, sums[c, 0])
+    mixed[:] = f4(0)
+    for c in range(sums.shape[0]):
+        if sums[c, 1] != f4(0):  # NaN, too
+            share = exp(sums[c, 0] - most)
+            total += share * sums[c, 1]
+            for j in range(mixed.size):
+                mixed[j] += share * parts[c, j]
+    for j in range(mixed.size):
+        mixed[j] /= total
 
-    counter: address of a count of arrivals, and behind it one count of tiles for each of five products of a block.
+
+@call
+def run_blocks(w, n_workers, x, table, lora_scales, norms, shape, eps, cache, begins, cos, sin, shared, private, whole,
+               counters):  # fmt: skip
+    """A worker's part of the blocks shape.first up to shape.last of all, one token for each row: its own x all along,
+    and of each product the tiles that it is in time for. x (B, C) is changed in place.
+
+    table (L, 7, N_FIELDS) int64, lora_scales (L, 7); norms (L, 3): addresses of two norms, and which layer of the cache
+    is the block's; cache: addresses of keys and values (L, B, K, S, D), S, and the tokens in it; begins (B,): where
+    each row's text begins; cos, sin (B, D): of this token; shared: what all workers write and read; private, whole: a
+    row for each worker; counters: a count of arrivals, and one of tiles for each stage of a block, zeros at first.
     """
     H, n_kv, D, first_layer, last_layer, kind, norm_kind = shape
     keys, values, n_max, length = cache
-    qkv, mixed, gate, up, out = shared
-    own_x, normal, inner, part, turn, scores = (private[0][w], private[1][w], private[2][w], private[3][w],
-                                                private[4][w], private[5][w])  # fmt: skip
+    qkv, part_sums, parts, gate, up, out = shared
+    own_x, normal, inner, turned_q, turned_k, scores, mixed = (
+        private[0][w], private[1][w], private[2][w], private[3][w], private[4][w], private[5][w], private[6][w])
+    own_whole = whole[0][w], whole[1][w], whole[2][w]
     B, C = x.shape
+    counter = counters.ctypes.data
     width = 4 if kind == F32 else 2
-    n_q, n_k, per_kv = H * D, n_kv * D, H // n_kv
-    for b in range(B):
-        for j in range(C):
-            own_x[b, j] = x[b, j]
-    wait_for_all(counter, n_workers)
+    n_q, n_k, per_kv, n_chunks = H * D, n_kv * D, H // n_kv, length // CHUNK + 1
+    own_x[:] = x
+    wait_for_all(counter, n_workers)  # before one writes to x
     for layer in range(first_layer, last_layer):
-        linears, scales, tiles = table[layer], lora_scales[layer], counter + 8 * (1 + 5 * layer)
+        linears, scales, tiles = table[layer], lora_scales[layer], counter + 8 * (1 + STAGES * layer)
         # Queries, keys and values.
         normed(own_x, norms[layer, 0], norm_kind, eps, normal)
-        for m in range(Q, V + 1):
-            beside(linears[m], normal, inner[m])
+        prepared(linears[Q : V + 1], normal, inner, own_whole)
         tiles_q, tiles_k = n_tiles(linears[Q]), n_tiles(linears[K])
         tile = count_up(tiles)
         while tile < tiles_q + 2 * tiles_k:
             if tile < tiles_q:
-                some_rows(linears[Q], tile, normal, inner[Q], scales[Q], qkv[:, :n_q], part)
+                m, first, own_tile = Q, 0, tile
             elif tile < tiles_q + tiles_k:
-                some_rows(linears[K], tile - tiles_q, normal, inner[K], scales[K], qkv[:, n_q : n_q + n_k], part)
+                m, first, own_tile = K, n_q, tile - tiles_q
             else:
-                some_rows(linears[V], tile - tiles_q - tiles_k, normal, inner[V], scales[V], qkv[:, n_q + n_k :], part)
+                m, first, own_tile = V, n_q + n_k, tile - tiles_q - tiles_k
+            some_rows(linears[m], own_tile, normal, own_whole, inner[m], scales[m], qkv[:, first:])
             tile = count_up(tiles)
         wait_for_all(counter, n_workers)
-        # Attention, a head at a time. Heads that share a key turn it each for itself; the first of them stores it.
+        # Attention: the heads that share a key, over a chunk of the text. Who has the last chunk stores the new token.
         task = count_up(tiles + 8)
-        while task < B * H:
-            b, h = task // H, task % H
-            g = h // per_kv
-            v = qkv[b, n_q + n_k + g * D : n_q + n_k + (g + 1) * D]
-            turned(qkv[b, h * D : (h + 1) * D], D, cos[b], sin[b], turn[0])
-            turned(qkv[b, n_q + g * D : n_q + (g + 1) * D], D, cos[b], sin[b], turn[1])
+        while task < B * n_kv * n_chunks:
+            b, g, c = task // (n_kv * n_chunks), task // n_chunks % n_kv, task % n_chunks
             at = ((norms[layer, 2] * B + b) * n_kv + g) * n_max * D * width
-            attended(turn[0], turn[1], v, keys + at, values + at, kind, begins[b], length, D, scores,
-                     mixed[b, h * D : (h + 1) * D])
-            if h % per_kv == 0:
-                store(kind, keys + at + length * D * width, turn[1], D)
-                store(kind, values + at + length * D * width, v, D)
+            first, last = g * per_kv, (g + 1) * per_kv
+            for h in range(per_kv):
+                turned(qkv[b, (first + h) * D : (first + h + 1) * D], D, cos[b], sin[b], turned_q[h])
+            if c == n_chunks - 1:
+                turned(qkv[b, n_q + g * D : n_q + (g + 1) * D], D, cos[b], sin[b], turned_k)
+                store(kind, keys + at + length * D * width, turned_k, D)
+                store(kind, values + at + length * D * width, qkv[b, n_q + n_k + g * D : n_q + n_k + (g + 1) * D], D)
+            begin, end = max(c * CHUNK, begins[b]), min((c + 1) * CHUNK, length + 1)
+            attended(turned_q, kind, keys + at, values + at, begin, max(begin, end), scores,
+                     part_sums[b, c, first:last], parts[b, c, first:last])
             task = count_up(tiles + 8)
         wait_for_all(counter, n_workers)
-        beside(linears[OUT], mixed, inner[OUT])
-        rows_of_worker(linears[OUT], mixed, inner[OUT], scales[OUT], out, part, tiles + 16)
+        for b in range(B):
+            for h in range(H):
+                together(part_sums[b, :n_chunks, h], parts[b, :n_chunks, h], mixed[b, h * D : (h + 1) * D])
+        prepared(linears[OUT : OUT + 1], mixed, inner, own_whole)
+        rows_of_worker(linears[OUT], mixed, own_whole, inner[0], scales[OUT], out, tiles + 16)
         wait_for_all(counter, n_workers)
         added(own_x, out)
         # SwiGLU: a tile of gate and the same of up, and what they make.
         normed(own_x, norms[layer, 1], norm_kind, eps, normal)
-        for m in range(GATE, UP + 1):
-            beside(linears[m], normal, inner[m])
+        prepared(linears[GATE : UP + 1], normal, inner, own_whole)
         tile = count_up(tiles + 24)
         while tile < n_tiles(linears[GATE]):
-            some_rows(linears[GATE], tile, normal, inner[GATE], scales[GATE], gate, part)
-            some_rows(linears[UP], tile, normal, inner[UP], scales[UP], up, part)
+            some_rows(linears[GATE], tile, normal, own_whole, inner[0], scales[GATE], gate)
+            some_rows(linears[UP], tile, normal, own_whole, inner[1], scales[UP], up)
             first, last = tile * TILE, min((tile + 1) * TILE, linears[GATE, N_OUT])
             for b in range(B):
                 gated(gate[b, first:last], up[b, first:last])
             tile = count_up(tiles + 24)
         wait_for_all(counter, n_workers)
-        beside(linears[DOWN], gate, inner[DOWN])
-        rows_of_worker(linears[DOWN], gate, inner[DOWN], scales[DOWN], out, part, tiles + 32)
+        prepared(linears[DOWN : DOWN + 1], gate, inner, own_whole)
+        rows_of_worker(linears[DOWN], gate, own_whole, inner[0], scales[DOWN], out, tiles + 32)
         wait_for_all(counter, n_workers)
         added(own_x, out)
     if w == 0:
-        for b in range(B):
-            for j in range(C):
-                x[b, j] = own_x[b, j]
+        x[:] = own_x
 
 
 @compiled
@@ -299,8 +314,3 @@ def gated(gate, up):
     """silu(gate) * up, in the gate's place."""
     for i in range(gate.size):
         gate[i] *= up[i] / (f4(1) + exp(-gate[i]))
-
-
-def is_compiled() -> bool:
-    """Whether an earlier run has left the compiled code on this machine."""
-    return any(Path(run_blocks.stats.cache_path).glob("kernels.run_blocks-*.nbi"))

@@ -5,11 +5,16 @@ Used in notebook 19.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Collection
+from itertools import repeat
+from operator import contains, is_not
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import platformdirs
 import torch
 from torch import Tensor, nn
 
@@ -29,17 +34,30 @@ _COMPILED: list[Any] = []
 
 
 def load_kernels() -> Any:
-    """The kernels, loaded when the first step is taken; the very first time they are compiled, with a word."""
+    """The kernels, loaded when the first step is taken; the very first time they are compiled, with a word.
+
+    numba keeps what it compiled as long as the one file stays as it is, and would not see a change in those that it
+    imports: a folder for each state of them all does.
+    """
     if not _COMPILED:
         import numba
 
-        numba.config.THREADING_LAYER = "workqueue"  # always there, and each worker has a thread of its own
-        from llamamm.fast import kernels
-
-        if not kernels.is_compiled():
+        folder, before = _compiled_folder(), numba.config.CACHE_DIR
+        if not any(folder.rglob("kernels.run_blocks-*.nbc")):
             print("(compiling the decoder for this machine: half a minute, once)", file=sys.stderr, flush=True)
+        numba.config.CACHE_DIR = str(folder)
+        try:
+            from llamamm.fast import kernels
+        finally:
+            numba.config.CACHE_DIR = before
         _COMPILED.append(kernels)
     return _COMPILED[0]
+
+
+def _compiled_folder() -> Path:
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    return Path(platformdirs.user_cache_dir("llamamm")) / "compiled" / state
 
 
 class Plan:
@@ -54,8 +72,11 @@ class Plan:
         self.norms = np.zeros((L, 3), np.int64)
         self.head = np.zeros(kernels.N_FIELDS, np.int64)
         self.eps = np.float32(cfg.norm_eps)
-        self._entries: list[tuple[dict, str, object]] = []  # a dict's key has this value
-        self._tensors: list[tuple[Tensor, int]] = []  # a tensor is at this address
+        self._holders: list[dict] = []  # each has a name with a value
+        self._names: list[str] = []
+        self._values: list[object] = []
+        self._tensors: list[Tensor] = []  # each is at an address
+        self._addresses: list[int] = []
         self._empty: list[dict] = []  # hooks
         self._plain: list[dict] = []  # a module's own attributes, among which is no forward
         dtypes = set()
@@ -66,9 +87,9 @@ class Plan:
             self._require(type(layer) is TransformerBlock and type(layer.self_attn) is GroupedQueryAttention
                           and type(layer.mlp) is FeedForward)  # fmt: skip
             self.norms[n, 2] = layer.self_attn.layer
-            self._entries.append((layer.self_attn.__dict__, "layer", layer.self_attn.layer))
+            self._has(layer.self_attn.__dict__, "layer", layer.self_attn.layer)
             attend = layer.self_attn.attend
-            self._entries.append((layer.self_attn.__dict__, "attend", attend))
+            self._has(layer.self_attn.__dict__, "attend", attend)
             self._require(getattr(attend, "args", (attend,))[0] is fused_attention)
             for name, part in (("self_attn", layer.self_attn), ("mlp", layer.mlp)):
                 self._watch(layer, name, part)
@@ -84,7 +105,6 @@ class Plan:
                 self.lora_scales[n, m] = self._linear(getattr(layer, owner), name, self.table[n, m])
         self._require(len(dtypes) == 1)
         self.norm_kind = KINDS[dtypes.pop()]
-        self._n_watched_for_blocks = len(self._entries)
         self._linear(model, "lm_head", self.head)
         self._require(self.head[kernels.RANK] == 0)
         rank = int(self.table[..., kernels.RANK].max())
@@ -102,10 +122,10 @@ class Plan:
         return (
             model is not self.model
             or self.skipped != frozenset(skipped)
-            or any(holder.get(name) is not value for holder, name, value in self._entries)
-            or any(tensor.data_ptr() != address for tensor, address in self._tensors)
+            or any(map(is_not, map(dict.get, self._holders, self._names), self._values))  # some thousand looks: in C
+            or list(map(Tensor.data_ptr, self._tensors)) != self._addresses
             or any(self._empty)
-            or any("forward" in attributes for attributes in self._plain)
+            or any(map(contains, self._plain, repeat("forward")))
         )
 
     def head_changed(self, model: Llama3Model) -> bool:
@@ -119,14 +139,15 @@ class Plan:
             self.lm_head = linear
         if type(linear) is LoraLinear:
             for key in ("active", "enabled"):
-                self._entries.append((linear.__dict__, key, linear.__dict__[key]))
+                self._has(linear.__dict__, key, linear.__dict__[key])
             if linear.enabled and not linear.merged:
                 a, b = linear.lora_a[linear.active], linear.lora_b[linear.active]
                 settings = linear.settings[linear.active]
                 self._require(not settings.dora and a.dtype == b.dtype == torch.float32)
                 self._require(a.is_contiguous() and b.is_contiguous())
                 fields[[kernels.LORA_A, kernels.LORA_B, kernels.RANK]] = a.data_ptr(), b.data_ptr(), len(a)
-                self._tensors += [(a, a.data_ptr()), (b, b.data_ptr())]
+                self._is_at(a)
+                self._is_at(b)
                 scale = settings.scale
             self._watch(linear, "base", linear.base)
             linear = linear.base
@@ -143,7 +164,7 @@ class Plan:
     def _watch(self, owner: nn.Module, name: str, module: nn.Module) -> None:
         self._require(module is owner._modules.get(name) and "forward" not in module.__dict__)
         self._require(not module._forward_hooks and not module._forward_pre_hooks)
-        self._entries.append((owner._modules, name, module))
+        self._has(owner._modules, name, module)
         self._empty += [module._forward_hooks, module._forward_pre_hooks]
         self._plain.append(module.__dict__)
 
@@ -151,9 +172,18 @@ class Plan:
         holder = module._parameters if name in module._parameters else module._buffers
         tensor = holder.get(name)
         self._require(tensor is not None and tensor.device.type == "cpu" and tensor.is_contiguous())
-        self._entries.append((holder, name, tensor))
-        self._tensors.append((tensor, tensor.data_ptr()))
-        return tensor.data_ptr()
+        self._has(holder, name, tensor)
+        return self._is_at(tensor)
+
+    def _has(self, holder: dict, name: str, value: object) -> None:
+        self._holders.append(holder)
+        self._names.append(name)
+        self._values.append(value)
+
+    def _is_at(self, tensor: Tensor) -> int:
+        self._tensors.append(tensor)
+        self._addresses.append(tensor.data_ptr())
+        return self._addresses[-1]
 
     @staticmethod
     def _require(condition: bool) -> None:
@@ -170,8 +200,14 @@ class Room:
 
     def __init__(self, wanted: tuple[int, int, int, tuple[int, ...]]) -> None:
         self.wanted = wanted
+        self.n_workers, self.n_rows = wanted[:2]
+        kernels = load_kernels()
         W, B, length, (C, H, K, D, F, rank) = wanted
-        shared = (B, (H + 2 * K) * D), (B, H * D), (B, F), (B, F), (B, C)
-        private = (W, B, C), (W, B, C), (W, 7, B, max(rank, 1)), (W, 64), (W, 2, D), (W, length)
+        chunks, widest = length // kernels.CHUNK + 1, max(C, F, H * D)
+        shared = (B, (H + 2 * K) * D), (B, chunks, H, 2), (B, chunks, H, D), (B, F), (B, F), (B, C)
+        private = ((W, B, C), (W, B, C), (W, 7, B, max(rank, 1)), (W, H // K, D), (W, D), (W, H // K, kernels.CHUNK),
+                   (W, B, H * D))  # fmt: skip
         self.shared = tuple(np.empty(shape, np.float32) for shape in shared)
         self.private = tuple(np.empty(shape, np.float32) for shape in private)
+        units = (W, B, widest // kernels.UNIT)
+        self.whole = np.empty((W, B, widest), np.int16), np.empty(units, np.float32), np.empty(units, np.int32)

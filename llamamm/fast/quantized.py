@@ -5,7 +5,7 @@
 Round to nearest, group by group. In 8 bits a group's largest number becomes 127; in 4 bits it becomes -8, the end of a
 range, -8 to 7, that is longer below: the rules of llama.cpp's Q8_0 and Q4_0, whose groups have 32 columns.
 
-64 rows stand side by side, as `kernels` reads them; files hold them row by row. Without numba, and for prompts, the
+64 rows stand side by side, as `whole` reads them; files hold them row by row. Without numba, and for prompts, the
 weight is spread out again for each product, and PyTorch multiplies. Built in notebook 19.
 """
 
@@ -27,8 +27,9 @@ BLOCKS = ("layers.*.self_attn.*", "layers.*.mlp.*")
 class QuantizedLinear(nn.Linear):
     """x Wᵀ. (..., C) -> (..., N). An adapter may stand beside it, as beside any linear.
 
-    codes: (N/64, C, 64) int8, or (N/64, C/2, 64) uint8 with two columns in a byte, the first in the lower half, each
-    plus 8; scales: (N/64, C/group, 64) fp16. Nothing of it trains.
+    codes: (N/64, C/8, 4, 64, 2) int8, of eight columns the first with the fifth, and so on, as `whole` takes
+    them; or (N/64, C/8, 64, 4) uint8 with two columns in a byte, the first in the lower half, each plus 8;
+    scales: (N/64, C/group, 64) fp16. Nothing of it trains.
     """
 
     def __init__(self, in_features: int, out_features: int, *, bits: int, group: int = 32) -> None:
@@ -41,8 +42,8 @@ class QuantizedLinear(nn.Linear):
         self.in_features, self.out_features, self.bits, self.group = in_features, out_features, bits, group
         self.bias = None
         tiles = out_features // TILE
-        shape, dtype = ((tiles, in_features, TILE), torch.int8) if bits == 8 else (
-            (tiles, in_features // 2, TILE), torch.uint8)  # fmt: skip
+        shape, dtype = ((tiles, in_features // 8, 4, TILE, 2), torch.int8) if bits == 8 else (
+            (tiles, in_features // 8, TILE, 4), torch.uint8)  # fmt: skip
         self.register_buffer("codes", torch.zeros(shape, dtype=dtype))
         self.register_buffer("scales", torch.zeros(tiles, in_features // group, TILE, dtype=torch.float16))
 
@@ -59,12 +60,17 @@ class QuantizedLinear(nn.Linear):
 
     def put(self, codes: Tensor, scales: Tensor) -> None:
         """The same from the form that `rows` gives."""
-        self.codes.copy_(_side_by_side(codes))
-        self.scales.copy_(_side_by_side(scales))
+        tiles = self.out_features // TILE
+        if self.bits == 8:
+            self.codes.copy_(codes.view(tiles, TILE, -1, 2, 4).permute(0, 2, 4, 1, 3))
+        else:
+            self.codes.copy_(codes.view(tiles, TILE, -1, 4).transpose(1, 2))
+        self.scales.copy_(scales.view(tiles, TILE, -1).transpose(1, 2))
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """As files hold them, row by row: codes (N, C) int8 or (N, C/2) uint8, scales (N, C/group) fp16."""
-        return tuple(t.transpose(1, 2).reshape(self.out_features, -1) for t in (self.codes, self.scales))
+        codes = self.codes.permute(0, 3, 1, 4, 2) if self.bits == 8 else self.codes.transpose(1, 2)
+        return tuple(t.reshape(self.out_features, -1) for t in (codes, self.scales.transpose(1, 2)))
 
     def whole_numbers(self) -> Tensor:
         """The codes, row by row: (N, C) int8."""
@@ -130,10 +136,6 @@ def out_of_bytes(codes: Tensor) -> Tensor:
     """The inverse of `in_bytes`."""
     low, high = (codes & 15).to(torch.int8) - 8, (codes >> 4).to(torch.int8) - 8
     return torch.stack((low, high), dim=2).flatten(1)
-
-
-def _side_by_side(rows: Tensor) -> Tensor:
-    return rows.view(len(rows) // TILE, TILE, -1).transpose(1, 2)  # (N/64, C, 64)
 
 
 def quantize(model: nn.Module, bits: int, *, group: int = 32, head: bool = True) -> nn.Module:

@@ -27,7 +27,9 @@ def table(weight, **fields):
 
 def project(row, x, n_out):
     out = np.full((len(x), n_out), np.nan, np.float32)
-    kernels.project(row, x.numpy(), out, 1)
+    units = (1, len(x), x.shape[1] // kernels.UNIT)
+    whole = np.empty((1, *x.shape), np.int16), np.empty(units, np.float32), np.empty(units, np.int32)
+    kernels.project(0, row, x.numpy(), out, whole, np.zeros(1, np.int64))
     return torch.from_numpy(out)
 
 
@@ -46,7 +48,7 @@ def test_a_product_in_whole_numbers(bits, group, rows):
     linear, x = QuantizedLinear.of(numbers(192, 256), bits=bits, group=group), numbers(rows, 256, seed=1)
     kind = forms.INT8 if bits == 8 else forms.INT4
     row = table(linear.weight, WEIGHT=linear.codes.data_ptr(), KIND=kind, SCALES=linear.scales.data_ptr(), GROUP=group)
-    torch.testing.assert_close(project(row, x, 192), x @ linear.weight.T, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(project(row, x, 192), x @ linear.weight.T, atol=2e-3, rtol=1e-4)  # x has 16 bits
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
