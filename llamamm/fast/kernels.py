@@ -43,9 +43,10 @@ call = njit(fastmath=SUMS, cache=True, nogil=True)  # what Python calls, from ea
 def prepared(linears, x, inner, whole):
     """What linears that read the same x need of it: A x of each adapter beside them, and x in 16 bits.
 
-    linears: (M, N_FIELDS); x (B, C) -> inner (M, B, r) and whole (numbers, scales and sums, a row for each of x).
+    linears: (M, N_FIELDS); x (B, C) -> inner (M, B, r) and whole (numbers, scales and sums, a row
+    for each of x, and room for 64 sums).
     """
-    numbers, scales, sums = whole
+    numbers, scales, sums, _ = whole
     any_whole = False
     for m in range(linears.shape[0]):
         linear = linears[m]
@@ -69,16 +70,16 @@ def some_rows(linear, tile, x, whole, inner, scale, out):
     """64 rows of W x, or the last few, and of scale B (A x). x (B, C) -> out (B, N), in place."""
     kind, n, first = linear[KIND], linear[N_IN], tile * TILE
     last = min(first + TILE, linear[N_OUT])
-    numbers, scales, sums = whole
+    numbers, scales, sums, part = whole
     for b in range(x.shape[0]):
         if kind == INT8 or kind == INT4:
             of_tile = linear[SCALES] + 2 * first * (n // linear[GROUP])
             if kind == INT8:
                 tile_int8(linear[WEIGHT] + first * n, of_tile, linear[GROUP], numbers[b], scales[b, : n // UNIT],
-                          out[b, first:last])
+                          part, out[b, first:last])
             else:
                 tile_int4(linear[WEIGHT] + first * n // 2, of_tile, linear[GROUP], numbers[b],
-                          scales[b, : n // UNIT], sums[b], out[b, first:last])
+                          scales[b, : n // UNIT], sums[b], part, out[b, first:last])
         else:
             dots(kind, linear[WEIGHT] + first * n * (4 if kind == F32 else 2), x[b], n, out[b, first:last])
         r = linear[RANK]
@@ -129,7 +130,7 @@ def wait_for_all(counter, n_workers):
 def project(w, linear, x, out, whole, counter):
     """x Wᵀ, a worker's part. linear: one row of the table, without an adapter; x (B, C) -> out (B, N), in place.
     whole: room for x in 16 bits, of all workers; counter: (1,) int64, at first 0."""
-    own = whole[0][w], whole[1][w], whole[2][w]
+    own = whole[0][w], whole[1][w], whole[2][w], whole[3][w, :TILE]
     prepared(linear.reshape(1, -1), x, x.reshape(1, *x.shape), own)
     rows_of_worker(linear, x, own, x, f4(0), out, counter.ctypes.data)
 
@@ -234,7 +235,7 @@ def run_blocks(w, n_workers, x, table, lora_scales, norms, shape, eps, cache, be
     qkv, part_sums, parts, gate, up, out = shared
     own_x, normal, inner, turned_q, turned_k, scores, mixed = (
         private[0][w], private[1][w], private[2][w], private[3][w], private[4][w], private[5][w], private[6][w])
-    own_whole = whole[0][w], whole[1][w], whole[2][w]
+    own_whole = whole[0][w], whole[1][w], whole[2][w], whole[3][w, :TILE]
     B, C = x.shape
     counter = counters.ctypes.data
     width = 4 if kind == F32 else 2

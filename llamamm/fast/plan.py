@@ -210,4 +210,5 @@ class Room:
         self.shared = tuple(np.empty(shape, np.float32) for shape in shared)
         self.private = tuple(np.empty(shape, np.float32) for shape in private)
         units = (W, B, widest // kernels.UNIT)
-        self.whole = np.empty((W, B, widest), np.int16), np.empty(units, np.float32), np.empty(units, np.int32)
+        self.whole = (np.empty((W, B, widest), np.int16), np.empty(units, np.float32), np.empty(units, np.int32),
+                      np.empty((W, 2 * kernels.TILE), np.float32))  # fmt: skip

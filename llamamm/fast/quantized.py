@@ -27,8 +27,9 @@ BLOCKS = ("layers.*.self_attn.*", "layers.*.mlp.*")
 class QuantizedLinear(nn.Linear):
     """x Wᵀ. (..., C) -> (..., N). An adapter may stand beside it, as beside any linear.
 
-    codes: (N/64, C/8, 4, 64, 2) int8, of eight columns the first with the fifth, and so on, as `whole` takes
-    them; or (N/64, C/8, 64, 4) uint8 with two columns in a byte, the first in the lower half, each plus 8;
+    codes: as `whole` reads them, 32 columns of 64 rows and then the next 32; in those, 8 rows and then the next 8; in
+    those, 8 columns at a time, (N/64, C/32, 8, 4, 4, 8, 2) int8, the first column beside the fifth, and so on, or
+    (N/64, C/32, 8, 4, 8, 4) uint8 with two columns in a byte, the first in the lower half, each plus 8.
     scales: (N/64, C/group, 64) fp16. Nothing of it trains.
     """
 
@@ -42,8 +43,8 @@ class QuantizedLinear(nn.Linear):
         self.in_features, self.out_features, self.bits, self.group = in_features, out_features, bits, group
         self.bias = None
         tiles = out_features // TILE
-        shape, dtype = ((tiles, in_features // 8, 4, TILE, 2), torch.int8) if bits == 8 else (
-            (tiles, in_features // 8, TILE, 4), torch.uint8)  # fmt: skip
+        shape, dtype = ((4, 4, 8, 2), torch.int8) if bits == 8 else ((4, 8, 4), torch.uint8)
+        shape = tiles, in_features // 32, 8, *shape
         self.register_buffer("codes", torch.zeros(shape, dtype=dtype))
         self.register_buffer("scales", torch.zeros(tiles, in_features // group, TILE, dtype=torch.float16))
 
@@ -62,14 +63,14 @@ class QuantizedLinear(nn.Linear):
         """The same from the form that `rows` gives."""
         tiles = self.out_features // TILE
         if self.bits == 8:
-            self.codes.copy_(codes.view(tiles, TILE, -1, 2, 4).permute(0, 2, 4, 1, 3))
+            self.codes.copy_(codes.view(tiles, 8, 8, -1, 4, 2, 4).permute(0, 3, 1, 4, 6, 2, 5))
         else:
-            self.codes.copy_(codes.view(tiles, TILE, -1, 4).transpose(1, 2))
+            self.codes.copy_(codes.view(tiles, 8, 8, -1, 4, 4).permute(0, 3, 1, 4, 2, 5))
         self.scales.copy_(scales.view(tiles, TILE, -1).transpose(1, 2))
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """As files hold them, row by row: codes (N, C) int8 or (N, C/2) uint8, scales (N, C/group) fp16."""
-        codes = self.codes.permute(0, 3, 1, 4, 2) if self.bits == 8 else self.codes.transpose(1, 2)
+        codes = self.codes.permute(0, 2, 5, 1, 3, 6, 4) if self.bits == 8 else self.codes.permute(0, 2, 4, 1, 3, 5)
         return tuple(t.reshape(self.out_features, -1) for t in (codes, self.scales.transpose(1, 2)))
 
     def whole_numbers(self) -> Tensor:

@@ -1,8 +1,8 @@
 """Products of whole numbers: weights of 8 or 4 bits with x in 16, 64 rows that stand side by side.
 
     x (C,) -> 16-bit numbers with a scale for each 32 of them
-    INT8    codes (N/64, C/8, 4, 64, 2) int8, scales (N/64, C/group, 64) fp16
-    INT4    codes (N/64, C/8, 64, 4) uint8, two columns in a byte, each number plus 8
+    INT8    codes (N/64, C/32, 8, 4, 4, 8, 2) int8, scales (N/64, C/group, 64) fp16
+    INT4    codes (N/64, C/32, 8, 4, 8, 4) uint8, two columns in a byte, each number plus 8
 
 A processor multiplies sixteen pairs of 16-bit numbers, and adds the two products of each pair, in one instruction
 (x86's pmaddwd; others have the like). A lane is a row: no sum runs across a register, and a scale for each group of
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from llamamm.fast.forms import compiled, f4, from_bits, to_bits
@@ -21,8 +23,9 @@ from llamamm.fast.quantized import TILE
 
 UNIT = 32  # columns that are added up in whole numbers, before they get their scale: the smallest group
 LANES = 8  # rows in one register
-_i16, _i32, _f32 = ir.IntType(16), ir.IntType(32), ir.FloatType()
+_i8, _i16, _i32, _f32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType()
 _ROWS_32 = ir.VectorType(_i32, LANES)
+_HAS_PMADDWD = get_host_cpu_features().get("avx2", False)
 
 
 @compiled
@@ -61,7 +64,10 @@ def _load(builder, address, offset, kind):
 
 
 def _pairs_added(builder, a, b):
-    """<16 x i16> twice -> <8 x i32>: a0 b0 + a1 b1, and so on. LLVM knows the instruction by this pattern."""
+    """<16 x i16> twice -> <8 x i32>: a0 b0 + a1 b1, and so on."""
+    if _HAS_PMADDWD:
+        kind = ir.FunctionType(_ROWS_32, [ir.VectorType(_i16, 2 * LANES)] * 2)
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.pmadd.wd"), [a, b])
     products = []
     for first in (0, 1):
         lanes = ir.Constant(_ROWS_32, list(range(first, 2 * LANES, 2)))
@@ -93,8 +99,9 @@ def add_unit_int8(_typing, codes, numbers, scales, x_scale, out):  # noqa: ARG00
         for lane in range(TILE // LANES):
             sums = ir.Constant(_ROWS_32, [0] * LANES)
             for pair in range(UNIT // 2):
-                w = _load(builder, codes, (pair * TILE + lane * LANES) * 2, ir.VectorType(ir.IntType(8), 2 * LANES))
-                w = builder.sext(w, ir.VectorType(_i16, 2 * LANES))
+                eight_bits, sixteen_bits = (ir.VectorType(kind, 2 * LANES) for kind in (_i8, _i16))
+                w = _load(builder, codes, (lane * UNIT // 2 + pair) * 2 * LANES, eight_bits)
+                w = builder.sext(w, sixteen_bits)
                 sums = builder.add(sums, _pairs_added(builder, w, _x_pair(builder, numbers, pair)))
             _add_scaled(builder, sums, lane, scales, x_scale, out)
         return context.get_dummy_value()
@@ -112,7 +119,7 @@ def add_unit_int4(_typing, codes, numbers, scales, x_scale, x_sum, out):  # noqa
         for lane in range(TILE // LANES):
             sums = start
             for eight in range(UNIT // 8):
-                words = _load(builder, codes, (eight * TILE + lane * LANES) * 4, _ROWS_32)  # of each row, eight columns
+                words = _load(builder, codes, (lane * UNIT // 8 + eight) * 4 * LANES, _ROWS_32)  # 8 rows, 8 columns
                 for k in range(4):
                     moved = builder.lshr(words, ir.Constant(_ROWS_32, [4 * k] * LANES)) if k else words
                     w = builder.bitcast(builder.and_(moved, halves), ir.VectorType(_i16, 2 * LANES))
@@ -124,20 +131,23 @@ def add_unit_int4(_typing, codes, numbers, scales, x_scale, x_sum, out):  # noqa
 
 
 @compiled
-def tile_int8(codes, scales, group, numbers, x_scales, out):
-    """64 rows with x, as `rounded` gives it. codes, scales: addresses of this tile's. -> out (64,)"""
-    for r in range(TILE):
-        out[r] = f4(0)
+def tile_int8(codes, scales, group, numbers, x_scales, part, out):
+    """64 rows with x, as `rounded` gives it. codes, scales: addresses of this tile's. -> out (64,)
+
+    Sums are made in part (64,): out's neighbours are another worker's, and cores do not share a line in peace.
+    """
+    part[:] = f4(0)
     for u in range(x_scales.size):
         add_unit_int8(codes + u * UNIT * TILE, numbers.ctypes.data + 2 * u * UNIT,
-                      scales + 2 * (u * UNIT // group) * TILE, x_scales[u], out.ctypes.data)
+                      scales + 2 * (u * UNIT // group) * TILE, x_scales[u], part.ctypes.data)
+    out[:] = part
 
 
 @compiled
-def tile_int4(codes, scales, group, numbers, x_scales, x_sums, out):
+def tile_int4(codes, scales, group, numbers, x_scales, x_sums, part, out):
     """As above."""
-    for r in range(TILE):
-        out[r] = f4(0)
+    part[:] = f4(0)
     for u in range(x_scales.size):
         add_unit_int4(codes + u * UNIT * TILE // 2, numbers.ctypes.data + 2 * u * UNIT,
-                      scales + 2 * (u * UNIT // group) * TILE, x_scales[u], x_sums[u], out.ctypes.data)
+                      scales + 2 * (u * UNIT // group) * TILE, x_scales[u], x_sums[u], part.ctypes.data)
+    out[:] = part

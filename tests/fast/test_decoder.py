@@ -116,7 +116,7 @@ def test_half_precision_is_nearer_to_the_truth_than_pytorchs(dtype):
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_whole_numbers_equal_their_own_spread_out_weights(bits):
-    assert_equal_steps(quantize(make(), bits), prompt(rows=2), atol=1e-4)
+    assert_equal_steps(quantize(make(), bits), prompt(rows=2), atol=2e-3)  # x has 16 bits
 
 
 def test_tokens_are_the_same_over_many_prompts():
