@@ -55,12 +55,14 @@ def quantize(
 
     to_gguf = output.suffix == ".gguf"
     _require_sense(output, bits, group, method, calibration or tokens, to_gguf=to_gguf)
-    llama, reader = from_pretrained(model, dtype=parse_dtype(dtype) if dtype else None, fast=False)
+    cast = parse_dtype(dtype) if dtype else None
+    llama, reader = from_pretrained(model, fast=False)
     tokenizer = reader if isinstance(reader, Tokenizer) else getattr(reader, "tokenizer", None)
     if not (to_gguf and bits is None and quantized_linears(llama)) and bits != 16:
         _quantize(llama, tokenizer, bits or 8, group, method, calibration, tokens)
     elif bits == 16 and quantized_linears(llama):
         raise InputError(f"{model} is quantized already; leave --bits out to write it as it is")
+    llama.to(cast)  # after rounding: what fp16 has lost is lost twice
     if to_gguf:
         export_gguf(llama, output, tokenizer=tokenizer, name=Path(model).name)
     else:
@@ -116,13 +118,15 @@ def _quantize(
     calibration: str | None, tokens: int | None,
 ) -> None:  # fmt: skip
     from llamamm.fast.error_feedback import quantize_by_feedback
-    from llamamm.fast.quantized import quantizable, quantize, quantized_linears
+    from llamamm.fast.quantized import BLOCKS, quantizable, quantize, quantized_linears
     from llamamm.train.calibration import LENGTH, calibration_rows
+    from llamamm.wiring import find_linears
 
     paths = quantizable(model, bits, group=group)
     if not paths:
         raise InputError(f"no linear of the model has whole groups of {group} columns and 64 rows: nothing to quantize")
     before = sum(p.nbytes for p in model.parameters())
+    n_all = len(find_linears(model, [*BLOCKS, "lm_head"], shared=True))
     if method is Method.ROUND or method is None and bits == 8:
         quantize(model, bits, group=group)
     elif tokenizer is None:
@@ -134,8 +138,8 @@ def _quantize(
                                length=min(LENGTH, model.cfg.context_length))  # fmt: skip
         with measuring() as say:
             quantize_by_feedback(model, bits, ids.to(model.embed_tokens.weight.device), group=group,
-                                 say=lambda n, n_all: say("blocks", n, n_all))  # fmt: skip
+                                 say=lambda n, of: say("blocks", n, of))  # fmt: skip
     linears = quantized_linears(model).values()
     after = sum(p.nbytes for p in [*model.parameters(), *(b for linear in linears for b in linear.buffers())])
-    err().print(f"{len(linears)} linears in {bits} bits: {before / 1e6:,.0f} MB of weights before, "
+    err().print(f"{len(linears)} of {n_all} linears in {bits} bits: {before / 1e6:,.0f} MB of weights before, "
                 f"{after / 1e6:,.0f} MB now", markup=False, soft_wrap=True)  # fmt: skip

@@ -280,7 +280,8 @@ def plain_state_dict(model: nn.Module, *, own: bool = False) -> dict[str, Tensor
     state = model.state_dict()
     plain = {name.replace(".base.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
     if own:
-        plain.update({f"{path}.weight": module.own_weight() for path, module in lora_modules(model).items()})
+        plain.update({f"{path}.weight": module.own_weight() for path, module in lora_modules(model).items()
+                      if f"{path}.weight" in plain})  # whole numbers have none
     return plain
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from rich.console import Console
@@ -29,7 +29,7 @@ from llamamm.multimodal.config import MODEL_TYPE, MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.pretrained.locate import HubOptions, locate
-from llamamm.pretrained.packed import Packed, split_packed
+from llamamm.pretrained.packed import KEY, Packed, split_packed
 from llamamm.pretrained.skill import SKILL_FILE, base_of, parts_of
 from llamamm.text.config import TextConfig
 from llamamm.text.model import Llama3Model
@@ -88,14 +88,17 @@ class _Wish:
 
 
 def _family(path: Path) -> str:
-    """The model_type in config.json; "skill" of what a training has added to a model, with or without one."""
+    """The model_type in config.json; "quantized" of a Llama in whole numbers; "skill" of what a training has added to a
+    model, with or without one."""
     if path.suffix == ".gguf":
         return "llama"
     folder = _folder(path)
     is_adapter = (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").exists()
     if is_adapter or (folder / SKILL_FILE).is_file():
         return "skill"
-    return str(read_json(folder / "config.json").get("model_type"))
+    data = read_json(folder / "config.json")
+    kind = str(data.get("model_type"))
+    return "quantized" if kind == "llama" and data.get(KEY) else kind
 
 
 def _folder(path: Path) -> Path:
@@ -118,15 +121,24 @@ def _loading_bar(refs: Mapping[str, TensorRef], show: bool) -> Iterator[Callable
 
 
 def _open_llama(path: Path, wish: _Wish) -> tuple[Llama3Model, Tokenizer | None]:
-    cfg, refs, data, tokenizer = _open(path)
+    cfg, refs, dtype, tokenizer = _open(path, wish.dtype)
     _require_known(tokenizer, cfg.vocab_size, path)
     with _loading_bar(refs, wish.bars) as on_progress:
-        packed, rest = split_packed(data, to_our_names(refs, cfg))
-        dtype, options = choose_dtype(wish.dtype, rest, data), {"device": wish.device, "on_progress": on_progress}
-        if not packed.linears:
-            return build_from_refs(cfg, refs, dtype=dtype, **options), tokenizer
-        cfg = _with_own_head(cfg.replace(dtype=dtype or only_dtype(rest)), packed, rest)
-        model = packed.build(lambda: Llama3Model(cfg), rest, dtype=cfg.dtype, **options)
+        model = build_from_refs(cfg, refs, dtype=dtype, device=wish.device, on_progress=on_progress)
+    return model, tokenizer
+
+
+def _open_quantized(path: Path, wish: _Wish) -> tuple[Llama3Model, Tokenizer | None]:
+    """A Llama whose linears are whole numbers in the file."""
+    data = read_json(_folder(path) / "config.json")
+    cfg, refs, tokenizer = TextConfig.from_hf(data), open_checkpoint(path), load_tokenizer(path)
+    _require_known(tokenizer, cfg.vocab_size, path)
+    packed, rest = split_packed(data, to_our_names(refs, cfg))
+    cfg = cfg.replace(dtype=choose_dtype(wish.dtype, rest, data) or only_dtype(rest))
+    cfg = _with_own_head(cfg, packed, rest)
+    with _loading_bar(refs, wish.bars) as on_progress:
+        model = packed.build(lambda: Llama3Model(cfg), rest, dtype=cfg.dtype, device=wish.device,
+                             on_progress=on_progress)  # fmt: skip
     return _tied(model, cfg).to(wish.device).eval(), tokenizer
 
 
@@ -156,14 +168,16 @@ def read_config(folder: Path) -> TextConfig:
     return TextConfig.from_hf(read_json(folder / "config.json"))
 
 
-def _open(path: Path) -> tuple[TextConfig, Mapping[str, TensorRef], Mapping[str, Any], Tokenizer | None]:
-    """What is in a GGUF file or a folder, weights still unread, with config.json's content, nothing of a GGUF file."""
+def _open(
+    path: Path, dtype: torch.dtype | None
+) -> tuple[TextConfig, Mapping[str, TensorRef], torch.dtype | None, Tokenizer | None]:
+    """What is in a GGUF file or a folder, weights still unread, and the dtype to read them in; None: their own."""
     if path.suffix == ".gguf":
         file = GGUFFile(path)
-        return file.config, file.refs, {}, Tokenizer(path) if file.has_tokenizer else None
+        return file.config, file.refs, dtype, Tokenizer(path) if file.has_tokenizer else None
     data = read_json(_folder(path) / "config.json")
     cfg, refs = TextConfig.from_hf(data), open_checkpoint(path)
-    return cfg, refs, data, load_tokenizer(path)
+    return cfg, refs, choose_dtype(dtype, refs, data), load_tokenizer(path)
 
 
 def _require_known(tokenizer: Tokenizer | None, n_rows: int, path: Path) -> None:
@@ -236,6 +250,7 @@ def _open_skill(path: Path, wish: _Wish) -> tuple[MultimodalLlama, MultimodalPro
 # The families besides Llama, by their model_type.
 _OPENERS: dict[str, Callable[[Path, _Wish], tuple[Llama3Model, Tokenizer | Processor | None]]] = {
     "mllama": _open_mllama, MODEL_TYPE: _open_multimodal, "skill": _open_skill,
+    "quantized": _open_quantized,
 }
 
 

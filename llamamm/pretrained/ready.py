@@ -12,6 +12,7 @@ import torch
 
 from llamamm.errors import InputError
 from llamamm.fast.decoder import Fast, equip, require_possible
+from llamamm.fast.quantized import quantized_linears
 from llamamm.generation.prompts import Processor, as_processor
 from llamamm.pretrained import load
 from llamamm.pretrained.locate import DEFAULT_MODEL
@@ -33,9 +34,9 @@ def load_ready(
 ) -> Ready:  # fmt: skip
     """A model by its name or, where there is none, the one that an adapter or a skill was trained on.
 
-    The adapter is merged, before weights are rounded: one that is never switched should cost nothing. fast, bits: as
-    in `from_pretrained`. Raises InputError for a model that has no tokenizer, and as `from_pretrained` and
-    `load_skill`.
+    The adapter is merged, before weights are rounded: one that is never switched should cost nothing. Beside weights
+    that are whole numbers already, on which it was trained, it stays. fast, bits: as in `from_pretrained`. Raises
+    InputError for a model that has no tokenizer, and as `from_pretrained` and `load_skill`.
     """
     name = name or (base_of(adapter) if adapter else None) or DEFAULT_MODEL
     require_possible(fast, bits, device)
@@ -43,6 +44,6 @@ def load_ready(
     if reader is None:
         raise InputError(f"{name} has no tokenizer beside its weights; put its tokenizer.json or tokenizer.model there")
     if adapter:
-        load_skill(model, adapter, merge=True)
+        load_skill(model, adapter, merge=not quantized_linears(model))
     equip(model, fast=fast, bits=bits)
     return Ready(name, model.eval(), as_processor(reader))

@@ -17,11 +17,15 @@ from llamamm.text.tokenizer import Tokenizer
 from llamamm.text.tokenizer_gguf import gguf_metadata
 from llamamm.weights.gguf import GGUFFile
 from llamamm.weights.gguf_writer import in_blocks
+from tests.text.test_tokenizer import CORPUS, write_gguf
 from tests.weights.test_loading import make_model
 
 IDS = torch.arange(30)[None]
-WIDE = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 49_152}
-TEXT = "It's 1234 o'clock\n\n  naïve 東京 <|im_end|> tokens"
+WIDE = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 320}
+
+
+def small_tokenizer(folder, pre):
+    return Tokenizer(write_gguf(folder / f"{pre}.gguf", pre=pre))
 
 
 @settings(max_examples=20, deadline=None)
@@ -37,56 +41,60 @@ def test_blocks_are_what_the_gguf_package_reads(seed, bits):
 @pytest.mark.parametrize(("bits", "group", "head", "tied"), [
     (8, 32, True, True), (4, 32, True, False), (4, 128, False, True), (None, 32, True, True), (None, 32, True, False),
 ])  # fmt: skip
-def test_a_model_comes_back_number_for_number(tmp_path, smol, bits, group, head, tied):
-    scaling = RopeScaling(factor=8.0, original_context_length=64) if tied else None
+def test_a_model_comes_back_number_for_number(tmp_path, bits, group, head, tied):
+    scaling = RopeScaling(factor=8.0) if tied else None
     model = make_model(**WIDE, head_dim=32, tie_embeddings=tied, rope_scaling=scaling)
     model.half().float()  # numbers that F16 holds
     if bits:
         quantize(model, bits, group=group, head=head)
-    export_gguf(model, tmp_path / "m.gguf", tokenizer=smol)
-    again, tokenizer = from_pretrained(tmp_path / "m.gguf", fast=False)
+    export_gguf(model, tmp_path / "m.gguf", tokenizer=small_tokenizer(tmp_path, "smollm"))
+    again, _ = from_pretrained(tmp_path / "m.gguf", fast=False)
     for path, module in model.named_modules():
         if isinstance(module, QuantizedLinear):
             assert torch.equal(again.get_submodule(path).weight, module.weight), path
     assert (again.lm_head.weight is again.embed_tokens.weight) == (tied and not (bits and head))
-    if scaling is None:  # else the rule is found back from the numbers that it gives
-        assert again.cfg == model.cfg.replace(tie_embeddings=again.cfg.tie_embeddings)
-    else:
-        assert again.cfg.rope_scaling.factor == 8.0
+    assert again.cfg == model.cfg.replace(tie_embeddings=again.cfg.tie_embeddings)
     with torch.no_grad():
         torch.testing.assert_close(again(IDS), model(IDS), atol=1e-5, rtol=1e-5)
     types = {t.tensor_type.name for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
     assert types == {"F32", "F16"} | ({f"Q{bits}_0"} if bits else set())
-    assert tokenizer.encode(TEXT) == smol.encode(TEXT) and [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.gguf", "smollm.gguf"]
 
 
-def test_tokenizers_come_back(tmp_path, smol, llama):
-    for name, tokenizer in (("smol", smol), ("llama", llama)):
-        model = make_model(hidden_size=64, n_layers=1, vocab_size=tokenizer.vocab_size + 5)
-        export_gguf(model, tmp_path / name, tokenizer=tokenizer)
-        again = Tokenizer(tmp_path / name)
-        texts = [TEXT, "  12 345", "def f(x):\n\treturn x\n"]
-        assert [again.encode(t, bos=again.adds_bos) for t in texts] == [
-            tokenizer.encode(t, bos=tokenizer.adds_bos) for t in texts]
-        assert again.stop_ids == tokenizer.stop_ids and again.chat_template == tokenizer.chat_template
-        assert (again.bos_id, again.eos_id, again.adds_bos) == (tokenizer.bos_id, tokenizer.eos_id, tokenizer.adds_bos)
-        said = GGUFFile(tmp_path / name).metadata
-        assert said("tokenizer.ggml.pre") == {"smol": "smollm", "llama": "llama-bpe"}[name]
-        assert said("tokenizer.ggml.tokens")[-1] == f"[PAD{tokenizer.vocab_size + 4}]"
-        assert set(said("tokenizer.ggml.token_type")[-5:]) == {5}
-        assert said("tokenizer.ggml.token_type")[tokenizer.eos_id] == 3
+@pytest.mark.parametrize("pre", ["llama-bpe", "smollm", "gpt-2"])
+def test_tokenizers_come_back(tmp_path, pre):
+    tokenizer = small_tokenizer(tmp_path, pre)
+    export_gguf(make_model(hidden_size=64, n_layers=1, vocab_size=320), tmp_path / "m.gguf", tokenizer=tokenizer)
+    again, said = Tokenizer(tmp_path / "m.gguf"), GGUFFile(tmp_path / "m.gguf").metadata
+    for text in CORPUS:
+        assert again.encode(text) == tokenizer.encode(text), text
+    roles = "stop_ids", "bos_id", "eos_id", "pad_id", "adds_bos", "chat_template"
+    assert [getattr(again, role) for role in roles] == [getattr(tokenizer, role) for role in roles]
+    names, types = (said(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type"))
+    assert said("tokenizer.ggml.pre") == pre and types[tokenizer.eos_id] == 3
+    assert names[-1] == "[PAD319]" and set(types[262:]) == {5} and len(names) == 320
 
 
-def test_refusals(tmp_path, smol):
+def test_what_llama_cpp_is_told_of_llama_3(llama, monkeypatch):
+    monkeypatch.setattr("llamamm.text.tokenizer._merges_from_ranks", lambda _: [(b"a", b" b")])  # seconds
+    said = gguf_metadata(llama, 128_256)
+    assert said["tokenizer.ggml.pre"] == "llama-bpe" and said["tokenizer.ggml.add_bos_token"] is True
+    assert said["tokenizer.ggml.bos_token_id"] == 128_000 and said["tokenizer.ggml.eot_token_id"] == 128_009
+    assert said["tokenizer.ggml.eom_token_id"] == 128_008 and said["tokenizer.ggml.merges"] == ["a Ġb"]
+    assert said["tokenizer.ggml.tokens"][220] == "Ġ" and said["tokenizer.ggml.tokens"][128_009] == "<|eot_id|>"
+
+
+def test_refusals(tmp_path):
+    tokenizer = small_tokenizer(tmp_path, "gpt-2")
     with pytest.raises(InputError, match="sees or hears: write a folder"):
-        export_gguf(MultimodalLlama(MultimodalConfig.tiny()), tmp_path / "m.gguf", tokenizer=smol)
+        export_gguf(MultimodalLlama(MultimodalConfig.tiny()), tmp_path / "m.gguf", tokenizer=tokenizer)
     with pytest.raises(InputError, match="the model has none"):
         export_gguf(make_model(), tmp_path / "m.gguf", tokenizer=None)
-    with pytest.raises(TokenizerError, match="49152 tokens, the model 512"):
-        gguf_metadata(smol, 512)
-    model = make_model(vocab_size=49_152)
+    with pytest.raises(TokenizerError, match="262 tokens, the model 64"):
+        gguf_metadata(tokenizer, 64)
+    model = make_model(vocab_size=320)
     with torch.no_grad():
         model.layers[1].mlp.up_proj.weight[3, 3] = 1e6
     with pytest.raises(CheckpointError, match="ffn_up.weight has numbers .* too large for fp16"):
-        export_gguf(model, tmp_path / "m.gguf", tokenizer=smol)
-    assert not list(tmp_path.iterdir())
+        export_gguf(model, tmp_path / "m.gguf", tokenizer=tokenizer)
+    assert [path.name for path in tmp_path.iterdir()] == ["gpt-2.gguf"]

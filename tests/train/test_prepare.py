@@ -70,7 +70,7 @@ def test_a_stage_begins_with_the_bridges_of_the_one_before_bit_for_bit(tmp_path,
 
 def test_whole_numbers_do_not_train(tmp_path):
     model = quantize(Llama3Model(TextConfig.tiny(vocab_size=512)), 8)
-    settings = {"model": "q", "data": "d", "output": tmp_path, "device": "cpu"}
+    settings = {"model": "q", "data": "d", "output": tmp_path, "device": "cpu", "steps": 1}
     with pytest.raises(ConfigError, match="q is quantized.*take method: lora"):
         make_trainable(model, TrainConfig(**settings, method="full"))
     make_trainable(model, TrainConfig(**settings, method="lora"))
