@@ -1,5 +1,5 @@
-"""The command line: `llamamm generate`, `chat`, `transcribe`, `compose`, `data`, `train`, `merge`, `eval`,
-`experiment`, `harness`, `bench`, `check`, `fetch`, `doctor`.
+"""The command line: `llamamm generate`, `chat`, `transcribe`, `compose`, `data`, `train`, `plan`, `merge`,
+`eval`, `experiment`, `harness`, `bench`, `check`, `fetch`, `doctor`.
 
 What a user can cause ends in one line with the remedy, and exit code 2; nothing ends in a traceback, unless
 LLAMAMM_TRACEBACK=1 asks for it. Help and wrong options wait for no torch: a command imports what it needs.
@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from llamamm import __version__
-from llamamm.cli.make import TrainCommand, compose, data, merge, train
+from llamamm.cli.make import TrainCommand, compose, data, merge, plan, train
 from llamamm.cli.measure import HarnessCommand, evaluate, experiment, harness, senses
 from llamamm.cli.options import AS_PATH, err, out
 from llamamm.cli.speed import bench
@@ -49,6 +49,7 @@ app.command(cls=PromptCommand)(generate)
 app.command()(chat)
 app.command()(transcribe)
 app.command(cls=TrainCommand)(train)
+app.command()(plan)
 app.command()(compose)
 app.command()(data)
 app.command("train-multimodal", hidden=True)(senses)  # where it was in version 0.1
