@@ -1,4 +1,4 @@
-"""The command line: `llamamm generate`, `chat`, `transcribe`, `compose`, `data`, `train`, `merge`,
+"""The command line: `llamamm generate`, `chat`, `transcribe`, `compose`, `data`, `train`, `plan`, `merge`,
 `quantize`, `eval`, `experiment`, `harness`, `bench`, `check`, `fetch`, `doctor`.
 
 What a user can cause ends in one line with the remedy, and exit code 2; nothing ends in a traceback, unless
@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from llamamm import __version__
-from llamamm.cli.make import TrainCommand, compose, data, merge, train
+from llamamm.cli.make import TrainCommand, compose, data, merge, plan, train
 from llamamm.cli.measure import HarnessCommand, evaluate, experiment, harness, senses
 from llamamm.cli.options import AS_PATH, err, out
 from llamamm.cli.quantize import quality, quantize
@@ -50,6 +50,7 @@ app.command(cls=PromptCommand)(generate)
 app.command()(chat)
 app.command()(transcribe)
 app.command(cls=TrainCommand)(train)
+app.command()(plan)
 app.command()(compose)
 app.command()(data)
 app.command("train-multimodal", hidden=True)(senses)  # where it was in version 0.1

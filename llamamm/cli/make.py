@@ -1,4 +1,4 @@
-"""Commands that make models: `llamamm compose`, `data`, `train`, `merge`."""
+"""Commands that make models: `llamamm compose`, `data`, `train`, `plan`, `merge`."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def train(
         from llamamm.train.plan import plan_memory, table
 
         out().print(table(plan_memory(cfg)))
+        err().print("(on one device; `llamamm plan` counts several, and hours)")
         return
     last, best = cfg.output / "last", cfg.output / "best"
     try:
@@ -79,6 +80,39 @@ def train(
         err().print(f"stopped at step {trainer.step} of {cfg.steps}")
         _say_how_to_resume(last, config, changes)
         raise typer.Exit(130)
+
+
+def plan(
+    config: Annotated[Path, typer.Argument(help="As of `llamamm train`: a YAML file, or recipe:NAME.", **AS_PATH)],
+    gpus: Annotated[int, typer.Option(min=1, help="Devices that train together.")] = 1,
+    memory: Annotated[float | None, typer.Option(help="GiB of each: says whether it is enough.")] = None,
+    tflops: Annotated[
+        float, typer.Option(help="A device's peak, 10^12 operations/s. Default: an A100's in bf16; an H100 has 989.")
+    ] = 312.0,
+    utilisation: Annotated[float, typer.Option(help="The share of its peak that a device reaches.")] = 0.4,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, in place of the file's. May be given several times.")
+    ] = None,
+) -> None:
+    """Say what a training will take: memory of each GPU as copies (DDP) and as shards (FSDP), tokens and hours.
+
+    Nothing is loaded. Rows are taken to be full; `train --plan` shows the memory of a run on this machine.
+    """
+    from llamamm.train import budget
+    from llamamm.train import plan as counted
+    from llamamm.train.config import TrainConfig
+
+    cfg = TrainConfig.from_yaml(config, **_changes(set_ or []))
+    cfg = cfg.model_copy(update={"device": cfg.device or "cuda"})
+    work = budget.table(budget.plan_work(cfg), gpus=gpus, tflops=tflops, utilisation=utilisation)
+    for parallel in ("ddp", "fsdp") if gpus > 1 else (cfg.parallel,):
+        plans = counted.plan_memory(cfg.model_copy(update={"parallel": parallel}), gpus=gpus)
+        if gpus > 1:
+            out().print(f"memory of each of {gpus} GPUs, parallel: {parallel}")
+        out().print(counted.table(plans, memory=memory))
+    out().print(work)
+    out().print(f"hours: on {gpus} x {tflops:g} TFLOP/s at {100 * utilisation:g} % of it; full rows, a picture in each",
+                soft_wrap=True)  # fmt: skip
 
 
 def compose(

@@ -41,6 +41,7 @@ from llamamm.cli.options import (
     load_judge,
     model_name,
 )
+from llamamm.cli.together import load_together, n_processes
 from llamamm.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def _quoted(word: str) -> str:
 
 
 def generate(
+    context: typer.Context,
     prompt: Annotated[str, typer.Argument(help="What to answer. '-' reads it from standard input.")],
     image: ImageOption = None,
     audio: AudioOption = None,
@@ -106,6 +108,8 @@ def generate(
 ) -> None:
     """Answer one prompt, as it is written, with images and sounds for a model that sees and hears.
 
+    Under torchrun a text model is split over the processes.
+
     Exit code 3: --guard refused the prompt or the rest of the answer.
     """
     from llamamm.generation.generate import TextStream
@@ -115,7 +119,7 @@ def generate(
 
     sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
     judge = load_judge(guard, device)
-    llama, processor = _load(model, size, dtype, device, compile, adapter, fast, bits)
+    llama, processor = _load(model, size, dtype, device, compile, adapter, fast, bits, guard, context=context)
     text = sys.stdin.read() if prompt == "-" else prompt
     parts = place_media(text, images=[Image(f) for f in image or ()], sounds=[Sound(f) for f in audio or ()])
     system_message = [{"role": "system", "content": system}] if system and not raw else []
@@ -299,8 +303,11 @@ def _file_named(text: str) -> Path:
 
 def _load(
     model: str | None, size: Size | None, dtype: str | None, device: str | None, compile: bool, adapter: Path | None,
-    fast: bool | None, bits: int | None,
+    fast: bool | None, bits: int | None, guard: str | None = None, context: typer.Context | None = None,
 ) -> tuple[Llama3Model, Processor]:  # fmt: skip
+    if n_processes() > 1:
+        refused = {"--adapter": adapter, "--bits": bits, "--fast": fast, "--compile": compile, "--guard": guard}
+        return load_together(context, model_name(model, size), dtype=dtype, device=device, refused=refused)
     if compile and fast:
         raise InputError("--compile and --fast are two ways to be faster; give one of them")
     import torch

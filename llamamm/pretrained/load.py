@@ -154,6 +154,22 @@ def _tied(model: Llama3Model, cfg: TextConfig) -> Llama3Model:
     return model
 
 
+def is_text_model(path: Path) -> bool:
+    """Whether a path is of a text model: Llama itself, in a folder or a GGUF file."""
+    return _family(path) not in _OPENERS
+
+
+def open_text(
+    path: Path, dtype: torch.dtype | None = None
+) -> tuple[TextConfig, Mapping[str, TensorRef], torch.dtype | None, Tokenizer | None]:
+    """What `from_pretrained` builds a text model from, weights still unread. Raises InputError for another family."""
+    if not is_text_model(path):
+        raise InputError(f"{path} is {_family(path)!r}, no text model by itself: only those are split over processes")
+    cfg, refs, dtype, tokenizer = _open(path, dtype)
+    _require_known(tokenizer, cfg.vocab_size, path)
+    return cfg, refs, dtype, tokenizer
+
+
 def load_tokenizer(path: Path) -> Tokenizer | None:
     """The tokenizer in a GGUF file or a model's folder, or None where there is none."""
     if path.suffix == ".gguf":

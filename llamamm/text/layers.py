@@ -51,7 +51,8 @@ class Linear(nn.Linear):
         few = x.numel() <= self.FEW_ROWS * self.in_features
         # Below 256 x 256 the weight sits in the CPU's cache, and slicing costs more than it saves.
         large = self.weight.numel() >= 65_536 and self.out_features % self.SLICES == 0
-        if few and large and x.dtype == torch.float32 and x.device.type == "cpu":
+        plain = type(x) is Tensor  # not one that is spread over processes
+        if few and large and plain and x.dtype == torch.float32 and x.device.type == "cpu":
             return few_rows_linear(x, self.weight, n_slices=self.SLICES)
         return F.linear(x, self.weight)
 

@@ -75,6 +75,7 @@ class Llama3Model(nn.Module):
     ) -> None:
         super().__init__()
         self.cfg = cfg
+        self.n_kv_heads = cfg.n_kv_heads  # those in this process (see `llamamm.text.tensor_parallel`)
         self.pace = Pace()
         self.fast: Stepper | None = None  # takes the steps of decoding that it can
         attend = self.pace.steady(attend)
@@ -175,8 +176,8 @@ class Llama3Model(nn.Module):
 
     def make_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
         """An empty KV cache on this model's device and in its dtype; max_length in tokens, by default the context."""
-        weight = self.embed_tokens.weight
-        return KVCache(self.cfg, batch_size=batch_size, max_length=max_length, dtype=weight.dtype, device=weight.device)
+        weight, cfg = self.embed_tokens.weight, self.cfg.replace(n_kv_heads=self.n_kv_heads)
+        return KVCache(cfg, batch_size=batch_size, max_length=max_length, dtype=weight.dtype, device=weight.device)
 
     def n_parameters(self) -> int:
         """Number of parameters; tied ones count once."""

@@ -18,9 +18,10 @@ from llamamm.lora.lora import apply_lora, lora_modules
 from llamamm.lora.settings import ALL_TARGETS
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.multimodal.processor import MultimodalProcessor
-from llamamm.pretrained.load import from_pretrained
-from llamamm.pretrained.locate import DEFAULT_MODEL
+from llamamm.pretrained.load import from_pretrained, is_text_model
+from llamamm.pretrained.locate import DEFAULT_MODEL, locate
 from llamamm.pretrained.skill import load_skill
+from llamamm.pretrained.split import open_unread
 from llamamm.text.chat import chat_format
 from llamamm.text.config import TextConfig
 from llamamm.text.model import Llama3Model
@@ -38,9 +39,19 @@ from llamamm.train.streams import Streams
 Reader = Tokenizer | MultimodalProcessor
 
 
-def load_model(cfg: TrainConfig, device: torch.device) -> tuple[Llama3Model, Reader]:
+def reads_parts(cfg: TrainConfig, processes: Processes) -> bool:
+    """Whether each process reads its own part of the weights alone: of a text model that is sharded. What looks at
+    whole weights before (DoRA, an adapter's check of its base) has them read whole."""
+    sharded = processes.world_size > 1 and cfg.parallel == "fsdp"
+    looks = cfg.shape is not None or cfg.adapter is not None or cfg.lora_dora
+    return sharded and not looks and is_text_model(locate(cfg.model or DEFAULT_MODEL))
+
+
+def load_model(cfg: TrainConfig, device: torch.device, *, in_parts: bool = False) -> tuple[Llama3Model, Reader]:
     """The model to train, with an adapter where there is LoRA to learn, and its tokenizer, or its processor where it
-    sees or hears. What does not train is frozen. Raises ConfigError, InputError, and what loading raises."""
+    sees or hears. What does not train is frozen. Raises ConfigError, InputError, and what loading raises.
+
+    in_parts: on "meta", with what is to be read into it once it is sharded as `model.unread`; see `reads_parts`."""
     torch.manual_seed(cfg.seed)
     low_precision, _ = resolve_precision(cfg.precision, device)
     if cfg.shape is not None:
@@ -53,7 +64,11 @@ def load_model(cfg: TrainConfig, device: torch.device) -> tuple[Llama3Model, Rea
         return model, tokenizer
     own = own_tokenizer(cfg.tokenizer) if cfg.tokenizer else None  # before the weights, which may take minutes
     dtype = weights_dtype(cfg, device, low_precision)
-    model, tokenizer = from_pretrained(cfg.model or DEFAULT_MODEL, dtype=dtype, device=device)
+    if in_parts:
+        model, unread, tokenizer = open_unread(cfg.model or DEFAULT_MODEL, dtype=dtype)
+        model.unread = unread
+    else:
+        model, tokenizer = from_pretrained(cfg.model or DEFAULT_MODEL, dtype=dtype, device=device)
     if isinstance(tokenizer, MultimodalProcessor):
         make_trainable(model, cfg)
         return model, tokenizer

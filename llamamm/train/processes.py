@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from llamamm.devices import pick_device
 from llamamm.errors import ConfigError, TrainingError
+from llamamm.weights.parts import fill_parts
 
 
 @dataclass(frozen=True)
@@ -94,17 +95,24 @@ class Processes:
     # ---- the model ----
 
     def wrap(self, objective: nn.Module, *, parallel: str) -> nn.Module:
-        """The module, ready to train in all processes together. All start from the main process's parameters."""
+        """The module, ready to train in all processes together. All start from the main process's parameters.
+
+        A model with `unread` weights (see `prepare.load_model`) is split first; then each process reads its part.
+        """
         if self.world_size == 1:
             return objective
         if parallel == "fsdp":
             for parameter in objective.parameters():  # DDP does this by itself
-                dist.broadcast(parameter.detach(), src=0)
+                if not parameter.is_meta:
+                    dist.broadcast(parameter.detach(), src=0)
             mesh = init_device_mesh(self.device.type, (self.world_size,))
             blocks, whole = shards_of(objective.model)
             for layer in blocks:
                 fully_shard(layer, mesh=mesh)
-            return fully_shard(objective, mesh=mesh, ignored_params=whole)
+            fully_shard(objective, mesh=mesh, ignored_params=whole)
+            if unread := getattr(objective.model, "unread", None):
+                fill_parts(objective.model, unread, dtype=objective.model.cfg.dtype, device=self.device)
+            return objective
         ids = [self.device.index] if self.device.type == "cuda" else None
         with warnings.catch_warnings():  # its successor, forward_sync_buffers, is too young for our oldest PyTorch
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")

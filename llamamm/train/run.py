@@ -35,12 +35,21 @@ from llamamm.train.checkpoint import (
     what_trains,
 )
 from llamamm.train.config import Source, TrainConfig
+from llamamm.train.distributed_checkpoint import has_shards
 from llamamm.train.features import FeatureStore
 from llamamm.train.log import RunLog, duration, plot_run
 from llamamm.train.loop import Trainer
 from llamamm.train.media_rows import MediaObjective, encode_media_record
 from llamamm.train.preference import PreferenceObjective, encode_pair
-from llamamm.train.prepare import load_model, make_batches, make_sampler, note_precision, prompt_ids, trained_parts
+from llamamm.train.prepare import (
+    load_model,
+    make_batches,
+    make_sampler,
+    note_precision,
+    prompt_ids,
+    reads_parts,
+    trained_parts,
+)
 from llamamm.train.processes import Processes, is_sharded, joined
 from llamamm.train.rows import encode_record
 from llamamm.train.seen import not_noted, note_read
@@ -170,7 +179,8 @@ def make_trainer(
     data = {"data": Data(cfg.sources, **checks, buffer=cfg.stream_buffer, seed=cfg.seed)}
     if cfg.eval_data:
         data["eval_data"] = Data([Source(source=cfg.eval_data)], **checks)
-    model, reader = load_model(cfg, processes.device)
+    in_parts = reads_parts(cfg, processes) and not (resume and not has_shards(last))
+    model, reader = load_model(cfg, processes.device, in_parts=in_parts)
     tokenizer = reader if isinstance(reader, Tokenizer) else reader.tokenizer
     sees = reader is not tokenizer
     store = None
@@ -184,7 +194,8 @@ def make_trainer(
     check_prompts(prompt_ids(cfg, tokenizer), cfg.sample_tokens, model.cfg.context_length)
     step = 0
     if resume:
-        load_weights(model, last)
+        if not in_parts:
+            load_weights(model, last)
         step = read_state(last)["step"]
     encode = partial(encode_record, tokenizer=tokenizer)
     if sees:
@@ -218,6 +229,8 @@ def make_trainer(
         saver=FolderSaver(cfg.output, tokenizer=reader, base=base, features=store, seen=seen),
     )  # fmt: skip
     if resume:
+        if in_parts:
+            load_weights(model, last)
         load_training(trainer, last)
         log.say(f"resumed at step {step} of {cfg.steps}" + (", which was the last" if step >= cfg.steps else ""))
     else:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,19 +104,27 @@ def _open_file(path: Path) -> dict[str, TensorRef]:
     for name, entry in header.items():
         if entry["dtype"] not in DTYPES:
             raise CheckpointError(f"{path}: {name} has dtype {entry['dtype']}; known are {', '.join(DTYPES)}")
-        read = _reader(path, name)
-        refs[name] = TensorRef(name, tuple(entry["shape"]), DTYPES[entry["dtype"]], read)
+        refs[name] = TensorRef(name, tuple(entry["shape"]), DTYPES[entry["dtype"]], InFile(path, name))
     return refs
 
 
-def _reader(path: Path, name: str):
-    def read() -> Tensor:
+@dataclass(frozen=True)
+class InFile:
+    """Reads one tensor of a file, or a part of it: what a `TensorRef` calls."""
+
+    path: Path
+    name: str
+
+    def __call__(self) -> Tensor:
         # The file is opened anew for each tensor: closing it gives the mapped pages back, so that memory holds one
         # tensor twice at most, never the whole file. The clone outlives the map.
-        with safe_open(path, framework="pt") as f:
-            return f.get_tensor(name).clone()
+        with safe_open(self.path, framework="pt") as f:
+            return f.get_tensor(self.name).clone()
 
-    return read
+    def part(self, where: tuple[slice, ...]) -> Tensor:
+        """The numbers of `tensor[where]`; the others are not copied."""
+        with safe_open(self.path, framework="pt") as f:
+            return f.get_slice(self.name)[where].clone()
 
 
 def _open_shards(folder: Path, index: Path) -> dict[str, TensorRef]:
