@@ -33,6 +33,8 @@ from llamamm.cli.options import (
     SeedOption,
     Size,
     SizeOption,
+    SpeculateOption,
+    Speculation,
     SystemOption,
     TemperatureOption,
     TopKOption,
@@ -102,6 +104,7 @@ def generate(
     guard: GuardOption = None,
     fast: FastOption = None,
     bits: BitsOption = None,
+    speculate: SpeculateOption = Speculation.AUTO,
     compile: CompileOption = False,
 ) -> None:
     """Answer one prompt, as it is written, with images and sounds for a model that sees and hears.
@@ -125,6 +128,7 @@ def generate(
     stream = TextStream(
         llama, processor.tokenizer, read.ids, inputs=on_device(read.inputs, device_here), device=device_here,
         max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop=stop or (),
+        speculate=speculate.value,
     )  # fmt: skip
     pieces: TextStream | GuardedStream = stream
     if judge is not None:
@@ -158,6 +162,7 @@ def chat(
     guard: GuardOption = None,
     fast: FastOption = None,
     bits: BitsOption = None,
+    speculate: SpeculateOption = Speculation.AUTO,
     compile: CompileOption = False,
 ) -> None:
     """Talk with the model, from the first message on about a picture or a sound where one is given.
@@ -175,7 +180,7 @@ def chat(
         processor.prompt(media)  # a model that cannot take them says so now, not after the first message
     session = ChatSession(
         llama, processor, system=system, sampling=sampling, max_new_tokens=max_new_tokens, context_size=context_size,
-        seed=seed, guard=judge,
+        seed=seed, guard=judge, speculate=speculate.value,
     )  # fmt: skip
     with suppress(ImportError):  # arrow keys and history at the prompt, where the platform has them
         import readline  # noqa: F401
