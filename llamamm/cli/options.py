@@ -123,8 +123,8 @@ BitsOption = Annotated[
 ]
 SpeculateOption = Annotated[
     Speculation,
-    typer.Option(help="Guess that the answer goes on as the text did before, and read several tokens in one call: while "
-                 "it pays, never, or always. The answer is the same."),
+    typer.Option(help="Guess that the answer goes on as the text did before, and read several tokens in one call: "
+                 "while it pays, never, or always. The answer is the same."),
 ]  # fmt: skip
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Compile the model first: minutes of waiting, then faster on a GPU.")

@@ -142,14 +142,15 @@ class Speculator:
 
     With an account ("auto") it is asked only while guessing has not cost more than it has saved, in one-token steps as
     `call_cost` counts them, by more than LOAN and INCOME for each token. No clock is read: the same seed gives the same
-    guesses. Counts for measurements: `calls` that held a guess, `guessed` and `accepted` tokens.
+    guesses. Counts for measurements: `calls` that held a guess, in how many of these a token was `wrong`; tokens
+    `guessed`, and of these `accepted`.
     """
 
     def __init__(self, draft: Draft, model: Llama3Model, *, account: bool) -> None:
         self.draft, self.model = draft, model
         self.balance = LOAN if account else float("inf")
         self.n = FEWEST
-        self.calls = self.guessed = self.accepted = 0
+        self.calls = self.wrong = self.guessed = self.accepted = 0
 
     def guess(
         self, ids: list[int], most: int, sampling: SamplingConfig, generator: torch.Generator | None = None
@@ -174,8 +175,10 @@ class Speculator:
         if n_guessed:
             self.balance += n_accepted + 1 - call_cost(self.model, n_guessed)
             self.n = min(2 * self.n, MOST) if n_accepted == n_guessed else FEWEST
-            self.calls, self.guessed, self.accepted = (
-                self.calls + 1, self.guessed + n_guessed, self.accepted + n_accepted)  # fmt: skip
+            self.calls += 1
+            self.wrong += n_accepted < n_guessed
+            self.guessed += n_guessed
+            self.accepted += n_accepted
         if self.balance < float("inf"):
             self.balance = min(self.balance, 2 * LOAN)
 

@@ -5,11 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamamm import Llama3Model, SamplingConfig, TextConfig, TextStream, TokenStream, generate, pad_left
+from llamamm import Llama3Model, SamplingConfig, TextConfig, TextStream, Tokenizer, TokenStream, generate, pad_left
 from llamamm.errors import ContextOverflowError, InputError, SamplingError
 from llamamm.fast.quantized import quantize
 from llamamm.generation import speculation
 from llamamm.generation.drafts import ModelDraft, early_exit
+from llamamm.generation.guarded import Judgement
+from llamamm.generation.session import ChatSession
 from llamamm.generation.speculation import (
     FEWEST,
     LOAN,
@@ -23,7 +25,12 @@ from llamamm.generation.speculation import (
     expected_tokens,
     look_up,
 )
+from llamamm.llama32_vision.config import MllamaConfig
+from llamamm.llama32_vision.model import MllamaModel
 from tests.generation.test_generate import ByteTokenizer, prompt
+from tests.generation.test_guarded import Scripted
+from tests.llama32_vision.test_model import inputs as vision_inputs
+from tests.multimodal.test_model import PROMPTS, build, modes, one
 
 WORDS = 12  # so few that a random model repeats itself, and guesses are right now and then
 
@@ -42,12 +49,12 @@ class Fixed:
 class Knowing:
     """Guesses the true continuation, but for every `wrong`th token."""
 
-    def __init__(self, text, wrong=0):
-        self.text, self.wrong = text, wrong
+    def __init__(self, text, wrong=0, n_words=WORDS):
+        self.text, self.wrong, self.n_words = text, wrong, n_words
 
     def propose(self, ids, n, sampling, generator):  # noqa: ARG002
         places = range(len(ids), min(len(ids) + n, len(self.text)))
-        return Guess([(self.text[at] + (self.wrong > 0 and at % self.wrong == 0)) % WORDS for at in places])
+        return Guess([(self.text[at] + (self.wrong > 0 and at % self.wrong == 0)) % self.n_words for at in places])
 
 
 def model_of(seed=0, **changes):
@@ -179,6 +186,64 @@ def test_several_rows_are_decoded_plainly_or_refused():
 def test_no_other_settings(speculate):
     with pytest.raises(InputError, match="speculate|propose"):
         generate(MODEL, torch.tensor([[1]]), 3, speculate=speculate)
+
+
+# ---- media, conversations, guards ----
+
+
+@modes
+def test_with_pictures_and_sounds(changes):
+    model = build(changes)
+    ids, media = one(model.multimodal_cfg, *PROMPTS[3])
+    told = ids[0].tolist() + generate(model, ids, 24, inputs={"media": media})[0, ids.shape[1] :].tolist()
+    for sampling in ({}, {"temperature": 1.0, "seed": 1}, {"repetition_penalty": 1.3}):
+        plain = generate(model, ids, 20, inputs={"media": media}, **sampling)
+        for draft in (Knowing(told, 3, n_words=512), "lookup", "auto"):
+            assert torch.equal(generate(model, ids, 20, inputs={"media": media}, speculate=draft, **sampling), plain)
+
+
+def test_with_pictures_of_llama32_vision():
+    torch.manual_seed(0)
+    model = MllamaModel(MllamaConfig.tiny()).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    ids, images, sees = vision_inputs([[2]])
+    inputs = {"images": images, "sees": sees}
+    told = generate(model, ids, 24, inputs=inputs)[0].tolist()
+    plain = generate(model, ids, 20, inputs=inputs)
+    for draft in (Knowing(told, 3, n_words=512), Knowing(told, n_words=512), "lookup"):
+        assert torch.equal(generate(model, ids, 20, inputs=inputs, speculate=draft), plain)
+
+
+class Parroting:
+    """Guesses that all goes on as it began: wrong mostly, right where an answer goes round in circles."""
+
+    def propose(self, ids, n, sampling, generator):  # noqa: ARG002
+        return Guess(look_up(ids, n, size=1) or [ids[-1]] * n)
+
+
+def test_a_guarded_conversation_goes_as_without(smollm2_dir):
+    torch.manual_seed(0)
+    model, tokenizer = Llama3Model(TextConfig.tiny(vocab_size=49_152)).eval(), Tokenizer(smollm2_dir)
+
+    def talk(speculate):
+        session = ChatSession(model, tokenizer, max_new_tokens=24, guard=Scripted(unsafe_answer), speculate=speculate)
+        heard = []
+        for text in ("Hello there", "And then?", "Stop", "Why?"):
+            reply = session.reply(text)
+            heard.append([next(reply, ""), next(reply, "")] if text == "Stop" else list(reply))
+            reply.close()
+            heard.append((session.cache.length, session.stop_reason, session.refusal))
+        return heard, session.messages
+
+    plain = talk("off")
+    assert any(turn[2] for turn in plain[0][1::2])  # something is refused
+    assert talk(Parroting()) == talk("lookup") == plain
+
+
+def unsafe_answer(_conversation, k):
+    """The second answer is stopped."""
+    return Judgement(k == 4, 0.9 if k == 4 else 0.1)
 
 
 # ---- the distribution ----
