@@ -294,8 +294,8 @@ def test_the_test_of_the_rule_notices_a_wrong_one(wrong):
                                       SamplingConfig(1.5, None, 0.8, 0.05, 0.7)])  # fmt: skip
 def test_pairs_of_tokens_have_the_models_distribution(sampling):
     """The second token's penalty counts the first, guessed or not."""
-    logits = torch.tensor([[2.0, 1.0, 0.5, -0.5], [0.3, 1.6, -1.0, 0.8], [1.0, 0.0, 0.0, 0.0]])
-    q = torch.tensor([[0.1, 0.4, 0.3, 0.2], [0.3, 0.3, 0.2, 0.2]])
+    logits = torch.tensor([[2.0, 1.0, 0.5, -0.5], [1.8, 1.6, -1.0, 0.8], [1.0, 0.0, 0.0, 0.0]])
+    q = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.3, 0.3, 0.2, 0.2]])
     seen = torch.tensor([[False, True, False, False]])
     expected = torch.zeros(4, 4)
     first = speculation.probabilities(logits[:1], [], sampling, seen)[0]
@@ -314,6 +314,16 @@ def test_pairs_of_tokens_have_the_models_distribution(sampling):
     possible = expected > 0
     assert chi_square(counts[possible], n * expected[possible]) > 0.01
     assert seen.tolist() == [[False, True, False, False]]
+
+
+def test_the_penalty_counts_the_tokens_before_each_place():
+    logits = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    sampling = SamplingConfig(0.7, 5, 0.9, 0.01, 2.0)
+    seen, tokens = torch.zeros(1, 6, dtype=torch.bool), [3, 0, 5]
+    found = speculation.probabilities(logits, tokens, sampling, seen)
+    for n in range(4):
+        seen[0, tokens[:n]] = True
+        torch.testing.assert_close(found[n : n + 1], speculation.probabilities(logits[n : n + 1], [], sampling, seen))
 
 
 def test_a_draft_model_draws_the_models_distribution():
