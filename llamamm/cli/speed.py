@@ -132,7 +132,7 @@ def measure_speculation(
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     speculate: Annotated[Speculation, typer.Option(help="As in `generate`.")] = Speculation.AUTO,
-    new_tokens: Annotated[int, typer.Option(help="Tokens of an answer, at most.")] = 80,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of an answer, at most.")] = 64,
     repeats: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 2,
 ) -> None:
     """Measure what guessing ahead gains on copying, code and chat, beside what the formula predicts."""

@@ -57,7 +57,7 @@ class Run(NamedTuple):
 
 
 def run_speculation_bench(
-    model: str, *, dtype: torch.dtype, device: torch.device, speculate: str = "auto", new_tokens: int = 80,
+    model: str, *, dtype: torch.dtype, device: torch.device, speculate: str = "auto", new_tokens: int = 64,
     repeats: int = 2, say: Say = lambda _title, _n, _all: None,
 ) -> Report:  # fmt: skip
     """Tokens a second after the first, by kind of text, with speculation and without. Rows: copy, code, chat; with
@@ -138,17 +138,17 @@ def _explained(runs: list[Run], model: Llama3Model, ids: list[int], ratios: list
 
 @torch.inference_mode()
 def call_cost_here(model: Llama3Model, ids: list[int], n: int, *, repeats: int = 7) -> float:
-    """What a call for n + 1 tokens behind a prompt takes, in one-token steps: the median of both, in turn."""
+    """What a call for n + 1 tokens behind a prompt takes, in one-token steps: medians, three steps before each call."""
     device = model.embed_tokens.weight.device
     cache, prompt = model.make_cache(1, len(ids) + n + 1), torch.tensor([ids], device=device)
     model(prompt, cache=cache, last_only=True)
     seconds: dict[int, list[float]] = {1: [], n + 1: []}
     for _ in range(repeats):
-        for size, some in seconds.items():
+        for size in (1, 1, 1, n + 1):
             wait_for(device)
             start = time.perf_counter()
             model(prompt[:, :1].expand(1, size), cache=cache)
             wait_for(device)
-            some.append(time.perf_counter() - start)
+            seconds[size].append(time.perf_counter() - start)
             cache.rewind(len(ids))
     return statistics.median(seconds[n + 1]) / statistics.median(seconds[1])

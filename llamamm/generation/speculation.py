@@ -25,8 +25,8 @@ from llamamm.generation.sampling import SamplingConfig, filter_logits, penalize_
 if TYPE_CHECKING:
     from llamamm.text.model import Llama3Model
 
-FEWEST, MOST = 8, 32  # tokens of a guess: twice as many after each that was right to its end
-LOAN, INCOME = 4.0, 1 / 32  # one-token steps that "auto" may lose at first, and for each token on
+FEWEST, MOST = 16, 32  # tokens of a guess: twice as many after each that was right to its end
+LOAN, INCOME = 6.0, 1 / 32  # one-token steps that "auto" may lose at first, and for each token on
 
 
 class Guess(NamedTuple):
@@ -188,7 +188,7 @@ def call_cost(model: Llama3Model, n: int) -> float:
     steps are quicker, and PyTorch reads the n + 1. A GPU takes hardly longer than for one."""
     if model.embed_tokens.weight.device.type != "cpu":
         return 1.1 if n else 1.0
-    first, each = (3.0, 0.13) if getattr(model, "fast", None) is not None else (1.9, 0.06)
+    first, each = (5.0, 0.1) if getattr(model, "fast", None) is not None else (2.4, 0.06)
     return first + each * n if n else 1.0
 
 

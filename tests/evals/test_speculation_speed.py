@@ -45,7 +45,7 @@ def test_a_call_for_one_token_takes_one_step(monkeypatch):
     model = Llama3Model(TextConfig.tiny())
     monkeypatch.setattr(type(model.make_cache()), "rewind", lambda _c, _n: None)
     assert call_cost_here(model, [1, 2, 3], 4, repeats=2) > 0
-    assert sizes == [3, 1, 5, 1, 5]
+    assert sizes == [3, 1, 1, 1, 5, 1, 1, 1, 5]
 
 
 @pytest.mark.parametrize("changes", [{"new_tokens": 1}, {"repeats": 0}])

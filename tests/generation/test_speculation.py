@@ -127,7 +127,7 @@ def test_a_right_guess_saves_calls_and_a_wrong_one_costs_none(monkeypatch):
     told = [1, 2, 3] + answer([1, 2, 3], 30, "off")[0]
     calls.clear()
     answer([1, 2, 3], 30, Knowing(told))
-    assert calls == [3, 9, 17, 3]  # 1 + 9 + 17 + 3 tokens
+    assert calls == [3, 17, 12]  # 1 + 17 + 12 tokens
     calls.clear()
     answer([1, 2, 3], 10, Knowing(told, 1))  # never right
     assert len(calls) == 10
