@@ -176,6 +176,29 @@ def measure_guard(
     out(width=200).print(leak_table(measure_leaks()))
 
 
+@experiment.command("early-exit")
+def early_exit(
+    output: Annotated[Path, typer.Argument(help="File to write the exit to, .safetensors.", **AS_PATH)],
+    blocks: Annotated[int, typer.Option(help="Blocks before the exit.", min=1)] = 10,
+    steps: Annotated[int, typer.Option(help="Steps of training.", min=1)] = 300,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same exit on the same machine.", min=0)] = 0,
+) -> None:
+    """Train a head for SmolLM2's first blocks, that they guess for all of them, and say what that gains."""
+    from llamamm.experiments.early_exit import save_exit, train_exit
+    from llamamm.files import require_writable
+    from llamamm.pretrained.ready import load_ready
+
+    require_writable(output.parent)  # before the minutes, not after
+    _, model, processor = load_ready(fast=False)
+    short, figures = train_exit(model, processor.tokenizer, blocks, steps=steps, seed=seed, say=err().print)
+    save_exit(short, output)
+    console = out(width=120)
+    console.print(f"after {blocks} of {model.cfg.n_layers} blocks: {figures.greedy:.1%} of its best tokens are the "
+                  f"model's; drawn at temperature 1, {figures.drawn:.1%} would be accepted")  # fmt: skip
+    console.print(figures.table())
+    print(output)
+
+
 @experiment.command()
 def release(
     output: Annotated[Path, typer.Argument(help="Folder for data, checkpoints and the skill.", **AS_PATH)],

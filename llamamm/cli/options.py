@@ -48,6 +48,14 @@ def path(text: str) -> Path:
 AS_PATH: dict[str, Any] = {"parser": path}  # for every option and argument that is a Path
 
 
+class Speculation(StrEnum):
+    """Whether tokens are guessed ahead of the model."""
+
+    AUTO = "auto"
+    OFF = "off"
+    LOOKUP = "lookup"
+
+
 class Size(StrEnum):
     """Llama 3.2's text models."""
 
@@ -113,6 +121,11 @@ FastOption = Annotated[
 BitsOption = Annotated[
     int | None, typer.Option(help="Round the text model's weights to 8 or 4 bits: less memory, faster on a CPU.")
 ]
+SpeculateOption = Annotated[
+    Speculation,
+    typer.Option(help="Guess that the answer goes on as the text did before, and read several tokens in one call: "
+                 "while it pays, never, or always. The answer is the same."),
+]  # fmt: skip
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Compile the model first: minutes of waiting, then faster on a GPU.")
 ]

@@ -1,4 +1,5 @@
-"""Commands that measure speed and memory: `llamamm bench`, `bench train`, `bench harness`, `bench guard`."""
+"""Commands that measure speed and memory: `llamamm bench`, `bench train`, `bench harness`, `bench guard`,
+`bench speculate`."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from llamamm.cli.options import (
     DtypeOption,
     ModelOption,
     SizeOption,
+    Speculation,
     load_judge,
     measuring,
     model_name,
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from llamamm.evals.report import Report
 
 bench = typer.Typer(help="Measure the model; `bench train` measures training, `bench harness` multiple choice, "
-                    "`bench guard` what a guard costs.", invoke_without_command=True)  # fmt: skip
+                    "`bench guard` what a guard costs, `bench speculate` what guessing ahead gains.",
+                    invoke_without_command=True)  # fmt: skip
 
 
 @bench.callback()
@@ -119,6 +122,30 @@ def measure_guard(
         model_name(model, size), judge, dtype=parse_dtype(dtype) if dtype else default_dtype(torch_device),
         device=torch_device, prompt_tokens=prompt_tokens, new_tokens=new_tokens, window=window, repeats=repeats,
     )  # fmt: skip
+    _show(report)
+
+
+@bench.command("speculate")
+def measure_speculation(
+    model: ModelOption = None,
+    size: SizeOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    speculate: Annotated[Speculation, typer.Option(help="As in `generate`.")] = Speculation.AUTO,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of an answer, at most.")] = 64,
+    repeats: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 2,
+) -> None:
+    """Measure what guessing ahead gains on copying, code and chat, beside what the formula predicts."""
+    from llamamm.devices import default_dtype, pick_device
+    from llamamm.evals.speculation_speed import run_speculation_bench
+    from llamamm.text.config import parse_dtype
+
+    torch_device = pick_device(device)
+    with measuring() as say:
+        report = run_speculation_bench(
+            model_name(model, size), dtype=parse_dtype(dtype) if dtype else default_dtype(torch_device),
+            device=torch_device, speculate=speculate.value, new_tokens=new_tokens, repeats=repeats, say=say,
+        )  # fmt: skip
     _show(report)
 
 

@@ -33,6 +33,8 @@ from llamamm.cli.options import (
     SeedOption,
     Size,
     SizeOption,
+    SpeculateOption,
+    Speculation,
     SystemOption,
     TemperatureOption,
     TopKOption,
@@ -104,6 +106,7 @@ def generate(
     guard: GuardOption = None,
     fast: FastOption = None,
     bits: BitsOption = None,
+    speculate: SpeculateOption = Speculation.AUTO,
     compile: CompileOption = False,
 ) -> None:
     """Answer one prompt, as it is written, with images and sounds for a model that sees and hears.
@@ -129,6 +132,7 @@ def generate(
     stream = TextStream(
         llama, processor.tokenizer, read.ids, inputs=on_device(read.inputs, device_here), device=device_here,
         max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop=stop or (),
+        speculate=_speculation(speculate, compile),
     )  # fmt: skip
     pieces: TextStream | GuardedStream = stream
     if judge is not None:
@@ -162,6 +166,7 @@ def chat(
     guard: GuardOption = None,
     fast: FastOption = None,
     bits: BitsOption = None,
+    speculate: SpeculateOption = Speculation.AUTO,
     compile: CompileOption = False,
 ) -> None:
     """Talk with the model, from the first message on about a picture or a sound where one is given.
@@ -179,7 +184,7 @@ def chat(
         processor.prompt(media)  # a model that cannot take them says so now, not after the first message
     session = ChatSession(
         llama, processor, system=system, sampling=sampling, max_new_tokens=max_new_tokens, context_size=context_size,
-        seed=seed, guard=judge,
+        seed=seed, guard=judge, speculate=_speculation(speculate, compile),
     )  # fmt: skip
     with suppress(ImportError):  # arrow keys and history at the prompt, where the platform has them
         import readline  # noqa: F401
@@ -326,6 +331,11 @@ def _load(
     if compile:
         llama.compile(dynamic=True)
     return llama, processor
+
+
+def _speculation(asked: Speculation, compile: bool) -> str:
+    """A compiled model would be compiled again, in the midst of an answer, for calls of several tokens."""
+    return "off" if compile and asked is Speculation.AUTO else asked.value
 
 
 def _say_why_it_stopped(reason: str | None, max_new_tokens: int) -> None:

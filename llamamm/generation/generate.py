@@ -19,6 +19,7 @@ from torch import Tensor
 
 from llamamm.errors import ContextOverflowError, InputError
 from llamamm.generation.sampling import SamplingConfig, sample
+from llamamm.generation.speculation import Guess, Speculate, choose, make_speculator
 from llamamm.text.cache import KVCache
 from llamamm.text.config import TextConfig
 
@@ -78,6 +79,10 @@ class TokenStream:
     cache: one that already holds the first tokens of the prompt, as in a conversation; only the rest is read.
     use_cache=False reads everything again at each step: the same tokens, slowly, for comparison.
     inputs: what else the model is given with the prompt, such as its images; such a prompt is read in one piece.
+    speculate: guess tokens ahead and read them in one call (see `speculation`): "lookup" guesses what followed before,
+    "auto" does so while it pays, and a `Draft` as it will. For one row; "auto" leaves several to plain decoding. The
+    text is the model's own; since a call for several tokens rounds otherwise than calls for one, two scores that are
+    equal but for rounding (1e-5 apart in fp32, a tenth in bf16) may change places.
 
     After the loop, `stop_reasons` says for each row "stop" (a stop token), "length" (max_new_tokens), or
     "context" (the context is full).
@@ -98,6 +103,7 @@ class TokenStream:
         prefill_chunk: int | None = None,
         cache: KVCache | None = None,
         inputs: Mapping[str, Any] | None = None,
+        speculate: Speculate = "off",
     ) -> None:
         n_prompt = _check_prompt(ids, padding)
         limit = min(context_size or model.cfg.context_length, model.cfg.context_length)
@@ -126,12 +132,17 @@ class TokenStream:
         if seed is not None:
             self.generator = torch.Generator(device=ids.device).manual_seed(seed)
         self.stop_reasons: list[str | None] = [None] * ids.shape[0]
+        alone = ids.shape[0] == 1 and padding is None and use_cache
+        self.speculator = make_speculator(model, speculate, ids.shape[0], alone=alone)
         self._started = False
 
     def __iter__(self) -> Iterator[Tensor]:
         if self._started:
             raise InputError("this stream has been read already: make a new one")
         self._started = True
+        if self.speculator is not None:
+            yield from self._speculative()
+            return
         tokens = None
         finished = torch.zeros(self.ids.shape[0], dtype=torch.bool, device=self.ids.device)
         seen = self._seen_in_prompt()
@@ -149,6 +160,36 @@ class TokenStream:
                 return
         reason = "context" if self.cut_short else "length"
         self.stop_reasons = [r or reason for r in self.stop_reasons]
+
+    def _speculative(self) -> Iterator[Tensor]:
+        """The same loop for one row, where a step may give several tokens. They are handed out one by one, and the
+        cache counts each as it goes, so that whoever stops listening finds it as plain decoding leaves it."""
+        ids, seen, n_left, guess = self.ids[0].tolist(), self._seen_in_prompt(), self.n_steps, Guess([])
+        stops = frozenset(self.stop_ids.tolist())
+        while n_left:
+            logits = self._read_prompt() if n_left == self.n_steps else self._verify(ids[-1], guess)  # (n + 1, V)
+            self.cache.rewind(self.cache.length - len(guess.tokens))
+            run = choose(logits, guess, self.sampling, seen=seen, generator=self.generator)
+            self.speculator.note(len(guess.tokens), len(run) - 1)
+            for n, token in enumerate(run):
+                self.cache.advance(1 if n else 0)
+                ids.append(token)
+                n_left -= 1
+                if seen is not None:
+                    seen[0, token] = True
+                yield torch.tensor([token], device=self.ids.device)
+                if token in stops:
+                    self.stop_reasons = ["stop"]
+                    return
+            room = min(n_left, self.cache.max_length - self.cache.length) - 1
+            guess = self.speculator.guess(ids, room, self.sampling, self.generator)
+        self.stop_reasons = ["context" if self.cut_short else "length"]
+
+    @torch.inference_mode()
+    def _verify(self, token: int, guess: Guess) -> Tensor:
+        """Scores after the last token, and after each guessed one: (n + 1, V)."""
+        ids = torch.tensor([[token, *guess.tokens]], device=self.ids.device)
+        return self.model(ids, cache=self.cache)[0]
 
     @torch.inference_mode()
     def _read_prompt(self) -> Tensor:
@@ -196,8 +237,8 @@ def generate(
 ) -> Tensor:
     """Continue the prompts: idx (B, T) -> (B, T + n), n <= max_new_tokens.
 
-    Sampling settings as in `SamplingConfig`; options (stop_ids, seed, padding, use_cache, prefill_chunk, inputs) as in
-    `TokenStream`. Warns when the context ends before max_new_tokens.
+    Sampling settings as in `SamplingConfig`; options (stop_ids, seed, padding, use_cache, prefill_chunk, inputs,
+    speculate) as in `TokenStream`. Warns when the context ends before max_new_tokens.
     """
     sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
     stream = TokenStream(
@@ -217,7 +258,7 @@ class TextStream:
 
     ids: the prompt, a list of token ids. A piece never splits a character, and never holds the start of something that
     may become a stop string. Stop tokens and stop strings are not part of the text.
-    stop: strings that end the answer; options (max_new_tokens, sampling, seed, ...) as in `TokenStream`.
+    stop: strings that end the answer; options (max_new_tokens, sampling, seed, speculate, ...) as in `TokenStream`.
     Afterwards `stop_reason` is "stop", "length" or "context", and `new_ids` holds the tokens.
     """
 

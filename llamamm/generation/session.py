@@ -15,6 +15,7 @@ from llamamm.generation.generate import TextStream
 from llamamm.generation.guarded import GuardedStream, Judge, Refusal, Transcribe, media_reader, require_judge
 from llamamm.generation.prompts import Image, Processor, Sound, as_processor, on_device
 from llamamm.generation.sampling import SamplingConfig
+from llamamm.generation.speculation import Speculate
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
 
@@ -30,6 +31,7 @@ class ChatSession:
     message nor what was shown of the answer: the model would read it in every turn to come, and the guard refuse those
     for it. `refusal` says what it was, until the next message. transcribe: what pictures and sounds say, for the guard,
     once for each; by default what the model itself reads and hears in them. Raises InputError for what is no guard.
+    speculate: as in `TokenStream`.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class ChatSession:
         seed: int | None = None,
         guard: Judge | None = None,
         transcribe: Transcribe | None = None,
+        speculate: Speculate = "off",
     ) -> None:
         self.model, self.processor = model, as_processor(tokenizer)
         self.sampling, self.max_new_tokens, self.seed = sampling, max_new_tokens, seed
+        self.speculate = speculate
         self.cache = model.make_cache(1, min(context_size, model.cfg.context_length))
         self._cached_ids: list[int] = []
         self._cached_media: tuple[Image | Sound, ...] = ()
@@ -85,7 +89,7 @@ class ChatSession:
         stream = TextStream(
             self.model, self.processor.tokenizer, ids, inputs={} if known else on_device(prompt.inputs, device),
             device=device, cache=self.cache, max_new_tokens=self.max_new_tokens, context_size=self.cache.max_length,
-            sampling=self.sampling, seed=self.seed,
+            sampling=self.sampling, seed=self.seed, speculate=self.speculate,
         )  # fmt: skip
         pieces: Iterable[str] = stream
         if self.guard is not None:
