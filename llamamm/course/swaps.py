@@ -14,6 +14,7 @@ from typing import Any
 from llamamm.course import (
     swaps_evaluation,
     swaps_eye,
+    swaps_faster,
     swaps_llama32_vision,
     swaps_safety,
     swaps_seeing,
@@ -32,7 +33,7 @@ from llamamm.course.swaps_verdict import Verdict
 from llamamm.errors import InputError
 
 PARTS = (swaps_text, swaps_weights, swaps_senses, swaps_eye, swaps_speech, swaps_seeing, swaps_llama32_vision,
-         swaps_stages, swaps_evaluation, swaps_safety)  # fmt: skip
+         swaps_stages, swaps_evaluation, swaps_safety, swaps_faster)  # fmt: skip
 SWAPS = dict(sorted(item for part in PARTS for item in part.SWAPS.items()))
 SECONDS = 120.0  # a right answer takes a few; this ends a loop that never does
 

@@ -31,6 +31,7 @@ BUILDS = {
     "16": "alignment, stages of training, DPO's loss",
     "17": "perplexity, multiple choice, intervals, word errors, judges",
     "18": "a filter, recall at a fixed rate, a guard by ids, a guarded stream",
+    "19": "weights of 8 bits and their product, guesses that keep the text, gradients of several processes",
 }  # fmt: skip
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 WORKBOOKS = "workbooks"  # the folder in which learners write

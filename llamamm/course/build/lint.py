@@ -29,7 +29,8 @@ from llamamm.course.checks import find_exercise
 from llamamm.course.checks.sheet import MARK, split_check
 
 MAP = ("tokenizer → norm, feed-forward → attention → rope → kv cache → llama → real weights → generation → lora → "
-       "training → vision → audio → fusion → multimodal → llama 3.2 vision → stages → evaluation → safety")  # fmt: skip
+       "training → vision → audio → fusion → multimodal → llama 3.2 vision → stages → evaluation → safety → "
+       "faster")  # fmt: skip
 CELL_LINES, LESSON_LINES, PARAGRAPH_WORDS, BYTES = 25, 200, 90, 400_000
 NEVER = {  # what no lesson says -> what it says instead
     r"\bcommonest\b": "most common",
