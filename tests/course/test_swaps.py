@@ -37,7 +37,7 @@ from llamamm.text.model import TransformerBlock
 from llamamm.text.rope import rope_frequencies
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-LESSONS = [f"{n:02}" for n in range(19)]
+LESSONS = [f"{n:02}" for n in range(20)]
 
 
 def reference(exercise_id):
@@ -268,6 +268,12 @@ WRONG = {
     "18.5": [(lambda logits, safe, unsafe: logits.softmax(-1)[unsafe], "the package's go from")],  # noqa: ARG005
     "18.6": [(lambda pieces, judge, window: pieces, "your guarded shows 'The capital of France is Paris"),  # noqa: ARG005
              (lambda pieces, judge, window: reference("18.6")([*pieces], judge, window), "the model writes")],
+    "19.2": [(lambda weight, group: ((weight * 100).to(torch.int8), torch.ones(len(weight), weight.shape[1] // group)),
+              "different weights")],
+    "19.3": [(lambda codes, scales, x: float(codes.astype(float) @ x), "a different product")],  # noqa: ARG005
+    "19.4": [(lambda guess, choices: choices, "a different text"),  # noqa: ARG005
+             (lambda guess, choices: choices[:1], "no call saved"), (lambda guess, choices: [], "without a token")],  # noqa: ARG005
+    "19.5": [(lambda gradients, counts: sum(gradients) / len(gradients), "not that of both texts")],  # noqa: ARG005
 }  # fmt: skip
 PAIRS = [(name, *fault) for name, faults in WRONG.items() for fault in faults]
 

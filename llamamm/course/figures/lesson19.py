@@ -28,22 +28,18 @@ def speeds(measured: Mapping[str, float], limits: Mapping[str, float]) -> None:
 
 def rounding(errors: Mapping[tuple[int, int], float], bits_per_byte: Mapping[tuple[int, int], float],
              whole: float) -> None:  # fmt: skip
-    """Bits a weight with its share of a scale, against the error of a weight and the bits per byte of a text."""
+    """The error of a weight and the bits per byte of a text, by the size of the groups: (bits, group) -> a number."""
     figure, axes = plt.subplots(1, 2, figsize=(7.9, 3.1))
+    sizes = sorted({group for _, group in errors})
     for ax, values, name in zip(axes, (errors, bits_per_byte), ("error of a weight, %", "bits per byte of the text"),
                                 strict=True):  # fmt: skip
         for bits, colour in ((4, ORANGE), (8, BLUE)):
-            groups = [g for b, g in values if b == bits]
-            places = [bits + 16 / g for g in groups]
-            ax.plot(places, [values[bits, g] for g in groups], "o-", color=colour, label=f"{bits} bits")
-            for g, x in zip(groups, places, strict=True):
-                ax.annotate(f"{g}", (x, values[bits, g]), xytext=(0, 7), textcoords="offset points", ha="center",
-                            fontsize=9.5)  # fmt: skip
-        ax.set(xlabel="bits a weight, scales counted", ylabel=name, xlim=(3.8, 9))
-        ax.margins(y=0.2)
-    axes[0].legend(loc="upper right")
-    axes[1].axhline(whole, color=GREY, linestyle="--", linewidth=1.5)
-    axes[1].annotate("32 bits", (8.95, whole), xytext=(0, -13), textcoords="offset points", ha="right", fontsize=9.5)
+            ax.plot(range(len(sizes)), [values[bits, g] for g in sizes], "o-", color=colour, label=f"{bits} bits")
+        ax.set(xticks=range(len(sizes)), xticklabels=sizes, xlabel="columns in a group", ylabel=name)
+        ax.margins(x=0.12, y=0.18)
+    axes[0].set_ylim(bottom=0)
+    axes[1].axhline(whole, color=GREY, linestyle="--", linewidth=1.5, label="32 bits")
+    axes[1].legend(loc="upper left")
     told = [f"{b} bits, groups of {g}: {e:.1f} % and {bits_per_byte[b, g]:.2f}" for (b, g), e in errors.items()]
     show(figure, alt=f"Error of a weight and bits per byte; 32 bits have {whole:.2f}. {'; '.join(told)}.")
 

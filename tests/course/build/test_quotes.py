@@ -35,7 +35,7 @@ TAUGHT = [
     "pretrained.skill", "train.features", "evals.perplexity", "evals.likelihood", "evals.transcripts",
     "evals.normaliser", "evals.captions", "evals.intervals", "tasks.choices", "assets.multiple_choice",
     "assets.refusals", "train.seen", "safety.measures", "safety.baselines", "safety.template", "safety.guard",
-    "generation.guarded",
+    "generation.guarded", "fast.quantized", "generation.speculation", "experiments.two_processes",
 ]  # fmt: skip
 
 # module: {name: why no lesson quotes it}
@@ -589,6 +589,31 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "Judge": PROTOCOL,
         "GuardedStream": "exercise 18.6, which judges the prompt and its media first",
         **dict.fromkeys(("media_reader", "require_judge"), USED),
+    },
+    "fast.quantized": {
+        **dict.fromkeys(("TILE", "GROUPS", "BLOCKS"), CONSTANT),
+        "QuantizedLinear": "exercises 19.2 and 19.3, with 64 rows side by side",
+        "rounded": "exercise 19.2, with a scale in fp16",
+        **dict.fromkeys(("scales_of", "nearest", "in_bytes", "out_of_bytes"), PIECE),
+        **dict.fromkeys(("quantizable", "quantized_linears"), "which linears are meant"),
+        "quantize": USED,
+    },
+    "generation.speculation": {
+        **dict.fromkeys(("FEWEST", "MOST", "LOAN", "INCOME"), CONSTANT),
+        "Guess": RECORD,
+        "Draft": PROTOCOL,
+        "Speculate": TYPE_NAME,
+        "Lookup": "what is quoted, as a draft",
+        "choose": "exercise 19.4, with settings of sampling",
+        "probabilities": PIECE,
+        "Speculator": "the loop of the lesson, with an account",
+        "call_cost": "measured in the lesson, not assumed",
+        "make_speculator": "what a token stream calls",
+    },
+    "experiments.two_processes": {
+        **dict.fromkeys(("LENGTHS", "SECONDS"), CONSTANT),
+        **dict.fromkeys(("summed_loss", "gradient_of"), PIECE),
+        "run_two": USED,
     },
 }  # fmt: skip
 
