@@ -56,6 +56,11 @@ class Speculation(StrEnum):
     LOOKUP = "lookup"
 
 
+def speculation_of(asked: Speculation, compile: bool) -> str:
+    """A compiled model would be compiled again, in the midst of an answer, for calls of several tokens."""
+    return "off" if compile and asked is Speculation.AUTO else asked.value
+
+
 class Size(StrEnum):
     """Llama 3.2's text models."""
 
