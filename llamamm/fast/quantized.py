@@ -170,3 +170,9 @@ def quantized_linears(model: nn.Module) -> dict[str, QuantizedLinear]:
     """Those that a model has, by path, without the names of what stands around them."""
     return {path.removesuffix(".base"): module for path, module in model.named_modules()
             if isinstance(module, QuantizedLinear)}
+
+
+def n_bytes(model: nn.Module) -> int:
+    """What all weights of a model take, whole numbers and their scales among them."""
+    whole = (buffer for linear in quantized_linears(model).values() for buffer in linear.buffers())
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *whole])
