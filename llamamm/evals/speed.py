@@ -139,7 +139,8 @@ def run_bench(
         f"memory reads {bandwidth / 1e9:.1f} GB/s here; {weight_bytes / 1e6:.0f} MB of weights a token allow "
         f"{bandwidth / weight_bytes:.1f} tokens/s; llamamm reaches {share:.0%} of that"
     )
-    precision = f"{bits} bits" if bits else str(dtype).removeprefix("torch.")
+    weights = {None: "", 16: ", weights in 16 bits"}.get(bits, f", weights of {bits} bits")
+    precision = str(dtype).removeprefix("torch.") + weights
     title = (f"{model}, {precision} on {device}, {torch.get_num_threads()} threads; {repeats} rounds, medians"
              + (" (lowest to highest)" if repeats > 2 else ""))  # fmt: skip
     return Report(title, rows, notes, {side: side for side in sides})

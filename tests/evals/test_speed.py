@@ -97,7 +97,7 @@ def test_llama_cpp_is_asked_for_the_same_lengths_in_turn(smollm2_dir, llama_benc
     assert asked[0][1] == pytest.approx(n_bytes, rel=0.01)
     assert report["decode"].values["llama.cpp"] == [7.5] and report["decode_long"].ratio("llama.cpp") > 0
     assert "llama.cpp" not in report["memory"].values
-    assert "8 bits" in report.title if bits else "float32" in report.title
+    assert ("weights of 8 bits" in report.title) == (bits == 8) and "float32" in report.title
 
 
 def test_a_comparison_that_cannot_be_made_is_refused(tiny_dir, llama_bench, monkeypatch):  # noqa: F811
