@@ -201,7 +201,7 @@ import pkgutil, importlib, llamamm
 for module in pkgutil.walk_packages(llamamm.__path__, "llamamm."):
     course = "llamamm.course."
     if not module.name.startswith((course + "plots", course + "figures.", course + "build", "llamamm.__main__",
-                                   "llamamm.fast.forms", "llamamm.fast.kernels")):
+                                   "llamamm.fast.forms", "llamamm.fast.kernels", "llamamm.fast.whole")):
         importlib.import_module(module.name)
 from typer.testing import CliRunner
 from llamamm.cli.main import app

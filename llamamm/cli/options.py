@@ -56,6 +56,11 @@ class Speculation(StrEnum):
     LOOKUP = "lookup"
 
 
+def speculation_of(asked: Speculation, compile: bool) -> str:
+    """A compiled model would be compiled again, in the midst of an answer, for calls of several tokens."""
+    return "off" if compile and asked is Speculation.AUTO else asked.value
+
+
 class Size(StrEnum):
     """Llama 3.2's text models."""
 
@@ -119,8 +124,10 @@ FastOption = Annotated[
                  help="Decode by compiled loops, on a CPU; needs numba. Default: where they win."),
 ]  # fmt: skip
 BitsOption = Annotated[
-    int | None, typer.Option(help="Round the text model's weights to 8 or 4 bits: less memory, faster on a CPU.")
-]
+    int | None,
+    typer.Option(help="Of the text model's weights: 8 or 4 rounds them; 16 keeps those of a 16-bit file as they are, "
+                 "while all else is float32. Less memory, faster on a CPU."),
+]  # fmt: skip
 SpeculateOption = Annotated[
     Speculation,
     typer.Option(help="Guess that the answer goes on as the text did before, and read several tokens in one call: "

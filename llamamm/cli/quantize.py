@@ -31,9 +31,9 @@ def quantize(
     bits: Annotated[int | None, typer.Option(help="8 or 4; for .gguf also 16. Default: 8, or what MODEL has.",
                                              show_default=False)] = None,
     group: Annotated[int, typer.Option(help="Columns that share a scale: 32, 64 or 128.")] = 32,
-    method: Annotated[Method | None, typer.Option(
-        help="round: to nearest; gptq: errors are given back to the columns behind, on calibration text. Default: gptq "
-             "for 4 bits, round for 8.", show_default=False)] = None,
+    method: Annotated[Method, typer.Option(
+        help="round: to nearest; gptq: errors are given back to the columns behind, on calibration text. Try both with "
+             "`llamamm experiment quantized`.")] = Method.ROUND,
     calibration: Annotated[str | None, typer.Option(
         help="Text for gptq, as `llamamm data` reads it. Default: Wikipedia's summaries, once fetched.",
         show_default=False)] = None,
@@ -46,7 +46,7 @@ def quantize(
 
     Embeddings, norms, towers and bridges stay as they are. An adapter has to be merged first: `llamamm merge`.
     """
-    from llamamm.fast.quantized import quantized_linears
+    from llamamm.fast.quantized import n_bytes, quantized_linears
     from llamamm.pretrained.gguf_export import export_gguf
     from llamamm.pretrained.load import from_pretrained
     from llamamm.pretrained.save import save_pretrained
@@ -59,10 +59,13 @@ def quantize(
     llama, reader = from_pretrained(model, fast=False)
     tokenizer = reader if isinstance(reader, Tokenizer) else getattr(reader, "tokenizer", None)
     if not (to_gguf and bits is None and quantized_linears(llama)) and bits != 16:
+        before = n_bytes(llama)
         _quantize(llama, tokenizer, bits or 8, group, method, calibration, tokens)
+        llama.to(cast)  # after rounding: what fp16 has lost is lost twice
+        _report(llama, before)
     elif bits == 16 and quantized_linears(llama):
         raise InputError(f"{model} is quantized already; leave --bits out to write it as it is")
-    llama.to(cast)  # after rounding: what fp16 has lost is lost twice
+    llama.to(cast)
     if to_gguf:
         export_gguf(llama, output, tokenizer=tokenizer, name=Path(model).name)
     else:
@@ -88,7 +91,7 @@ def quality(
 
 
 def _require_sense(
-    output: Path, bits: int | None, group: int, method: Method | None, calibrated: object, *, to_gguf: bool
+    output: Path, bits: int | None, group: int, method: Method, calibrated: object, *, to_gguf: bool
 ) -> None:
     """Refuse before minutes of loading. Raises InputError, CheckpointError, MissingDependencyError, WriteError."""
     from llamamm.fast.quantized import GROUPS
@@ -100,9 +103,9 @@ def _require_sense(
         raise InputError("--bits 16 is for a .gguf file; a folder in 16 bits is what --dtype of other commands reads")
     if group not in GROUPS:
         raise InputError(f"--group is 32, 64 or 128, got {group}")
-    if (method or calibrated) and bits == 16:
-        raise InputError("--method and --calibration are for 8 and 4 bits")
-    if calibrated and (method is Method.ROUND or method is None and bits != 4):
+    if method is Method.GPTQ and bits == 16:
+        raise InputError("--method gptq is for 8 and 4 bits")
+    if calibrated and method is Method.ROUND:
         raise InputError("--calibration and --tokens are for --method gptq: rounding to nearest looks at no text")
     if output.exists():
         raise InputError(f"{output} is there already: choose a new name")
@@ -114,20 +117,17 @@ def _require_sense(
 
 
 def _quantize(
-    model: Llama3Model, tokenizer: Tokenizer | None, bits: int, group: int, method: Method | None,
+    model: Llama3Model, tokenizer: Tokenizer | None, bits: int, group: int, method: Method,
     calibration: str | None, tokens: int | None,
 ) -> None:  # fmt: skip
     from llamamm.fast.error_feedback import quantize_by_feedback
-    from llamamm.fast.quantized import BLOCKS, quantizable, quantize, quantized_linears
+    from llamamm.fast.quantized import quantizable, quantize
     from llamamm.train.calibration import LENGTH, calibration_rows
-    from llamamm.wiring import find_linears
 
     paths = quantizable(model, bits, group=group)
     if not paths:
         raise InputError(f"no linear of the model has whole groups of {group} columns and 64 rows: nothing to quantize")
-    before = sum(p.nbytes for p in model.parameters())
-    n_all = len(find_linears(model, [*BLOCKS, "lm_head"], shared=True))
-    if method is Method.ROUND or method is None and bits == 8:
+    if method is Method.ROUND:
         quantize(model, bits, group=group)
     elif tokenizer is None:
         raise InputError("the model has no tokenizer to read calibration text with; put its tokenizer.json beside the "
@@ -139,7 +139,14 @@ def _quantize(
         with measuring() as say:
             quantize_by_feedback(model, bits, ids.to(model.embed_tokens.weight.device), group=group,
                                  say=lambda n, of: say("blocks", n, of))  # fmt: skip
-    linears = quantized_linears(model).values()
-    after = sum(p.nbytes for p in [*model.parameters(), *(b for linear in linears for b in linear.buffers())])
+
+
+def _report(model: Llama3Model, before: int) -> None:
+    """One line: how many linears are whole numbers, and what all weights take."""
+    from llamamm.fast.quantized import BLOCKS, n_bytes, quantized_linears
+    from llamamm.wiring import find_linears
+
+    linears, n_all = quantized_linears(model), len(find_linears(model, [*BLOCKS, "lm_head"], shared=True))
+    bits = next(iter(linears.values())).bits
     err().print(f"{len(linears)} of {n_all} linears in {bits} bits: {before / 1e6:,.0f} MB of weights before, "
-                f"{after / 1e6:,.0f} MB now", markup=False, soft_wrap=True)  # fmt: skip
+                f"{n_bytes(model) / 1e6:,.0f} MB now", markup=False, soft_wrap=True)  # fmt: skip

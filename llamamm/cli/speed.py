@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamamm.cli.options import (
+    BitsOption,
     DeviceOption,
     DtypeOption,
+    FastOption,
     ModelOption,
     SizeOption,
     Speculation,
@@ -38,7 +40,13 @@ def measure(
     new_tokens: Annotated[int, typer.Option(help="Tokens to decode.")] = 128,
     prefill_tokens: Annotated[int, typer.Option(help="Length of the prompt whose reading is timed.")] = 1024,
     repeats: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 5,
-    against: Annotated[str | None, typer.Option(help="'transformers': the same side by side, in turn.")] = None,
+    fast: FastOption = None,
+    bits: BitsOption = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="'transformers', 'llama.cpp' (its llama-bench: on the PATH, or LLAMA_BENCH names it), or "
+                          "'transformers,llama.cpp': the same side by side, in turn."),
+    ] = None,
     busy: Annotated[
         bool, typer.Option("--busy", help="Decode again while another process takes one core: what is kept?")
     ] = False,
@@ -54,7 +62,7 @@ def measure(
     report = run_bench(
         model_name(model, size), dtype=parse_dtype(dtype) if dtype else default_dtype(torch_device),
         device=torch_device, prompt_tokens=prompt_tokens, new_tokens=new_tokens, prefill_tokens=prefill_tokens,
-        repeats=repeats, against=against, busy=busy,
+        repeats=repeats, against=against, busy=busy, fast="auto" if fast is None else fast, bits=bits,
     )  # fmt: skip
     _show(report)
 

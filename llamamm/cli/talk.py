@@ -42,6 +42,7 @@ from llamamm.cli.options import (
     err,
     load_judge,
     model_name,
+    speculation_of,
 )
 from llamamm.cli.together import load_together, n_processes
 from llamamm.errors import InputError
@@ -132,7 +133,7 @@ def generate(
     stream = TextStream(
         llama, processor.tokenizer, read.ids, inputs=on_device(read.inputs, device_here), device=device_here,
         max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop=stop or (),
-        speculate=_speculation(speculate, compile),
+        speculate=speculation_of(speculate, compile),
     )  # fmt: skip
     pieces: TextStream | GuardedStream = stream
     if judge is not None:
@@ -184,7 +185,7 @@ def chat(
         processor.prompt(media)  # a model that cannot take them says so now, not after the first message
     session = ChatSession(
         llama, processor, system=system, sampling=sampling, max_new_tokens=max_new_tokens, context_size=context_size,
-        seed=seed, guard=judge, speculate=_speculation(speculate, compile),
+        seed=seed, guard=judge, speculate=speculation_of(speculate, compile),
     )  # fmt: skip
     with suppress(ImportError):  # arrow keys and history at the prompt, where the platform has them
         import readline  # noqa: F401
@@ -331,11 +332,6 @@ def _load(
     if compile:
         llama.compile(dynamic=True)
     return llama, processor
-
-
-def _speculation(asked: Speculation, compile: bool) -> str:
-    """A compiled model would be compiled again, in the midst of an answer, for calls of several tokens."""
-    return "off" if compile and asked is Speculation.AUTO else asked.value
 
 
 def _say_why_it_stopped(reason: str | None, max_new_tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""What a measurement returns: rows of figures for one side or two, their table, and lines below it.
+"""What a measurement returns: rows of figures for one side or several, their table, and lines below it.
 
 A figure is a list, one value a round. A row shows medians, and of two sides the median of the rounds' ratios.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-OURS, THEIRS = "llamamm", "transformers"
+OURS, THEIRS, LLAMA_CPP = "llamamm", "transformers", "llama.cpp"
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,19 @@ class Row:
     def median(self, side: str = OURS) -> float:
         return statistics.median(self.values[side])
 
-    def ratio(self) -> float:
-        """Ours by theirs. Raises KeyError where one side was measured alone."""
-        return statistics.median(a / b for a, b in zip(self.values[OURS], self.values[THEIRS], strict=True))
+    def ratio(self, other: str = THEIRS) -> float:
+        """Ours by another's. Raises KeyError where one side was measured alone."""
+        return statistics.median(a / b for a, b in zip(self.values[OURS], self.values[other], strict=True))
+
+    def cells(self, sides: list[str]) -> list[str]:
+        """A median for each side, with lowest and highest where there are several rounds; then ours by each other's."""
+        cells = ["" if side not in self.values else f"{self.median(side):.4g}" for side in sides]
+        if max(map(len, self.values.values())) > 2:
+            cells = [f"{cell} ({min(self.values[side]):.3g} to {max(self.values[side]):.3g})" if cell else ""
+                     for cell, side in zip(cells, sides, strict=True)]  # fmt: skip
+        less = " (less is better)" if self.lower_is_better else ""
+        ratios = [f"{self.ratio(side):.2f} x{less}" if side in self.values else "" for side in sides[1:]]
+        return cells + ratios
 
 
 @dataclass(frozen=True)
@@ -43,11 +53,10 @@ class Report:
         return next(row for row in self.rows if row.key == key)
 
     def table(self) -> Table:
-        both = len(self.names) == 2
-        table = Table("", *self.names.values(), *(["ratio"] if both else []))
+        sides = list(self.names)
+        others = [self.names[side] for side in sides[1:]]
+        ratios = ["ratio"] if len(others) == 1 else [f"by {name}" for name in others]
+        table = Table("", *self.names.values(), *ratios)
         for row in self.rows:
-            cells = [f"{row.median(side):.4g}" for side in self.names]
-            if both:
-                cells.append(f"{row.ratio():.2f} x" + (" (less is better)" if row.lower_is_better else ""))
-            table.add_row(row.title, *cells)
+            table.add_row(row.title, *row.cells(sides))
         return table

@@ -12,6 +12,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,11 +23,15 @@ import psutil
 import torch
 
 from llamamm.errors import InputError, LlamammError, MissingDependencyError
-from llamamm.evals.report import OURS, THEIRS, Report, Row
+from llamamm.evals.llama_cpp import LlamaBench, find_program, write_gguf_file
+from llamamm.evals.report import LLAMA_CPP, OURS, THEIRS, Report, Row
+from llamamm.fast.decoder import Fast
+from llamamm.fast.quantized import quantized_linears
 from llamamm.generation.generate import TokenStream
 from llamamm.pretrained.load import from_pretrained, load_tokenizer
 from llamamm.pretrained.locate import locate
 from llamamm.text.layers import few_rows_linear
+from llamamm.text.model import Llama3Model
 
 TEXT = (
     "A river begins as a spring on a hillside, and nobody who steps over it would guess what it becomes. It gathers "
@@ -39,16 +44,17 @@ BUSY = "import os\nparent = os.getppid()\nprint(flush=True)\nwhile os.getppid() 
 
 @dataclass(frozen=True)
 class Run:
-    """One greedy answer: its tokens, the seconds until the first, and the seconds between the first and the last."""
+    """One greedy answer: the seconds until its first token, and tokens per second from then on. tokens: where they are
+    told; llama.cpp's benchmark tells none."""
 
-    tokens: list[int]
     first_s: float
-    rest_s: float
+    decode_rate: float
+    tokens: list[int] | None = None
 
-    @property
-    def decode_rate(self) -> float:
-        """Tokens per second, the prompt's reading not counted."""
-        return (len(self.tokens) - 1) / self.rest_s
+    @classmethod
+    def of(cls, start: float, times: list[float], tokens: list[int]) -> Run:
+        """times: when each token came, by the clock that said start."""
+        return cls(times[0] - start, (len(times) - 1) / (times[-1] - times[0]), tokens)
 
 
 Answer = Callable[[list[int], int], Run]
@@ -65,41 +71,44 @@ def run_bench(
     repeats: int = 5,
     against: str | None = None,
     busy: bool = False,
+    fast: Fast = "auto",
+    bits: int | None = None,
 ) -> Report:
     """Measure one model. Rows: load, memory, read, decode, decode_long, and decode_busy.
 
-    against="transformers": measures that too, in turn; busy: decodes again while another process takes one core.
+    against: "transformers", "llama.cpp" (by its own benchmark, see `llama_cpp`), or both with a comma: these are
+    measured too, in turn, transformers without bits alone. busy: decodes again while another process takes one core.
+    fast, bits: as in `from_pretrained`.
     Raises InputError for what cannot be measured, LlamammError where loading fails.
     """
-    if against not in (None, THEIRS):
-        raise InputError(f"--against takes 'transformers', got {against!r}")
+    sides = [OURS, *(against.split(",") if against else [])]
+    if set(sides[1:]) - {THEIRS, LLAMA_CPP} or len(set(sides)) < len(sides):
+        raise InputError(f"--against takes 'transformers', 'llama.cpp' or 'transformers,llama.cpp', got {against!r}")
+    if bits and THEIRS in sides:
+        raise InputError("--bits is not compared with transformers: give --against llama.cpp")
+    if LLAMA_CPP in sides and device.type != "cpu":
+        raise InputError(f"llama.cpp is compared on the CPU, not on {device}: give --device cpu")
     if min(prompt_tokens, prefill_tokens, repeats) < 1 or new_tokens < 2:
         raise InputError("bench needs prompts of 1 token or more, 2 new tokens or more, and 1 round or more")
     path = locate(model)
-    sides = [OURS, THEIRS] if against else [OURS]
-    if against and path.suffix == ".gguf":
+    if THEIRS in sides and path.suffix == ".gguf":
         raise InputError(f"{path.name} is a GGUF file, which transformers does not take here; give a folder")
 
-    probes = {side: _probe_loading(side, path, dtype, device) for side in sides}
-    answers: dict[str, Answer] = {OURS: _our_answer(path, dtype, device)}
-    if against:
-        answers[THEIRS] = _their_answer(path, dtype, device)
     ids = prompt_ids(path, max(prompt_tokens, prefill_tokens))
     short, long = ids[:prompt_tokens], ids[:prefill_tokens]
-    for answer in answers.values():
-        answer(short, 4)  # warm up
-    runs: dict[str, list[tuple[Run, Run]]] = {side: [] for side in sides}
-    busy_tokens = min(new_tokens, BUSY_TOKENS)
-    busy_rates: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(repeats):
-        for side, answer in answers.items():
-            runs[side].append((answer(short, new_tokens), answer(long, new_tokens)))
-            if busy:
-                with one_core_busy():
-                    busy_rates[side].append(answer(short, busy_tokens).decode_rate)
+    loaded = [side for side in sides if side != LLAMA_CPP]
+    with tempfile.TemporaryDirectory() as folder:
+        peer = _llama_cpp_answer(path, Path(folder), dtype, bits) if LLAMA_CPP in sides else None
+        probes = {side: _probe_loading(side, path, dtype, device, fast, bits) for side in loaded}
+        answers: dict[str, Answer] = {OURS: _our_answer(path, dtype, device, fast, bits)}
+        if THEIRS in sides:
+            answers[THEIRS] = _their_answer(path, dtype, device)
+        if peer:
+            answers[LLAMA_CPP] = peer
+        runs, busy_rates = _rounds(answers, short, long, new_tokens=new_tokens, repeats=repeats, busy=busy)
 
     def row(key: str, title: str, value: Callable[[str], list[float]], *, lower_is_better: bool = False) -> Row:
-        return Row(key, title, {side: value(side) for side in sides}, lower_is_better)
+        return Row(key, title, {side: value(side) for side in (probes if lower_is_better else sides)}, lower_is_better)
 
     rows = [
         row("load", "load, seconds", lambda s: [probes[s]["load_s"]], lower_is_better=True),
@@ -114,14 +123,15 @@ def run_bench(
     ]  # fmt: skip
     notes = []
     if busy:
+        busy_tokens = min(new_tokens, BUSY_TOKENS)
         title = f"decode {busy_tokens} after {prompt_tokens}, one core busy, tokens/s"
         rows.append(row("decode_busy", title, lambda s: busy_rates[s]))
         kept = {s: statistics.median(b / r.decode_rate for b, (r, _) in zip(busy_rates[s], runs[s], strict=True))
                 for s in sides}  # fmt: skip
         notes.append("with one core busy " + ", ".join(f"{s} keeps {x:.2f} of its speed" for s, x in kept.items()))
-    if against:
+    if THEIRS in sides:
         for which, name in ((0, prompt_tokens), (1, prefill_tokens)):
-            same = sum(a == b for a, b in zip(*(runs[s][0][which].tokens for s in sides), strict=True))
+            same = sum(a == b for a, b in zip(*(runs[s][0][which].tokens for s in loaded), strict=True))
             notes.append(f"greedy tokens after {name}: {same} of {new_tokens} identical")
     bandwidth, weight_bytes = read_bandwidth(device), probes[OURS]["weight_bytes"]
     share = statistics.median(r.decode_rate for r, _ in runs[OURS]) * weight_bytes / bandwidth
@@ -129,9 +139,28 @@ def run_bench(
         f"memory reads {bandwidth / 1e9:.1f} GB/s here; {weight_bytes / 1e6:.0f} MB of weights a token allow "
         f"{bandwidth / weight_bytes:.1f} tokens/s; llamamm reaches {share:.0%} of that"
     )
-    title = (f"{model}, {str(dtype).removeprefix('torch.')} on {device}, {torch.get_num_threads()} threads; "
-             f"{repeats} rounds, medians")  # fmt: skip
+    weights = {None: "", 16: ", weights in 16 bits"}.get(bits, f", weights of {bits} bits")
+    precision = str(dtype).removeprefix("torch.") + weights
+    title = (f"{model}, {precision} on {device}, {torch.get_num_threads()} threads; {repeats} rounds, medians"
+             + (" (lowest to highest)" if repeats > 2 else ""))  # fmt: skip
     return Report(title, rows, notes, {side: side for side in sides})
+
+
+def _rounds(
+    answers: dict[str, Answer], short: list[int], long: list[int], *, new_tokens: int, repeats: int, busy: bool
+) -> tuple[dict[str, list[tuple[Run, Run]]], dict[str, list[float]]]:
+    """Of each side what it answered to both prompts, round by round, and its speed beside a busy core."""
+    for answer in answers.values():
+        answer(short, 4)  # warm up
+    runs: dict[str, list[tuple[Run, Run]]] = {side: [] for side in answers}
+    busy_rates: dict[str, list[float]] = {side: [] for side in answers}
+    for _ in range(repeats):
+        for side, answer in answers.items():
+            runs[side].append((answer(short, new_tokens), answer(long, new_tokens)))
+            if busy:
+                with one_core_busy():
+                    busy_rates[side].append(answer(short, min(new_tokens, BUSY_TOKENS)).decode_rate)
+    return runs, busy_rates
 
 
 @contextmanager
@@ -163,15 +192,15 @@ def read_bandwidth(device: torch.device | str = "cpu", *, megabytes: int = 512, 
     return block.nbytes / min(seconds)
 
 
-def _our_answer(path: Path, dtype: torch.dtype, device: torch.device) -> Answer:
-    model, _ = from_pretrained(path, dtype=dtype, device=device, progress=False)
+def _our_answer(path: Path, dtype: torch.dtype, device: torch.device, fast: Fast, bits: int | None) -> Answer:
+    model, _ = from_pretrained(path, dtype=dtype, device=device, progress=False, fast=fast, bits=bits)
 
     def answer(ids: list[int], n: int) -> Run:
         times, tokens, start = [], [], time.perf_counter()
         for token in TokenStream(model, torch.tensor([ids], device=device), max_new_tokens=n):
             tokens.append(int(token))
             times.append(time.perf_counter())
-        return Run(tokens, times[0] - start, times[-1] - times[0])
+        return Run.of(start, times, tokens)
 
     return answer
 
@@ -198,8 +227,17 @@ def _their_answer(path: Path, dtype: torch.dtype, device: torch.device) -> Answe
             prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=n, do_sample=False, eos_token_id=None,
             pad_token_id=0, streamer=clock,
         )  # fmt: skip
-        times = clock.times[1:]
-        return Run(out[0, len(ids) :].tolist(), times[0] - start, times[-1] - times[0])
+        return Run.of(start, clock.times[1:], out[0, len(ids) :].tolist())
+
+    return answer
+
+
+def _llama_cpp_answer(path: Path, folder: Path, dtype: torch.dtype, bits: int | None) -> Answer:
+    find_program()  # before minutes of writing
+    program = LlamaBench(write_gguf_file(path, folder, dtype=dtype, bits=bits), n_threads=torch.get_num_threads())
+
+    def answer(ids: list[int], n: int) -> Run:
+        return Run(len(ids) / program.read(len(ids)), program.decode(len(ids), n))
 
     return answer
 
@@ -212,33 +250,44 @@ def prompt_ids(path: Path, n: int) -> list[int]:
     return (ids * (n // len(ids) + 1))[:n]
 
 
-def _probe_loading(side: str, path: Path, dtype: torch.dtype, device: torch.device) -> dict[str, float]:
+def _probe_loading(
+    side: str, path: Path, dtype: torch.dtype, device: torch.device, fast: Fast, bits: int | None
+) -> dict[str, float]:
     """Load and read one token in a process of its own: its peak memory, with the imports subtracted, is theirs alone.
 
     One token, because a library may map the file and leave the weights on disk until they are used.
     """
-    command = [sys.executable, "-m", "llamamm.evals.speed", side, str(path), str(dtype), str(device)]
+    command = [sys.executable, "-m", "llamamm.evals.speed", side, str(path), str(dtype), str(device),
+               json.dumps({"fast": fast, "bits": bits})]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LlamammError(f"loading with {side} failed: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _load_and_report(side: str, path: str, dtype_name: str, device: str) -> None:
+def _load_and_report(side: str, path: str, dtype_name: str, device: str, ours: str) -> None:
     dtype = getattr(torch, dtype_name.removeprefix("torch."))
     if side == THEIRS:
         auto = import_transformers().AutoModelForCausalLM
     baseline = psutil.Process().memory_info().rss
     start = time.perf_counter()
     if side == OURS:
-        model: torch.nn.Module = from_pretrained(path, dtype=dtype, device=device, progress=False)[0]
+        options = {"dtype": dtype, "device": device, "progress": False, **json.loads(ours)}
+        model: torch.nn.Module = from_pretrained(path, **options)[0]
     else:
         model = auto.from_pretrained(path, dtype=dtype).to(device)
     load_s = time.perf_counter() - start
     with torch.inference_mode():
         model(torch.tensor([[1]], device=device))
-    weights = sum(p.nbytes for p in model.parameters())  # a tied parameter is listed once, and read once a token
+    weights = read_bytes(model) if side == OURS else 0
     print(json.dumps({"load_s": load_s, "peak_mb": (peak_rss() - baseline) / 1e6, "weight_bytes": weights}))
+
+
+def read_bytes(model: Llama3Model) -> int:
+    """Bytes of weights that a step of one token reads: all, but of an embedding that is not the head's a row alone."""
+    whole = sum(buffer.nbytes for linear in quantized_linears(model).values() for buffer in linear.buffers())
+    tied = any(p is model.embed_tokens.weight for p in model.lm_head.parameters())
+    return whole + sum(p.nbytes for p in model.parameters() if tied or p is not model.embed_tokens.weight)
 
 
 def peak_rss() -> int:

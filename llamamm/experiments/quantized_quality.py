@@ -26,7 +26,7 @@ from llamamm.evals.measures import Asker
 from llamamm.evals.perplexity import Reading, token_bits
 from llamamm.evals.score_card import run_card, what_lacks
 from llamamm.fast.error_feedback import quantize_by_feedback
-from llamamm.fast.quantized import quantize, quantized_linears
+from llamamm.fast.quantized import n_bytes, quantize, quantized_linears
 from llamamm.pretrained.gguf_export import export_gguf
 from llamamm.pretrained.ready import load_ready
 from llamamm.tasks.held_out import SETS
@@ -97,9 +97,7 @@ def measure_quantized(
     for form in forms:
         say(f"{name}: {form}")
         quantized = form.made(model, calibration)
-        n_bytes = sum(t.nbytes for t in [*quantized.parameters(), *(b for linear in quantized_linears(
-            quantized).values() for b in linear.buffers())])  # fmt: skip
-        theirs = None
+        size, theirs = n_bytes(quantized), None
         if program is not None and form.group == 32:
             with TemporaryDirectory() as folder:
                 file = Path(folder) / "model.gguf"
@@ -109,7 +107,7 @@ def measure_quantized(
         ours = None if peer is None else perplexity_in_chunks(quantized, tokenizer, text)
         card = run_card(Asker(quantized, processor), sets, model=f"{name}, {form}") if sets else None
         figures = {key: one.figures[0] for key, one in card.sets.items()} if card else {}
-        found.append(Measurement(form, n_bytes, figures, ours, theirs))
+        found.append(Measurement(form, size, figures, ours, theirs))
     return found
 
 

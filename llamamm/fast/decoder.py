@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llamamm.errors import InputError, MissingDependencyError
 from llamamm.fast.plan import KINDS, Plan, Room, load_kernels
-from llamamm.fast.quantized import QuantizedLinear, quantize, quantized_linears
+from llamamm.fast.quantized import NarrowLinear, QuantizedLinear, narrow, quantize, quantized_linears
 from llamamm.fast.workers import run_all
 from llamamm.lora.lora import LoraLinear
 from llamamm.text import attention
@@ -39,7 +39,8 @@ Fast = Literal["auto"] | bool
 MOST_ROWS = 8
 LEAST_WEIGHTS = 2**24  # below, loading the kernels takes longer than they save
 # What the kernels compute is what these do; a lesson or a test may have put something else in their place.
-_PARTS = (TransformerBlock, GroupedQueryAttention, FeedForward, RMSNorm, Linear, LoraLinear, QuantizedLinear)
+_PARTS = (TransformerBlock, GroupedQueryAttention, FeedForward, RMSNorm, Linear, LoraLinear, NarrowLinear,
+          QuantizedLinear)  # fmt: skip
 _FORWARDS = {part: part.forward for part in _PARTS}
 _FUNCTIONS = tuple((module, name, getattr(module, name)) for module, name in (
     (attention, "apply_rope"), (attention, "fused_attention"), (text_model, "build_mask")))  # fmt: skip
@@ -52,7 +53,9 @@ def is_available() -> bool:
 
 
 def equip(model: Llama3Model, *, fast: Fast = "auto", bits: int | None = None) -> Llama3Model:
-    """Have a model decode by compiled kernels, with weights of 8 or 4 bits if bits says so; returns the model.
+    """Have a model decode by compiled kernels, with weights of fewer bits if bits says so; returns the model.
+
+    bits: 8 or 4 rounds them (`quantized.quantize`); 16 keeps them as they are, in half the memory (`narrow`).
 
     fast: "auto" takes the kernels where they win: on a CPU, with numba installed, for models of 16 million weights and
     more. True insists, and raises MissingDependencyError or InputError where that is not so; False leaves all to
@@ -61,7 +64,9 @@ def equip(model: Llama3Model, *, fast: Fast = "auto", bits: int | None = None) -
     require_possible(fast, bits, model.embed_tokens.weight.device)
     whole = sum(linear.in_features * linear.out_features for linear in quantized_linears(model).values())
     large = model.n_parameters() + whole >= LEAST_WEIGHTS  # whole numbers are no parameters
-    if bits is not None:
+    if bits == 16:
+        narrow(model)
+    elif bits is not None:
         quantize(model, bits)
     on_cpu = model.embed_tokens.weight.device.type == "cpu"
     wanted = on_cpu and large and is_available() if fast == "auto" else fast
@@ -73,8 +78,8 @@ def require_possible(fast: Fast, bits: int | None, device: torch.device | str = 
     """Refuse before minutes of loading what `equip` cannot do. Raises InputError or MissingDependencyError."""
     if fast not in ("auto", True, False):
         raise InputError(f"fast is 'auto', True or False, got {fast!r}")
-    if bits not in (None, 8, 4):
-        raise InputError(f"weights are quantized to 8 or 4 bits, got {bits}")
+    if bits not in (None, 16, 8, 4):
+        raise InputError(f"weights are kept in 16 bits, or rounded to 8 or 4, got {bits}")
     if fast is True and not is_available():
         raise MissingDependencyError("compiled decoding needs numba: pip install 'llamamm[fast]'")
     if fast is True and torch.device(device).type != "cpu":

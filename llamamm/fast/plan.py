@@ -18,7 +18,7 @@ import platformdirs
 import torch
 from torch import Tensor, nn
 
-from llamamm.fast.quantized import QuantizedLinear
+from llamamm.fast.quantized import NarrowLinear, QuantizedLinear
 from llamamm.lora.lora import LoraLinear
 from llamamm.text.attention import GroupedQueryAttention, fused_attention
 from llamamm.text.layers import FeedForward, Linear, RMSNorm
@@ -157,7 +157,7 @@ class Plan:
             fields[[kernels.WEIGHT, kernels.SCALES]] = self._address(linear, "codes"), self._address(linear, "scales")
             fields[[kernels.KIND, kernels.GROUP]] = kind, linear.group
             return scale
-        self._require(type(linear) is Linear and linear.weight.dtype in KINDS)
+        self._require(type(linear) in (Linear, NarrowLinear) and linear.weight.dtype in KINDS)
         fields[[kernels.WEIGHT, kernels.KIND]] = self._address(linear, "weight"), KINDS[linear.weight.dtype]
         return scale
 

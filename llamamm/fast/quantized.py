@@ -2,6 +2,8 @@
 
     weight (N, C) -> codes, scales: weight[i, j] is about codes[i, j] * scales[i, j // group]
 
+Beside them, linears that keep what was 16 bits all along so, and compute in fp32.
+
 Round to nearest, group by group. In 8 bits a group's largest number becomes 127; in 4 bits it becomes -8, the end of a
 range, -8 to 7, that is longer below: the rules of llama.cpp's Q8_0 and Q4_0, whose groups have 32 columns.
 
@@ -97,6 +99,48 @@ class QuantizedLinear(nn.Linear):
         return f"{self.in_features}, {self.out_features}, bits={self.bits}, group={self.group}"
 
 
+class NarrowLinear(nn.Linear):
+    """x Wᵀ in x's dtype, with W kept in 16 bits that hold it exactly. (..., C) -> (..., N).
+
+    What was trained in bf16 and is computed in fp32 needs no more, and decoding waits for memory: half the bytes are
+    half the time.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+    def _apply(self, fn, recurse: bool = True) -> NarrowLinear:  # noqa: ANN001 (as PyTorch's)
+        dtype = self.weight.dtype
+        super()._apply(fn, recurse)
+        self.weight.data = self.weight.data.to(dtype)  # which `model.to(dtype)` would have cast
+        return self
+
+
+def narrow(model: nn.Module) -> nn.Module:
+    """Keep the linears of a Llama's blocks, and its head, in the 16 bits that hold them, in place; returns the model.
+
+    The numbers stay the same. Embeddings, norms, towers and bridges stay as they are. Raises InputError where a weight
+    has more than 16 bits of its own, as after an adapter was merged or a training in fp32.
+    """
+    found = {}
+    for path in [*find_linears(model, BLOCKS), "lm_head"]:
+        linear = model.get_submodule(path)
+        if type(linear) is Linear and linear.weight.dtype == torch.float32:
+            found[path] = NarrowLinear(linear.in_features, linear.out_features, bias=False, device="meta")
+            found[path].weight = nn.Parameter(_in_16_bits(path, linear.weight.detach()), requires_grad=False)
+    for path, linear in found.items():
+        put_module(model, path, linear)
+    return model
+
+
+def _in_16_bits(path: str, weight: Tensor) -> Tensor:
+    for dtype in (torch.bfloat16, torch.float16):
+        if torch.equal((kept := weight.to(dtype)).float(), weight):
+            return kept
+    raise InputError(f"{path} does not fit in 16 bits as it is, and bits=16 rounds nothing: leave bits out, or load "
+                     f"the model with dtype=torch.bfloat16")
+
+
 def rounded(weight: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
     """Round to nearest. (N, C) -> whole numbers (N, C) int8, scales (N, C/group) fp16. Raises InputError.
 
@@ -170,3 +214,9 @@ def quantized_linears(model: nn.Module) -> dict[str, QuantizedLinear]:
     """Those that a model has, by path, without the names of what stands around them."""
     return {path.removesuffix(".base"): module for path, module in model.named_modules()
             if isinstance(module, QuantizedLinear)}
+
+
+def n_bytes(model: nn.Module) -> int:
+    """What all weights of a model take, whole numbers and their scales among them."""
+    whole = (buffer for linear in quantized_linears(model).values() for buffer in linear.buffers())
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *whole])

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+MOST_HELPERS = 1024  # none may wait for another to end; each is made when it is needed first
 _HELPERS: dict[int, ThreadPoolExecutor] = {}  # by process: threads do not live on in a fork
 
 
@@ -18,7 +19,7 @@ def helpers() -> ThreadPoolExecutor:
     """Threads that wait for work and sleep meanwhile; made at the first call."""
     if os.getpid() not in _HELPERS:
         _HELPERS.clear()
-        _HELPERS[os.getpid()] = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="llamamm")
+        _HELPERS[os.getpid()] = ThreadPoolExecutor(MOST_HELPERS, thread_name_prefix="llamamm")
     return _HELPERS[os.getpid()]
 
 

@@ -70,7 +70,7 @@ class LoraLinear(nn.Module):
         dtype = torch.float32 if w.dtype in (torch.float16, torch.bfloat16) else w.dtype
         bound = 1 / math.sqrt(self.in_features)  # what nn.Linear starts with
         a = torch.empty(settings.r, self.in_features, dtype=dtype).uniform_(-bound, bound, generator=generator)
-        device = torch.device("cpu") if w.is_meta else w.device  # of a weight that is read later
+        device = a.device if w.is_meta else w.device  # a weight on "meta" is read later, or never
         self.lora_a[name] = nn.Parameter(a.to(device))
         self.lora_b[name] = nn.Parameter(torch.zeros(self.out_features, settings.r, dtype=dtype, device=device))
         if settings.dora:

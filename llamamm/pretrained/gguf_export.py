@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from llamamm.errors import InputError
 from llamamm.fast.quantized import quantized_linears
 from llamamm.pretrained.save import hf_state_dict
@@ -13,10 +15,14 @@ from llamamm.text.tokenizer_gguf import gguf_metadata
 from llamamm.weights.gguf_writer import BLOCK, Stored, WholeNumbers, write_gguf
 
 
-def export_gguf(model: Llama3Model, path: str | Path, *, tokenizer: Tokenizer | None, name: str = "") -> None:
-    """Write a model and its tokenizer: quantized linears as Q8_0 or Q4_0, number for number, all else as F16.
+def export_gguf(
+    model: Llama3Model, path: str | Path, *, tokenizer: Tokenizer | None, name: str = "",
+    matrices: torch.dtype = torch.float16,
+) -> None:  # fmt: skip
+    """Write a model and its tokenizer: quantized linears as Q8_0 or Q4_0, number for number, other matrices as F16.
 
-    Groups of 64 and 128 become blocks of 32 that share a scale. name: for llama.cpp to show.
+    Groups of 64 and 128 become blocks of 32 that share a scale. name: for llama.cpp to show. matrices: float16 or
+    float32.
     Raises InputError for a model that sees or hears, and without a tokenizer; CheckpointError, TokenizerError.
     """
     if type(model) is not Llama3Model:
@@ -30,4 +36,4 @@ def export_gguf(model: Llama3Model, path: str | Path, *, tokenizer: Tokenizer | 
         scales = linear.rows()[1].repeat_interleave(linear.group // BLOCK, dim=1)
         tensors[f"{path_}.weight"] = WholeNumbers(linear.whole_numbers(), scales, linear.bits)
     facts = {"general.name": name or "llamamm", **gguf_metadata(tokenizer, model.cfg.vocab_size)}
-    write_gguf(Path(path), model.cfg, tensors, facts)
+    write_gguf(Path(path), model.cfg, tensors, facts, matrices=matrices)

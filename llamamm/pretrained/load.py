@@ -63,8 +63,8 @@ def from_pretrained(
     progress: show bars on stderr; None means where it is a terminal, and elsewhere one line if an asset is fetched.
     like_transformers: for Llama 3.2 Vision alone, as in `MllamaModel`: transformers' reading of images, not Meta's,
     with whose code the weights were trained.
-    fast: decode by compiled kernels, "auto" where they win (see `llamamm.fast.decoder.equip`); bits: round the text
-    model's linears, its head among them, to 8 or 4 bits. hub: revision, token, local_files_only; see HubOptions.
+    fast: decode by compiled kernels, "auto" where they win (see `llamamm.fast.decoder.equip`); bits: keep the text
+    model's linears in 16 bits that hold them exactly, or round them to 8 or 4 (see there, too). hub: see HubOptions.
     Raises FetchError, CheckpointError, ConfigError or InputError with the remedy.
     """
     require_possible(fast, bits, device)

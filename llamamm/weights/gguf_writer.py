@@ -4,8 +4,9 @@
     Q4_0    fp16 scale, 16 bytes: byte i holds        18 bytes for 32 weights
             numbers i (lower half) and i + 16, plus 8
 
-Matrices that are not quantized become F16, vectors F32. Rows of q and k go into Meta's order, which llama.cpp's RoPE
-asks for. Needs the `gguf` package, as reading does. Source: ggml's docs/gguf.md. Told in notebook 19.
+Matrices that are not quantized become F16, or F32 where that is asked for, vectors F32. Rows of q and k go into Meta's
+order, which llama.cpp's RoPE asks for. Needs the `gguf` package, as reading does. Source: ggml's docs/gguf.md. Told in
+notebook 19.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from llamamm.weights.gguf import gguf_package
 from llamamm.weights.names import GGUF_NAMES, half_split_to_interleaved
 
 BLOCK = 32
-FILE_TYPES = {None: 1, 8: 7, 4: 2}  # mostly F16, Q8_0, Q4_0
+FILE_TYPES = {torch.float32: 0, torch.float16: 1, 8: 7, 4: 2}  # F32, and mostly F16, Q8_0, Q4_0
 
 
 class WholeNumbers(NamedTuple):
@@ -42,15 +43,18 @@ class WholeNumbers(NamedTuple):
 Stored = Tensor | WholeNumbers
 
 
-def write_gguf(path: Path, cfg: TextConfig, tensors: Mapping[str, Stored], facts: Mapping[str, Any]) -> None:
+def write_gguf(path: Path, cfg: TextConfig, tensors: Mapping[str, Stored], facts: Mapping[str, Any], *,
+               matrices: torch.dtype = torch.float16) -> None:  # fmt: skip
     """A Llama's tensors, under our names, with its configuration and more facts, such as a tokenizer's metadata.
+
+    matrices: float16 or float32, for those that are not quantized.
 
     The file appears whole or not at all. Raises CheckpointError for a number that fp16 cannot hold, WriteError.
     """
     gguf = gguf_package()
     writer = gguf.GGUFWriter(None, "llama")
     bits = max((tensor.bits for tensor in tensors.values() if isinstance(tensor, WholeNumbers)), default=None)
-    for key, value in {**_facts(cfg), "general.file_type": FILE_TYPES[bits], **facts}.items():
+    for key, value in {**_facts(cfg), "general.file_type": FILE_TYPES[bits or matrices], **facts}.items():
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string,
                list: writer.add_array}[type(value)]  # fmt: skip
         add(key, value)
@@ -59,6 +63,7 @@ def write_gguf(path: Path, cfg: TextConfig, tensors: Mapping[str, Stored], facts
         plain = rope_frequencies(cfg.head_dim, theta=cfg.rope_theta)
         ours["rope_freqs.weight"] = plain / rope_frequencies(cfg.head_dim, theta=cfg.rope_theta,
                                                              scaling=cfg.rope_scaling)  # fmt: skip
+    ours = {name: _in_dtype(tensor, matrices) for name, tensor in ours.items()}
     for name, tensor in ours.items():
         shape, dtype, n_bytes, kind = _form(tensor)
         kind = kind and gguf.GGMLQuantizationType[kind]
@@ -106,20 +111,26 @@ def _in_metas_order(name: str, tensor: Stored, cfg: TextConfig) -> Stored:
     return half_split_to_interleaved(tensor, n_heads)
 
 
+def _in_dtype(tensor: Stored, matrices: torch.dtype) -> Stored:
+    if isinstance(tensor, WholeNumbers):
+        return tensor
+    return tensor.to(matrices if tensor.dim() == 2 else torch.float32)
+
+
 def _form(tensor: Stored) -> tuple[tuple[int, ...], str, int, str | None]:
     """Shape and dtype of what is written, its bytes, and the name of its quantization."""
     if isinstance(tensor, WholeNumbers):
         rows, columns = tensor.codes.shape
         width = columns // BLOCK * (2 + BLOCK * tensor.bits // 8)
         return (rows, width), "uint8", rows * width, f"Q{tensor.bits}_0"
-    dtype = "float16" if tensor.dim() == 2 else "float32"
+    dtype = "float16" if tensor.dtype == torch.float16 else "float32"
     return tuple(tensor.shape), dtype, tensor.numel() * np.dtype(dtype).itemsize, None
 
 
 def _bytes(name: str, tensor: Stored) -> np.ndarray:
     if isinstance(tensor, WholeNumbers):
         return in_blocks(*tensor).cpu().numpy()
-    found = tensor.detach().to(torch.float16 if tensor.dim() == 2 else torch.float32).cpu()
+    found = tensor.detach().cpu()
     if not found.isfinite().all():
         raise CheckpointError(f"{name} has numbers that are not finite, or too large for fp16: GGUF files are written "
                               f"in F16, Q8_0 and Q4_0; `llamamm doctor` says where they are")

@@ -127,7 +127,8 @@ def test_dtype_and_size_reach_the_loader(tiny_dir, monkeypatch):
     monkeypatch.setattr("llamamm.pretrained.load.from_pretrained", loader)
     run("generate", "hi", "--model", tiny_dir, "--dtype", "bf16", "--device", "cpu")
     run("chat", "--size", "3B")
-    assert asked[0] == (str(tiny_dir), {"dtype": torch.bfloat16, "device": torch.device("cpu")})
+    name, options = asked[0]
+    assert (name, options["dtype"], options["device"]) == (str(tiny_dir), torch.bfloat16, torch.device("cpu"))
     assert asked[1][0] == "meta-llama/Llama-3.2-3B-Instruct"
 
 

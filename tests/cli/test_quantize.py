@@ -34,7 +34,7 @@ def words(tmp_path):
 
 def test_a_folder_that_answers_and_is_exported_as_it_is(small, words, tmp_path):
     out = tmp_path / "q"
-    result = run("quantize", small, out, "--bits", 4, "--calibration", words, "--tokens", 1024)
+    result = run("quantize", small, out, "--bits", 4, "--method", "gptq", "--calibration", words, "--tokens", 1024)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == str(out) and "11 of 15 linears in 4 bits" in result.stderr
     config = json.loads((out / "config.json").read_text())

@@ -22,7 +22,7 @@ from llamamm import (
 from llamamm.errors import InputError, MissingDependencyError
 from llamamm.fast import decoder
 from llamamm.fast.decoder import FastDecoder, equip
-from llamamm.fast.quantized import quantize
+from llamamm.fast.quantized import narrow, quantize
 from llamamm.text import attention
 from llamamm.text.layers import RMSNorm
 from tests.llama32_vision.test_model import build as build_mllama
@@ -117,6 +117,11 @@ def test_half_precision_is_nearer_to_the_truth_than_pytorchs(dtype):
 @pytest.mark.parametrize("bits", [8, 4])
 def test_whole_numbers_equal_their_own_spread_out_weights(bits):
     assert_equal_steps(quantize(make(), bits), prompt(rows=2), atol=2e-3)  # x has 16 bits
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_kept_in_16_bits_are_computed_with_in_fp32(dtype):
+    assert_equal_steps(narrow(make(dtype=dtype).float()), prompt(rows=2))
 
 
 def test_tokens_are_the_same_over_many_prompts():

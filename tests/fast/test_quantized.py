@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llamamm import Llama3Model, TextConfig, apply_lora, generate, merge_lora
 from llamamm.errors import ConfigError, InputError
-from llamamm.fast.quantized import QuantizedLinear, quantize, rounded
+from llamamm.fast.quantized import NarrowLinear, QuantizedLinear, narrow, quantize, rounded
 
 CFG = TextConfig.tiny(hidden_size=64, intermediate_size=192, n_heads=4, n_kv_heads=4, vocab_size=512)
 
@@ -101,3 +101,28 @@ def test_refusals(model):
     with pytest.raises(InputError, match="no whole groups"):
         QuantizedLinear(64, 65, bits=8)
     assert type(model.lm_head) is not QuantizedLinear
+
+
+# ---- 16 bits that hold all there is ----
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_kept_in_16_bits_a_model_is_the_same_bit_for_bit(model, dtype):
+    ids = torch.arange(20)[None]
+    model.to(dtype).float()  # as a file in 16 bits is loaded with dtype=torch.float32
+    with torch.no_grad():
+        expected = [model(ids[:, :n]) for n in (8, 20)]
+        before = sum(p.nbytes for p in model.parameters())
+        assert narrow(model) is model
+        assert all(torch.equal(model(ids[:, :n]), logits) for n, logits in zip((8, 20), expected, strict=True))
+    linears = [m for name, m in model.named_modules() if name.endswith("_proj") or name == "lm_head"]
+    assert {(type(m), m.weight.dtype) for m in linears} == {(NarrowLinear, dtype)}
+    assert model.embed_tokens.weight.dtype == torch.float32
+    assert sum(p.nbytes for p in model.parameters()) < 0.8 * before
+    assert model.half().layers[0].mlp.up_proj.weight.dtype == dtype  # whatever the rest is cast to
+
+
+def test_what_16_bits_do_not_hold_is_refused_and_nothing_is_changed(model):
+    with pytest.raises(InputError, match="layers.0.self_attn.q_proj does not fit in 16 bits"):
+        narrow(model)
+    assert not any(isinstance(module, NarrowLinear) for module in model.modules())

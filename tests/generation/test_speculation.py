@@ -443,4 +443,4 @@ def test_smollm2_copies_the_same_tokens(smollm2):
     plain = TokenStream(model, torch.tensor([ids]), max_new_tokens=16)
     fast = TokenStream(model, torch.tensor([ids]), max_new_tokens=16, speculate="lookup")
     assert [int(t) for t in fast] == [int(t) for t in plain]
-    assert fast.speculator.accepted > 8
+    assert fast.speculator.accepted > 4

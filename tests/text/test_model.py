@@ -207,6 +207,9 @@ def test_the_whole_model_compiles_without_a_break_and_gives_the_same_tokens(tiny
     compiled.compile(dynamic=True, fullgraph=True, backend="aot_eager")
     ids = random_ids(tiny_model.cfg, 1, 7)
     assert generate(compiled, ids, 12).tolist() == generate(tiny_model, ids, 12).tolist()
+    with torch._dynamo.config.patch(error_on_recompile=True):  # a prompt and a step have their graphs, for all lengths
+        for prompt in (random_ids(tiny_model.cfg, 1, n) for n in (5, 21)):  # up to 4 rows have products of their own
+            assert generate(compiled, prompt, 7).tolist() == generate(tiny_model, prompt, 7).tolist()
 
 
 def test_rope_tables_are_not_saved(tiny_model):

@@ -79,6 +79,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "weights.checkpoint": {
         **dict.fromkeys(("INDEX_FILE", "SINGLE_FILE", "MAX_HEADER_BYTES", "DTYPES"), CONSTANT),
         **dict.fromkeys(("open_checkpoint", "check_shard_name"), IN_WORDS),
+        "InFile": PIECE,
     },
     "weights.names": {
         **dict.fromkeys(("META_NAMES", "GGUF_NAMES"), "shown as a table"),
@@ -110,6 +111,7 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
     "pretrained.load": {
         **dict.fromkeys(("load_tokenizer", "read_config"), IN_WORDS),
         "build_mllama": "three lines around lesson 07's fill",
+        **dict.fromkeys(("is_text_model", "open_text"), "for many processes: lesson 19"),
     },
     "generation.sampling": {
         "SamplingConfig": "settings with checks of their range",
