@@ -563,7 +563,8 @@ def test_each_path_of_the_commands_is_read_so():
     for command in app.registered_commands:
         hints = typing.get_type_hints(command.callback, include_extras=True)
         for name in inspect.signature(command.callback).parameters:
-            if "Path" in str(typing.get_args(hints[name])[0]):
-                assert typing.get_args(hints[name])[1].parser is path, (command.callback, name)
+            kind, *option = typing.get_args(hints[name]) or (hints[name],)
+            if "Path" in str(kind):
+                assert option[0].parser is path, (command.callback, name)
                 seen += 1
     assert seen > 8
