@@ -598,6 +598,8 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "rounded": "exercise 19.2, with a scale in fp16",
         **dict.fromkeys(("scales_of", "nearest", "in_bytes", "out_of_bytes"), PIECE),
         **dict.fromkeys(("quantizable", "quantized_linears"), "which linears are meant"),
+        **dict.fromkeys(("NarrowLinear", "narrow"), "weights in 16 bits, as their file has them"),
+        "n_bytes": "exercise 19.1, of a model",
         "quantize": USED,
     },
     "generation.speculation": {
