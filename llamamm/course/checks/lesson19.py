@@ -342,7 +342,7 @@ JOINED = fault_exercise(
     {"the weights": (_gradients, ("mean of means", "sum", "not divided", "by processes", "twice", "inverse",
                                   "first"))},
     _gradients, show=lambda case: f"gradients {[g.tolist() for g in case[0]]}, counts {case[1]}", reference=_joined,
-    id="19.5", name="joined_gradient", minutes=8, level="core", importance=3,
+    id="19.5", name="joined_gradient", minutes=8, level="break it", importance=3,
 )  # fmt: skip
 
 

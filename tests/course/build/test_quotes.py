@@ -597,8 +597,9 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         "QuantizedLinear": "exercises 19.2 and 19.3, with 64 rows side by side",
         "rounded": "exercise 19.2, with a scale in fp16",
         **dict.fromkeys(("scales_of", "nearest", "in_bytes", "out_of_bytes"), PIECE),
-        **dict.fromkeys(("quantizable", "quantized_linears", "n_bytes"), "which linears are meant, and how large"),
-        **dict.fromkeys(("narrow", "NarrowLinear"), "a cast, and one back at each product"),
+        **dict.fromkeys(("quantizable", "quantized_linears"), "which linears are meant"),
+        **dict.fromkeys(("NarrowLinear", "narrow"), "weights in 16 bits, as their file has them"),
+        "n_bytes": "exercise 19.1, of a model",
         "quantize": USED,
     },
     "generation.speculation": {
