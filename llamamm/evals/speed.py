@@ -26,7 +26,7 @@ from llamamm.errors import InputError, LlamammError, MissingDependencyError
 from llamamm.evals.llama_cpp import LlamaBench, find_program, write_gguf_file
 from llamamm.evals.report import LLAMA_CPP, OURS, THEIRS, Report, Row
 from llamamm.fast.decoder import Fast
-from llamamm.fast.quantized import quantized_linears
+from llamamm.fast.quantized import n_bytes
 from llamamm.generation.generate import TokenStream
 from llamamm.pretrained.load import from_pretrained, load_tokenizer
 from llamamm.pretrained.locate import locate
@@ -285,9 +285,9 @@ def _load_and_report(side: str, path: str, dtype_name: str, device: str, ours: s
 
 def read_bytes(model: Llama3Model) -> int:
     """Bytes of weights that a step of one token reads: all, but of an embedding that is not the head's a row alone."""
-    whole = sum(buffer.nbytes for linear in quantized_linears(model).values() for buffer in linear.buffers())
-    tied = any(p is model.embed_tokens.weight for p in model.lm_head.parameters())
-    return whole + sum(p.nbytes for p in model.parameters() if tied or p is not model.embed_tokens.weight)
+    embedding = model.embed_tokens.weight
+    tied = any(p is embedding for p in model.lm_head.parameters())
+    return n_bytes(model) - (0 if tied else embedding.nbytes)
 
 
 def peak_rss() -> int:

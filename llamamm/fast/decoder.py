@@ -55,11 +55,10 @@ def is_available() -> bool:
 def equip(model: Llama3Model, *, fast: Fast = "auto", bits: int | None = None) -> Llama3Model:
     """Have a model decode by compiled kernels, with weights of fewer bits if bits says so; returns the model.
 
-    bits: 8 or 4 rounds them (`quantized.quantize`); 16 keeps them as they are, in half the memory (`narrow`).
-
     fast: "auto" takes the kernels where they win: on a CPU, with numba installed, for models of 16 million weights and
     more. True insists, and raises MissingDependencyError or InputError where that is not so; False leaves all to
-    PyTorch.
+    PyTorch. bits: 8 or 4 rounds the weights (`quantized.quantize`); 16 keeps them as they are, in half the memory
+    (`quantized.narrow`).
     """
     require_possible(fast, bits, model.embed_tokens.weight.device)
     whole = sum(linear.in_features * linear.out_features for linear in quantized_linears(model).values())

@@ -6,19 +6,22 @@ Used in notebook 19.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
+import tempfile
 from collections.abc import Collection
+from contextlib import suppress
 from itertools import repeat
 from operator import contains, is_not
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import platformdirs
 import torch
 from torch import Tensor, nn
 
 from llamamm.fast.quantized import NarrowLinear, QuantizedLinear
+from llamamm.files import cache_root
 from llamamm.lora.lora import LoraLinear
 from llamamm.text.attention import GroupedQueryAttention, fused_attention
 from llamamm.text.layers import FeedForward, Linear, RMSNorm
@@ -55,9 +58,13 @@ def load_kernels() -> Any:
 
 
 def _compiled_folder() -> Path:
+    """One that can be written to, for the sources as they are: where there is none to keep, one of this process."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    return Path(platformdirs.user_cache_dir("llamamm")) / "compiled" / state
+    folder = cache_root() / "compiled" / state
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="llamamm-"))
 
 
 class Plan:
