@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,12 @@ _REMEDIES = {
 def cache_root() -> Path:
     """Where assets and compiled code are kept: $LLAMAMM_CACHE, or the user's cache folder."""
     return Path(os.environ.get("LLAMAMM_CACHE") or platformdirs.user_cache_dir("llamamm")).expanduser().absolute()
+
+
+def in_notebook() -> bool:
+    """Whether stderr is a notebook's. What a first time says would stay among a cell's outputs there, and be missing
+    when the cell runs again."""
+    return type(sys.stderr).__module__.startswith("ipykernel.")
 
 
 def write_error(path: str | Path, error: Exception) -> WriteError:

@@ -101,10 +101,12 @@ for wanted in (True, False):
     voice.detail("converting")
     with voice.bar("model") as advance:
         advance(1, 2)
+from llamamm.fast.plan import load_kernels
+load_kernels()
 # what it says of its own accord takes five seconds on a slow machine
 logging.getLogger("matplotlib.font_manager").warning("Matplotlib is building the font cache")
 1
-""", MPLCONFIGDIR=str(tmp_path))
+""", MPLCONFIGDIR=str(tmp_path), LLAMAMM_CACHE=str(tmp_path))
     assert [(kind, name) for kind, name, _ in found] == [("stream", "stdout"), ("execute_result", None)]
     assert found[0][2].startswith("llamamm ") and found[0][2].count("\n") == 1
 

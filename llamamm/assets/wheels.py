@@ -20,18 +20,18 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from llamamm.errors import FetchError
+from llamamm.files import in_notebook
 from llamamm.weights.hub import scrub
 
 
 class ProgressLine:
     """What the user sees on stderr: a line and bars on a terminal, the line alone elsewhere, nothing if not wanted.
 
-    Nothing in a notebook, either: it would stay among a cell's outputs, and be missing when the cell runs again.
+    Nothing in a notebook, either.
     """
 
     def __init__(self, wanted: bool) -> None:
-        in_notebook = type(sys.stderr).__module__.startswith("ipykernel.")
-        self.wanted = wanted and not in_notebook
+        self.wanted = wanted and not in_notebook()
         self.bars = self.wanted and sys.stderr.isatty()
 
     def line(self, text: str) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from llamamm.fast.quantized import NarrowLinear, QuantizedLinear
-from llamamm.files import cache_root
+from llamamm.files import cache_root, in_notebook
 from llamamm.lora.lora import LoraLinear
 from llamamm.text.attention import GroupedQueryAttention, fused_attention
 from llamamm.text.layers import FeedForward, Linear, RMSNorm
@@ -46,7 +46,7 @@ def load_kernels() -> Any:
         import numba
 
         folder, before = _compiled_folder(), numba.config.CACHE_DIR
-        if not any(folder.rglob("kernels.run_blocks-*.nbc")):
+        if not in_notebook() and not any(folder.rglob("kernels.run_blocks-*.nbc")):
             print("(compiling the decoder for this machine: half a minute, once)", file=sys.stderr, flush=True)
         numba.config.CACHE_DIR = str(folder)
         try:

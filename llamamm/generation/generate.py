@@ -312,6 +312,8 @@ def _possible_stop(text: str, stop: Sequence[str]) -> int:
 
 
 def _check_prompt(ids: Tensor, padding: Tensor | None) -> int:
+    if not isinstance(ids, Tensor):
+        raise InputError(f"the prompt must be a tensor of token ids, (B, T), got {ids!r:.60}: torch.tensor([[...]])")
     if ids.dim() != 2 or ids.is_floating_point():
         raise InputError(f"the prompt must be token ids of shape (B, T), got {ids.dtype} {tuple(ids.shape)}")
     if ids.shape[1] == 0:

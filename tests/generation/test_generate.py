@@ -145,6 +145,7 @@ def test_prompt_longer_than_the_context_is_refused_with_both_numbers(tiny_model)
     [
         ({"idx": torch.empty(1, 0, dtype=torch.int64)}, InputError, "empty.*begin-of-text"),
         ({"idx": torch.tensor([1, 2])}, InputError, r"\(B, T\)"),
+        ({"idx": [[1, 2]]}, InputError, "tensor of token ids"),
         ({"idx": torch.tensor([[-1]])}, InputError, "-1"),
         ({"idx": torch.tensor([[512]])}, InputError, "512"),
         ({"max_new_tokens": -1}, InputError, "-1"),
