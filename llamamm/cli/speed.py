@@ -1,5 +1,5 @@
 """Commands that measure speed and memory: `llamamm bench`, `bench train`, `bench harness`, `bench guard`,
-`bench speculate`."""
+`bench speculate`, `bench same`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from llamamm.evals.report import Report
 
 bench = typer.Typer(help="Measure the model; `bench train` measures training, `bench harness` multiple choice, "
-                    "`bench guard` what a guard costs, `bench speculate` what guessing ahead gains.",
+                    "`bench guard` what a guard costs, `bench speculate` what guessing ahead gains, `bench same` "
+                    "whether compiled decoding writes the same.",
                     invoke_without_command=True)  # fmt: skip
 
 
@@ -155,6 +156,30 @@ def measure_speculation(
             device=torch_device, speculate=speculate.value, new_tokens=new_tokens, repeats=repeats, say=say,
         )  # fmt: skip
     _show(report)
+
+
+@bench.command("same")
+def measure_same(
+    model: ModelOption = None,
+    size: SizeOption = None,
+    dtype: DtypeOption = None,
+    bits: BitsOption = None,
+    prompts: Annotated[int, typer.Option(help="Answers to compare.")] = 20,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of each.")] = 128,
+) -> None:
+    """Compare compiled decoding with PyTorch on the same weights, token by token; exits with 1 where they differ."""
+    from llamamm.evals.same_tokens import compare_tokens, prompts_for
+    from llamamm.pretrained.load import from_pretrained
+    from llamamm.pretrained.locate import locate
+    from llamamm.text.config import parse_dtype
+
+    with measuring() as say:
+        name = locate(model_name(model, size))
+        number = parse_dtype(dtype or "float32")
+        llama, tokenizer = from_pretrained(name, dtype=number, bits=bits, fast=True, progress=False)
+        found = compare_tokens(llama, prompts_for(tokenizer, prompts), new_tokens=new_tokens, say=say)
+    out().print(found.written(), soft_wrap=True)
+    raise typer.Exit(1 if found.differences else 0)
 
 
 def _show(report: Report) -> None:
