@@ -66,7 +66,7 @@ def test_prompts_are_asked_or_begun(smol):
 
 
 @pytest.mark.parametrize("bits", [[], ["--bits", "8"]])
-def test_the_command_ends_well_where_all_is_the_same(model, smol, tmp_path, bits):
+def test_the_command_ends_well_where_all_is_the_same(smol, tmp_path, bits):
     torch.manual_seed(0)
     config = TextConfig.tiny(vocab_size=smol.vocab_size)
     save_pretrained(Llama3Model(config), tmp_path, tokenizer=smol)
