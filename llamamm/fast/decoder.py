@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Collection
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +44,9 @@ _PARTS = (TransformerBlock, GroupedQueryAttention, FeedForward, RMSNorm, Linear,
           QuantizedLinear)  # fmt: skip
 _FORWARDS = {part: part.forward for part in _PARTS}
 _FUNCTIONS = tuple((module, name, getattr(module, name)) for module, name in (
-    (attention, "apply_rope"), (attention, "fused_attention"), (text_model, "build_mask")))  # fmt: skip
+    (attention, "apply_rope"), (attention, "fused_attention"), (text_model, "build_mask"),
+    *((text_model.Llama3Model, name) for name in ("hidden_states", "scores", "run_blocks"))))  # fmt: skip
+_OWN_STEPS = {"hidden_states", "scores", "run_blocks"}  # put into one model alone
 _ONE_AT_A_TIME = threading.Lock()  # workers of two callers would wait for each other's cores
 
 
@@ -92,6 +95,7 @@ class FastDecoder:
     def __init__(self) -> None:
         self._plan: Plan | None = None
         self._room: Room | None = None
+        self._text: tuple[Any, int] = (None, 0)  # the cache that the last step wrote to, weakly, and its length since
 
     def run_blocks(
         self, model: Llama3Model, x: Tensor, cache: KVCache | None, padding: Tensor | None,
@@ -100,36 +104,63 @@ class FastDecoder:
         """As `Llama3Model.run_blocks` with one token for each row, x (B, 1, C); None where PyTorch has to do it."""
         if cache is None or not self._takes(model, x) or not _fits(model, cache, len(x)):
             return None
-        begins, positions = _places(cache.length, padding, len(x))
-        plan = None if begins is None else self._current(model, skipped)
-        if plan is None:
+        ready = self._ready(model, cache, padding, len(x), skipped)
+        if ready is None:
             return None
-        room = self._room_for(plan, len(x), cache.max_length)
-        kernels = load_kernels()
+        room, kernels = ready.room, load_kernels()
         state = x[:, 0].float().clone().numpy()  # (B, C)
-        if positions is None:
-            cos, sin = (t[cache.length].expand(len(x), -1) for t in (model.cos, model.sin))
-        else:
-            cos, sin = model.cos[positions], model.sin[positions]
-        angles = cos.float().numpy(), sin.float().numpy()  # (B, D)
-        where = (cache.keys.data_ptr(), cache.values.data_ptr(), cache.max_length, cache.length)
-        cfg = model.cfg
 
         def run(first: int, last: int) -> None:
-            shape = (cfg.n_heads, cfg.n_kv_heads, cfg.head_dim, first, last, KINDS[cache.keys.dtype], plan.norm_kind)
-            counters = np.zeros(1 + kernels.STAGES * cfg.n_layers, np.int64)
-            run_all(lambda w: kernels.run_blocks(
-                w, room.n_workers, state, plan.table, plan.lora_scales, plan.norms, shape, plan.eps, where, begins,
-                *angles, room.shared, room.private, room.whole, counters,
-            ), room.n_workers, counters, kernels.GIVEN_UP)  # fmt: skip
+            counters = np.zeros(1 + kernels.STAGES * model.cfg.n_layers, np.int64)
+            arguments = ready.for_blocks(first, last, counters)
+            run_all(lambda w: kernels.run_blocks(w, room.n_workers, state, *arguments), room.n_workers, counters,
+                    kernels.GIVEN_UP)  # fmt: skip
 
         with _ONE_AT_A_TIME:
             if before is None and not skipped:
-                run(0, cfg.n_layers)
+                run(0, model.cfg.n_layers)
             else:
                 self._one_by_one(model, x, state, before, skipped, run)
-        cache.advance(1)
+        self._advance(cache)
         return torch.from_numpy(state)[:, None].to(x.dtype)
+
+    def step(self, model: Llama3Model, ids: Tensor, cache: KVCache | None, padding: Tensor | None) -> Tensor | None:
+        """As `Llama3Model.forward` of one token for each row, ids (B, 1) -> scores in fp32 (B, 1, V), all of it in one
+        call; None where PyTorch has to do it."""
+        if cache is None or not self._takes_ids(model, ids) or not _fits(model, cache, len(ids)):
+            return None
+        ready = self._ready(model, cache, padding, len(ids), ())
+        if ready is None or ready.plan.ends is None:
+            return None
+        plan, room, kernels, rows = ready.plan, ready.room, load_kernels(), ids[:, 0].numpy()
+        if rows.min() < 0 or rows.max() >= model.embed_tokens.num_embeddings:
+            return None  # PyTorch's path says so
+        scores = np.empty((len(rows), int(plan.head[kernels.N_OUT])), np.float32)
+        counters = np.zeros(2 + kernels.STAGES * model.cfg.n_layers, np.int64)
+        arguments = ready.for_blocks(0, model.cfg.n_layers, counters)
+        with _ONE_AT_A_TIME:
+            run_all(lambda w: kernels.run_step(w, room.n_workers, rows, plan.ends, *arguments, scores),
+                    room.n_workers, counters, kernels.GIVEN_UP)  # fmt: skip
+        self._advance(cache)
+        return torch.from_numpy(scores)[:, None]
+
+    def _ready(
+        self, model: Llama3Model, cache: KVCache, padding: Tensor | None, n_rows: int, skipped: Collection[int]
+    ) -> Ready | None:
+        begins, positions = _places(cache.length, padding, n_rows)
+        plan = None if begins is None else self._current(model, skipped, cache)
+        if plan is None:
+            return None
+        if positions is None:
+            cos, sin = (t[cache.length].expand(n_rows, -1) for t in (model.cos, model.sin))
+        else:
+            cos, sin = model.cos[positions], model.sin[positions]
+        angles = cos.float().numpy(), sin.float().numpy()  # (B, D)
+        return Ready(plan, self._room_for(plan, n_rows, cache.max_length), cache, begins, angles)
+
+    def _advance(self, cache: KVCache) -> None:
+        cache.advance(1)
+        self._text = weakref.ref(cache), cache.length
 
     @staticmethod
     def _one_by_one(
@@ -163,17 +194,18 @@ class FastDecoder:
 
     @staticmethod
     def _takes(model: Llama3Model, x: Tensor) -> bool:
-        if torch.is_grad_enabled() or model.training or torch.compiler.is_compiling():
-            return False
-        if any(part.forward is not forward for part, forward in _FORWARDS.items()):
-            return False
-        if any(getattr(module, name) is not function for module, name, function in _FUNCTIONS):
-            return False
-        return x.shape[1] == 1 and len(x) <= MOST_ROWS and x.device.type == "cpu" and x.dtype in KINDS
+        return x.dtype in KINDS and x.shape[1] == 1 and len(x) <= MOST_ROWS and _all_as_it_was(model, x)
 
-    def _current(self, model: Llama3Model, skipped: Collection[int]) -> Plan | None:
-        plan = self._plan
-        if plan is None or plan.changed(model, skipped):
+    @staticmethod
+    def _takes_ids(model: Llama3Model, ids: Tensor) -> bool:
+        return (ids.dtype == torch.int64 and ids.dim() == 2 and ids.shape[1] == 1 and 0 < len(ids) <= MOST_ROWS
+                and type(model) is text_model.Llama3Model and not _OWN_STEPS & model.__dict__.keys()
+                and _all_as_it_was(model, ids))  # fmt: skip
+
+    def _current(self, model: Llama3Model, skipped: Collection[int], cache: KVCache) -> Plan | None:
+        plan, (text, length) = self._plan, self._text
+        goes_on = text is not None and text() is cache and length == cache.length
+        if plan is None or (plan.altered(model, skipped) if goes_on else plan.changed(model, skipped)):
             self._plan = plan = Plan.of(model, skipped)
         return plan
 
@@ -188,6 +220,34 @@ class FastDecoder:
 
     def __reduce__(self) -> tuple[type, tuple]:
         return FastDecoder, ()
+
+
+class Ready(NamedTuple):
+    """What a step is taken with: the model's plan, room, and for each row where its text begins, (B,), and the angles
+    of its new token, cos and sin (B, D)."""
+
+    plan: Plan
+    room: Room
+    cache: KVCache
+    begins: np.ndarray
+    angles: tuple[np.ndarray, np.ndarray]
+
+    def for_blocks(self, first: int, last: int, counters: np.ndarray) -> tuple:
+        """The arguments of `kernels.through_blocks` behind the workers'."""
+        plan, cache, cfg = self.plan, self.cache, self.plan.model.cfg
+        shape = (cfg.n_heads, cfg.n_kv_heads, cfg.head_dim, first, last, KINDS[cache.keys.dtype], plan.norm_kind)
+        where = (cache.keys.data_ptr(), cache.values.data_ptr(), cache.max_length, cache.length)
+        return (plan.table, plan.lora_scales, plan.norms, shape, plan.eps, where, self.begins, *self.angles,
+                self.room.shared, self.room.private, self.room.whole, counters)  # fmt: skip
+
+
+def _all_as_it_was(model: Llama3Model, x: Tensor) -> bool:
+    """Whether this package's parts are what the kernels compute, and nobody asks for more than numbers."""
+    if torch.is_grad_enabled() or model.training or torch.compiler.is_compiling() or x.device.type != "cpu":
+        return False
+    if any(part.forward is not forward for part, forward in _FORWARDS.items()):
+        return False
+    return all(getattr(module, name) is function for module, name, function in _FUNCTIONS)
 
 
 def _fits(model: Llama3Model, cache: KVCache, n_rows: int) -> bool:

@@ -222,13 +222,48 @@ def together(sums, parts, mixed):
 @call
 def run_blocks(w, n_workers, x, table, lora_scales, norms, shape, eps, cache, begins, cos, sin, shared, private, whole,
                counters):  # fmt: skip
-    """A worker's part of the blocks shape.first up to shape.last of all, one token for each row: its own x all along,
-    and of each product the tiles that it is in time for. x (B, C) is changed in place.
+    """A worker's part of the blocks shape.first up to shape.last of all. x (B, C) is changed in place; the rest as of
+    `through_blocks`."""
+    private[0][w][:] = x
+    wait_for_all(counters.ctypes.data, n_workers)  # before one writes to x
+    through_blocks(w, n_workers, table, lora_scales, norms, shape, eps, cache, begins, cos, sin, shared, private, whole,
+                   counters)  # fmt: skip
+    if w == 0:
+        x[:] = private[0][w]
+
+
+@call
+def run_step(w, n_workers, ids, ends, table, lora_scales, norms, shape, eps, cache, begins, cos, sin, shared, private,
+             whole, counters, scores):  # fmt: skip
+    """A worker's part of a whole step, from ids (B,) to scores (B, V), in place.
+
+    ends: addresses and kinds of the embeddings and of the last norm's weight, and the head, a row of the table. Of
+    counters the last is for the head's tiles. The rest as of `through_blocks`.
+    """
+    rows, kind, last_norm, last_kind, head = ends
+    x, normal = private[0][w], private[1][w]
+    for b in range(x.shape[0]):
+        x[b] = f4(0)
+        add_scaled(kind, rows + ids[b] * x.shape[1] * (4 if kind == F32 else 2), f4(1), x[b], x.shape[1])
+    through_blocks(w, n_workers, table, lora_scales, norms, shape, eps, cache, begins, cos, sin, shared, private, whole,
+                   counters)  # fmt: skip
+    normed(x, last_norm, last_kind, eps, normal)
+    own_whole = whole[0][w], whole[1][w], whole[2][w], whole[3][w, :TILE]
+    prepared(head.reshape(1, -1), normal, private[2][w], own_whole)
+    rows_of_worker(head, normal, own_whole, x, f4(0), scores, counters.ctypes.data + 8 * (counters.size - 1))
+
+
+@compiled
+def through_blocks(w, n_workers, table, lora_scales, norms, shape, eps, cache, begins, cos, sin, shared, private, whole,
+                   counters):  # fmt: skip
+    """A worker's part of some blocks, one token for each row: its own x all along, and of each product the tiles that
+    it is in time for.
 
     table (L, 7, N_FIELDS) int64, lora_scales (L, 7); norms (L, 3): addresses of two norms, and which layer of the cache
     is the block's; cache: addresses of keys and values (L, B, K, S, D), S, and the tokens in it; begins (B,): where
     each row's text begins; cos, sin (B, D): of this token; shared: what all workers write and read; private, whole: a
-    row for each worker; counters: a count of arrivals, and one of tiles for each stage of a block, zeros at first.
+    row for each worker, the first of private x (B, C), changed in place; counters: a count of arrivals, and one of
+    tiles for each stage of a block, zeros at first.
     """
     H, n_kv, D, first_layer, last_layer, kind, norm_kind = shape
     keys, values, n_max, length = cache
@@ -236,12 +271,10 @@ def run_blocks(w, n_workers, x, table, lora_scales, norms, shape, eps, cache, be
     own_x, normal, inner, turned_q, turned_k, scores, mixed = (
         private[0][w], private[1][w], private[2][w], private[3][w], private[4][w], private[5][w], private[6][w])
     own_whole = whole[0][w], whole[1][w], whole[2][w], whole[3][w, :TILE]
-    B, C = x.shape
+    B = own_x.shape[0]
     counter = counters.ctypes.data
     width = 4 if kind == F32 else 2
     n_q, n_k, per_kv, n_chunks = H * D, n_kv * D, H // n_kv, length // CHUNK + 1
-    own_x[:] = x
-    wait_for_all(counter, n_workers)  # before one writes to x
     for layer in range(first_layer, last_layer):
         linears, scales, tiles = table[layer], lora_scales[layer], counter + 8 * (1 + STAGES * layer)
         # Queries, keys and values.
@@ -299,8 +332,6 @@ def run_blocks(w, n_workers, x, table, lora_scales, norms, shape, eps, cache, be
         rows_of_worker(linears[DOWN], gate, own_whole, inner[0], scales[DOWN], out, tiles + 32)
         wait_for_all(counter, n_workers)
         added(own_x, out)
-    if w == 0:
-        x[:] = own_x
 
 
 @compiled

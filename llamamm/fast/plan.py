@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as registry
+from torch.utils.hooks import RemovableHandle
 
 from llamamm.fast.quantized import NarrowLinear, QuantizedLinear
 from llamamm.files import cache_root, in_notebook
@@ -34,6 +36,7 @@ NAMES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.
          "mlp.up_proj", "mlp.down_proj")  # fmt: skip
 KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # kernels' F32, F16, BF16; numba is not loaded yet
 _COMPILED: list[Any] = []
+_COUNTED: list[int] = []
 
 
 def load_kernels() -> Any:
@@ -67,6 +70,22 @@ def _compiled_folder() -> Path:
     return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="llamamm-"))
 
 
+def registrations() -> tuple[int, int]:
+    """How many modules, parameters and buffers have been put into a module, since the first call, and how many hooks,
+    anywhere in this process: PyTorch tells of each."""
+    if not _COUNTED:
+        _COUNTED.append(0)
+
+        def count(_module: nn.Module, _name: str, _value: object) -> None:
+            _COUNTED[0] += 1
+
+        for register in (registry.register_module_module_registration_hook,
+                         registry.register_module_parameter_registration_hook,
+                         registry.register_module_buffer_registration_hook):  # fmt: skip
+            register(count)
+    return _COUNTED[0], RemovableHandle.next_id
+
+
 class Plan:
     """Where a model's weights are, and what must stay as it is for that to be true."""
 
@@ -79,11 +98,10 @@ class Plan:
         self.norms = np.zeros((L, 3), np.int64)
         self.head = np.zeros(kernels.N_FIELDS, np.int64)
         self.eps = np.float32(cfg.norm_eps)
-        self._holders: list[dict] = []  # each has a name with a value
-        self._names: list[str] = []
-        self._values: list[object] = []
+        self._parts, self._attributes = Values(), Values()  # modules and tensors in them; what else they are told by
         self._tensors: list[Tensor] = []  # each is at an address
         self._addresses: list[int] = []
+        self._storages: list[object] = []  # held, so that no address is anybody else's before it is looked at again
         self._empty: list[dict] = []  # hooks
         self._plain: list[dict] = []  # a module's own attributes, among which is no forward
         dtypes = set()
@@ -94,9 +112,9 @@ class Plan:
             self._require(type(layer) is TransformerBlock and type(layer.self_attn) is GroupedQueryAttention
                           and type(layer.mlp) is FeedForward)  # fmt: skip
             self.norms[n, 2] = layer.self_attn.layer
-            self._has(layer.self_attn.__dict__, "layer", layer.self_attn.layer)
+            self._attributes.add(layer.self_attn.__dict__, "layer")
             attend = layer.self_attn.attend
-            self._has(layer.self_attn.__dict__, "attend", attend)
+            self._attributes.add(layer.self_attn.__dict__, "attend")
             self._require(getattr(attend, "args", (attend,))[0] is fused_attention)
             for name, part in (("self_attn", layer.self_attn), ("mlp", layer.mlp)):
                 self._watch(layer, name, part)
@@ -114,6 +132,8 @@ class Plan:
         self.norm_kind = KINDS[dtypes.pop()]
         self._linear(model, "lm_head", self.head)
         self._require(self.head[kernels.RANK] == 0)
+        self.ends = self._ends(model)
+        self._registered = registrations()
         rank = int(self.table[..., kernels.RANK].max())
         self.sizes = (cfg.hidden_size, cfg.n_heads, cfg.n_kv_heads, cfg.head_dim, cfg.intermediate_size, rank)
 
@@ -126,17 +146,43 @@ class Plan:
             return None
 
     def changed(self, model: Llama3Model, skipped: Collection[int]) -> bool:
+        """Whether anything is otherwise: some thousand looks, in C, at what is in no cache behind a step's weights."""
+        return (
+            self.altered(model, skipped)
+            or self._parts.changed()
+            or list(map(Tensor.data_ptr, self._tensors)) != self._addresses
+            or any(self._empty)
+        )
+
+    def altered(self, model: Llama3Model, skipped: Collection[int]) -> bool:
+        """The same of what may be otherwise within a text, at a tenth of the time: a part or a hook that PyTorch was
+        given anywhere, an adapter switched, the whole model in another memory. Weights of a part that were put
+        elsewhere by hand (`weight.data = ...`) are seen at the next text."""
         return (
             model is not self.model
             or self.skipped != frozenset(skipped)
-            or any(map(is_not, map(dict.get, self._holders, self._names), self._values))  # some thousand looks: in C
-            or list(map(Tensor.data_ptr, self._tensors)) != self._addresses
-            or any(self._empty)
+            or self._registered != registrations()
+            or self._attributes.changed()
             or any(map(contains, self._plain, repeat("forward")))
+            or self._tensors[-1].data_ptr() != self._addresses[-1]
+            or self._tensors[0].data_ptr() != self._addresses[0]
         )
 
     def head_changed(self, model: Llama3Model) -> bool:
         return model is not self.model or model.lm_head is not self.lm_head
+
+    def _ends(self, model: Llama3Model) -> tuple | None:
+        """Embeddings, last norm and head, for a step in one call; None where they are not what the kernels compute."""
+        table, norm = model.embed_tokens, model.norm
+        try:
+            self._require(type(table) is nn.Embedding and table.max_norm is None and type(norm) is RMSNorm)
+            self._require(norm.eps == model.cfg.norm_eps and table.weight.dtype in KINDS and norm.weight.dtype in KINDS)
+            self._watch(model, "embed_tokens", table)
+            self._watch(model, "norm", norm)
+            places = [(self._address(part, "weight"), KINDS[part.weight.dtype]) for part in (table, norm)]
+        except _Unfit:
+            return None
+        return *places[0], *places[1], self.head
 
     def _linear(self, owner: nn.Module, name: str, fields: np.ndarray) -> float:
         """Fill one row of the table. -> the scale of the adapter beside it, 0 without one."""
@@ -146,7 +192,7 @@ class Plan:
             self.lm_head = linear
         if type(linear) is LoraLinear:
             for key in ("active", "enabled"):
-                self._has(linear.__dict__, key, linear.__dict__[key])
+                self._attributes.add(linear.__dict__, key)
             if linear.enabled and not linear.merged:
                 a, b = linear.lora_a[linear.active], linear.lora_b[linear.active]
                 settings = linear.settings[linear.active]
@@ -171,7 +217,7 @@ class Plan:
     def _watch(self, owner: nn.Module, name: str, module: nn.Module) -> None:
         self._require(module is owner._modules.get(name) and "forward" not in module.__dict__)
         self._require(not module._forward_hooks and not module._forward_pre_hooks)
-        self._has(owner._modules, name, module)
+        self._parts.add(owner._modules, name)
         self._empty += [module._forward_hooks, module._forward_pre_hooks]
         self._plain.append(module.__dict__)
 
@@ -179,16 +225,12 @@ class Plan:
         holder = module._parameters if name in module._parameters else module._buffers
         tensor = holder.get(name)
         self._require(tensor is not None and tensor.device.type == "cpu" and tensor.is_contiguous())
-        self._has(holder, name, tensor)
+        self._parts.add(holder, name)
         return self._is_at(tensor)
-
-    def _has(self, holder: dict, name: str, value: object) -> None:
-        self._holders.append(holder)
-        self._names.append(name)
-        self._values.append(value)
 
     def _is_at(self, tensor: Tensor) -> int:
         self._tensors.append(tensor)
+        self._storages.append(tensor.untyped_storage())
         self._addresses.append(tensor.data_ptr())
         return self._addresses[-1]
 
@@ -196,6 +238,23 @@ class Plan:
     def _require(condition: bool) -> None:
         if not condition:
             raise _Unfit
+
+
+class Values:
+    """Of dicts, each with a name, what they have there now; and whether it is still that."""
+
+    def __init__(self) -> None:
+        self._holders: list[dict] = []
+        self._names: list[str] = []
+        self._values: list[object] = []
+
+    def add(self, holder: dict, name: str) -> None:
+        self._holders.append(holder)
+        self._names.append(name)
+        self._values.append(holder[name])
+
+    def changed(self) -> bool:
+        return any(map(is_not, map(dict.get, self._holders, self._names), self._values))
 
 
 class _Unfit(Exception):

@@ -59,6 +59,10 @@ class Stepper(Protocol):
 
     def head(self, model: Llama3Model, x: Tensor) -> Tensor | None: ...
 
+    def step(
+        self, model: Llama3Model, ids: Tensor, cache: KVCache | None, padding: Tensor | None
+    ) -> Tensor | None: ...  # fmt: skip
+
 
 class Llama3Model(nn.Module):
     """A text-only Llama of the shape in `cfg`, with fresh random weights.
@@ -110,6 +114,10 @@ class Llama3Model(nn.Module):
         last_only: logits of the last token alone, (B, 1, V), which saves most of the head's work on a prompt.
         Raises InputError for ids outside the vocabulary, ContextOverflowError past the context.
         """
+        if self.fast is not None and segments is None:
+            logits = self.fast.step(self, ids, cache, padding)
+            if logits is not None:
+                return logits
         x = self.hidden_states(ids, cache=cache, padding=padding, segments=segments)
         if last_only:
             x = x[:, -1:]

@@ -50,6 +50,12 @@ class Counting(FastDecoder):
         self.scored += out is not None
         return out
 
+    def step(self, *args):
+        out = super().step(*args)
+        self.taken += out is not None
+        self.scored += out is not None
+        return out
+
 
 def make(cfg=CFG, *, seed=0, std=0.15, dtype=torch.float32):
     torch.manual_seed(seed)
@@ -183,6 +189,11 @@ CHANGES = {
     "another attention": lambda model: setattr(model.layers[0].self_attn, "attend", attention.readable_attention),
     "biases": lambda model: setattr(model.layers[0].mlp, "up_proj", torch.nn.Linear(64, 192)),
     "training": lambda model: model.train(),
+}
+ENDS = {
+    "a hook on the embeddings": lambda model: model.embed_tokens.register_forward_hook(hook),
+    "another last norm": lambda model: setattr(model, "norm", Louder(64)),
+    "a hook on the head": lambda model: model.lm_head.register_forward_hook(hook),
 }  # fmt: skip
 
 
@@ -200,7 +211,69 @@ def test_a_changed_model_is_left_to_pytorch(change, late):
     torch.testing.assert_close(ours, steps(model, prompt(), None)[0], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("owner", "name"), [(attention, "apply_rope"), (RMSNorm, "forward")])
+@pytest.mark.parametrize("change", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("late", [False, True])
+def test_the_blocks_alone_are_taken_between_changed_ends(change, late):
+    model, fast = make(), Counting()
+    if late:
+        steps(model, prompt(), fast)
+    change(model)
+    ours, eager = (steps(model, prompt(), way)[0] for way in (fast, None))
+    torch.testing.assert_close(ours, eager, atol=5e-5, rtol=1e-4)
+
+
+WITHIN = CHANGES | ENDS | {
+    "an adapter switched off": lambda model: set_lora_enabled(model, False),
+    "an adapter merged": merge_lora,
+    "a weight of its own": lambda model: setattr(model.layers[0].self_attn.v_proj, "weight",
+                                                 torch.nn.Parameter(torch.zeros(32, 64))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", WITHIN.values(), ids=WITHIN)
+def test_a_change_within_an_answer_is_seen_at_once(change):
+    found = []
+    for fast in (Counting(), None):
+        model = make()
+        if change in (WITHIN["an adapter switched off"], WITHIN["an adapter merged"]):
+            apply_lora(model, r=3, alpha=6, targets=["q_proj", "down_proj"])
+            for name, parameter in model.named_parameters():
+                if "lora_b" in name:
+                    torch.nn.init.normal_(parameter, std=0.1)
+            model.eval()
+        model.fast, cache = fast, model.make_cache(1, 12)
+        with torch.inference_mode():
+            model(prompt(), cache=cache)
+            for token in (7, 8):
+                before = model(torch.tensor([[token]]), cache=cache)
+        change(model)
+        with torch.inference_mode():
+            found.append((before, model(torch.tensor([[9]]), cache=cache).float()))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(found[0][1], found[1][1], atol=5e-5, rtol=1e-4)
+
+
+def test_another_text_is_looked_at_whole():
+    model, fast = make(), Counting()
+    first, _ = steps(model, prompt(), fast)
+    model.layers[2].mlp.up_proj.weight.data = -model.layers[2].mlp.up_proj.weight.data.clone()
+    assert_second_differs(model, fast, first)
+
+
+@pytest.mark.parametrize("bad", [-1, 512])
+def test_an_id_outside_the_vocabulary_is_told_as_ever(bad):
+    model, fast = make(), Counting()
+    cache = model.make_cache(1, 8)
+    model.fast = fast
+    with torch.inference_mode():
+        model(prompt(), cache=cache)
+        with pytest.raises(InputError, match=f"{bad} is outside"):
+            model(torch.tensor([[bad]]), cache=cache)
+        assert model(torch.tensor([[3]]), cache=cache).isfinite().all() and fast.taken == 1
+
+
+@pytest.mark.parametrize(("owner", "name"), [(attention, "apply_rope"), (RMSNorm, "forward"),
+                                             (Llama3Model, "scores")])
 def test_a_changed_package_is_left_to_pytorch(monkeypatch, owner, name):
     model, real = make(), getattr(owner, name)
     monkeypatch.setattr(owner, name, lambda *args: real(*args) * 0.5)
