@@ -6,6 +6,7 @@ kernels         one token through all blocks, in loops that numba compiles
 workers         threads that make the same compiled call at the same time
 quantized       linears of whole numbers, 8 or 4 bits
 error_feedback  such linears by GPTQ's rule, on calibration text
+pages           large pages of memory for weights, on Linux
 plan            where a model's weights are, and whether that is still true
 decoder         which steps can be run so, and running them
 """

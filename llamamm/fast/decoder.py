@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from llamamm.errors import InputError, MissingDependencyError
+from llamamm.fast.pages import use_large_pages_beside
 from llamamm.fast.plan import KINDS, Plan, Room, load_kernels
 from llamamm.fast.quantized import NarrowLinear, QuantizedLinear, narrow, quantize, quantized_linears
 from llamamm.fast.workers import run_all
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 Fast = Literal["auto"] | bool
 
 MOST_ROWS = 8
+MANY_STEPS = 64  # after as many, a model is worth large pages
 LEAST_WEIGHTS = 2**24  # below, loading the kernels takes longer than they save
 # What the kernels compute is what these do; a lesson or a test may have put something else in their place.
 _PARTS = (TransformerBlock, GroupedQueryAttention, FeedForward, RMSNorm, Linear, LoraLinear, NarrowLinear,
@@ -121,7 +123,7 @@ class FastDecoder:
                 run(0, model.cfg.n_layers)
             else:
                 self._one_by_one(model, x, state, before, skipped, run)
-        self._advance(cache)
+        self._advance(ready.plan, cache)
         return torch.from_numpy(state)[:, None].to(x.dtype)
 
     def step(self, model: Llama3Model, ids: Tensor, cache: KVCache | None, padding: Tensor | None) -> Tensor | None:
@@ -141,7 +143,7 @@ class FastDecoder:
         with _ONE_AT_A_TIME:
             run_all(lambda w: kernels.run_step(w, room.n_workers, rows, plan.ends, *arguments, scores),
                     room.n_workers, counters, kernels.GIVEN_UP)  # fmt: skip
-        self._advance(cache)
+        self._advance(plan, cache)
         return torch.from_numpy(scores)[:, None]
 
     def _ready(
@@ -158,9 +160,12 @@ class FastDecoder:
         angles = cos.float().numpy(), sin.float().numpy()  # (B, D)
         return Ready(plan, self._room_for(plan, n_rows, cache.max_length), cache, begins, angles)
 
-    def _advance(self, cache: KVCache) -> None:
+    def _advance(self, plan: Plan, cache: KVCache) -> None:
         cache.advance(1)
         self._text = weakref.ref(cache), cache.length
+        plan.steps += 1
+        if plan.steps == MANY_STEPS:
+            use_large_pages_beside(plan.storages)
 
     @staticmethod
     def _one_by_one(

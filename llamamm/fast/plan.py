@@ -101,7 +101,8 @@ class Plan:
         self._parts, self._attributes = Values(), Values()  # modules and tensors in them; what else they are told by
         self._tensors: list[Tensor] = []  # each is at an address
         self._addresses: list[int] = []
-        self._storages: list[object] = []  # held, so that no address is anybody else's before it is looked at again
+        self.storages: list[torch.UntypedStorage] = []  # held, so that no address becomes somebody else's
+        self.steps = 0
         self._empty: list[dict] = []  # hooks
         self._plain: list[dict] = []  # a module's own attributes, among which is no forward
         dtypes = set()
@@ -230,7 +231,7 @@ class Plan:
 
     def _is_at(self, tensor: Tensor) -> int:
         self._tensors.append(tensor)
-        self._storages.append(tensor.untyped_storage())
+        self.storages.append(tensor.untyped_storage())
         self._addresses.append(tensor.data_ptr())
         return self._addresses[-1]
 

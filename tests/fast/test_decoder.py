@@ -260,6 +260,17 @@ def test_another_text_is_looked_at_whole():
     assert_second_differs(model, fast, first)
 
 
+def test_a_long_text_is_worth_large_pages_once(monkeypatch):
+    model, asked = make(), []
+    monkeypatch.setattr(decoder, "MANY_STEPS", 3)
+    monkeypatch.setattr(decoder, "use_large_pages_beside", asked.append)
+    fast = Counting()
+    for _ in range(3):
+        steps(model, prompt(), fast)
+    (storages,) = asked
+    assert {s.data_ptr() for s in storages} == {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+
 @pytest.mark.parametrize("bad", [-1, 512])
 def test_an_id_outside_the_vocabulary_is_told_as_ever(bad):
     model, fast = make(), Counting()

@@ -1,0 +1,51 @@
+"""fast.pages: large pages change where the system keeps numbers, and nothing else."""
+
+import sys
+
+import pytest
+import torch
+
+from llamamm.fast import pages
+from llamamm.fast.pages import LARGE, NEAR, _stretches, use_large_pages, use_large_pages_beside
+
+
+def in_large_pages(address):
+    """Bytes of the mapping around an address that lie in large pages, as the system says."""
+    here = False
+    with open("/proc/self/smaps") as lines:
+        for line in lines:
+            first = line.split()[0]
+            if "-" in first:
+                begin, end = (int(number, 16) for number in first.split("-"))
+                here = begin <= address < end
+            elif here and first == "AnonHugePages:":
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux has them")
+def test_numbers_and_addresses_stay():
+    numbers = torch.arange(4 * LARGE, dtype=torch.float32)
+    address, copy = numbers.data_ptr(), numbers.clone()
+    moved = use_large_pages([numbers.untyped_storage()])
+    assert torch.equal(numbers, copy) and numbers.data_ptr() == address
+    if not moved:
+        pytest.skip("this system has none to give")
+    assert moved <= numbers.nbytes and in_large_pages(address + 2 * LARGE) >= moved
+
+
+def test_neighbours_are_one_stretch():
+    assert _stretches([(1000, 500), (0, 1000), (0, 1000), (1500 + NEAR, 10), (10**6, 7), (10**7, 0)]) == [
+        (0, 1510 + NEAR), (10**6, 10**6 + 7)]  # fmt: skip
+
+
+def test_elsewhere_nothing_is_done(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(pages.ctypes, "CDLL", lambda _name: pytest.fail("asked the system"))
+    assert use_large_pages([torch.zeros(LARGE).untyped_storage()]) == 0
+
+
+def test_a_thread_of_its_own_ends():
+    thread = use_large_pages_beside([torch.zeros(3 * LARGE).untyped_storage(), torch.zeros(3).untyped_storage()])
+    thread.join(60)
+    assert not thread.is_alive() and thread.daemon
