@@ -18,6 +18,14 @@ from llamamm import Llama3Model, TextConfig, Tokenizer, from_pretrained  # noqa:
 from llamamm.assets.fetch import fetch, gguf_file  # noqa: E402
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked gpu are skipped here rather than in a fixture, before any weights are loaded for them."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
+
+
 @pytest.fixture(scope="session")
 def smollm2_dir() -> Path:
     """SmolLM2-135M-Instruct as a folder of Hugging Face files, fp32."""

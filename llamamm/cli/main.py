@@ -21,7 +21,7 @@ from llamamm.cli.make import TrainCommand, compose, data, merge, plan, train
 from llamamm.cli.measure import HarnessCommand, evaluate, experiment, harness, senses
 from llamamm.cli.options import AS_PATH, err, out
 from llamamm.cli.quantize import quality, quantize
-from llamamm.cli.speed import bench
+from llamamm.cli.speed import bench, gpu
 from llamamm.cli.talk import PromptCommand, chat, generate, transcribe
 from llamamm.devices import calm_threads
 from llamamm.errors import LlamammError
@@ -59,6 +59,7 @@ app.command()(quantize)
 app.command("eval")(evaluate)
 app.command(cls=HarnessCommand)(harness)
 experiment.command("quantized")(quality)
+experiment.command()(gpu)
 app.add_typer(experiment, name="experiment")
 app.add_typer(bench, name="bench")
 

@@ -1,13 +1,17 @@
 """Commands that measure speed and memory: `llamamm bench`, `bench train`, `bench harness`, `bench guard`,
-`bench speculate`, `bench same`."""
+`bench speculate`, `bench compile`, `bench same`; and `llamamm experiment gpu`."""
 
 from __future__ import annotations
 
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamamm.cli.options import (
+    AS_PATH,
     BitsOption,
     DeviceOption,
     DtypeOption,
@@ -15,18 +19,20 @@ from llamamm.cli.options import (
     ModelOption,
     SizeOption,
     Speculation,
+    err,
     load_judge,
     measuring,
     model_name,
     out,
 )
+from llamamm.errors import InputError
 
 if TYPE_CHECKING:
     from llamamm.evals.report import Report
 
 bench = typer.Typer(help="Measure the model; `bench train` measures training, `bench harness` multiple choice, "
-                    "`bench guard` what a guard costs, `bench speculate` what guessing ahead gains, `bench same` "
-                    "whether compiled decoding writes the same.",
+                    "`bench guard` what a guard costs, `bench speculate` what guessing ahead gains, "
+                    "`bench compile` what torch.compile does, `bench same` whether compiled decoding writes the same.",
                     invoke_without_command=True)  # fmt: skip
 
 
@@ -158,6 +164,34 @@ def measure_speculation(
     _show(report)
 
 
+@bench.command("compile")
+def measure_compile(
+    model: ModelOption = None,
+    size: SizeOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of the short prompt.")] = 64,
+    long_tokens: Annotated[int, typer.Option(help="Tokens of the long prompt.")] = 1024,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to decode.")] = 64,
+    repeats: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 3,
+    mode: Annotated[
+        str | None, typer.Option(help="torch.compile's: reduce-overhead, which replays a GPU's steps, or "
+                                 "max-autotune.", show_default=False)] = None,
+) -> None:  # fmt: skip
+    """Measure what torch.compile gives to PyTorch's decoding, and how long it takes; numba's loops are off."""
+    from llamamm.devices import default_dtype, pick_device
+    from llamamm.evals.compile_speed import run_compile_bench
+    from llamamm.text.config import parse_dtype
+
+    torch_device = pick_device(device)
+    report = run_compile_bench(
+        model_name(model, size), dtype=parse_dtype(dtype) if dtype else default_dtype(torch_device),
+        device=torch_device, prompt_tokens=prompt_tokens, long_tokens=long_tokens, new_tokens=new_tokens,
+        repeats=repeats, mode=mode, say=err().print,
+    )  # fmt: skip
+    _show(report)
+
+
 @bench.command("same")
 def measure_same(
     model: ModelOption = None,
@@ -180,6 +214,62 @@ def measure_same(
         found = compare_tokens(llama, prompts_for(tokenizer, prompts), new_tokens=new_tokens, say=say)
     out().print(found.written(), soft_wrap=True)
     raise typer.Exit(1 if found.differences else 0)
+
+
+class Shape(StrEnum):
+    """Real models' shapes, and one for trying things out."""
+
+    B1 = "1B"
+    SMOLLM2 = "smollm2"
+    TINY = "tiny"
+
+
+def gpu(
+    model: Annotated[str | None, typer.Argument(help="A text model's asset or folder. Default: smollm2.",
+                                                show_default=False)] = None,
+    random: Annotated[Shape | None, typer.Option(help="Random weights in that shape instead: nothing is fetched.",
+                                                 show_default=False)] = None,
+    output: Annotated[Path | None, typer.Option("--out", help="File for the findings, written after each. Default: "
+                                                "gpu.json.", show_default=False, **AS_PATH)] = None,
+    sections: Annotated[str, typer.Option(help="Some of parity,tokens,speed,half,quantized,training,compile.",
+                                          show_default=False)] = "",
+    minutes: Annotated[float, typer.Option(help="What has not begun by then is left out, what runs is ended.",
+                                           min=0)] = 10,
+    few: Annotated[bool, typer.Option("--few", help="Few tokens and rounds, also on a CPU: does it run?")] = False,
+    device: DeviceOption = None,
+) -> None:  # fmt: skip
+    """Try on a GPU what needs one, beside transformers: parity, speed, fp16, few bits, training, torch.compile."""
+    from llamamm.devices import pick_device
+    from llamamm.evals.speed import import_transformers
+    from llamamm.experiments import gpu_run
+    from llamamm.files import require_writable
+    from llamamm.pretrained.locate import DEFAULT_MODEL, locate
+
+    torch_device = pick_device(device)
+    names = [name.strip() for name in sections.split(",") if name.strip()] or list(gpu_run.SECTIONS)
+    if unknown := set(names) - set(gpu_run.SECTIONS):
+        raise InputError(f"--sections {', '.join(sorted(unknown))}: there are {', '.join(gpu_run.SECTIONS)}")
+    if model and random:
+        raise InputError(f"{model} and --random {random} name two models; give one of them")
+    if torch_device.type != "cuda" and not few:
+        raise InputError(f"this is for a GPU, and the best device here is {torch_device}: --few tries whether it runs")
+    import_transformers()
+    path = None if random else locate(model or DEFAULT_MODEL)
+    if path is not None and path.suffix == ".gguf":
+        raise InputError(f"{path.name} is a GGUF file, which transformers does not take here; give a folder")
+    output = output or Path("gpu.json")
+    require_writable(output.parent)
+    with TemporaryDirectory() as folder:
+        path = path or gpu_run.make_random(random.value, Path(folder))
+        setting = gpu_run.Setting(str(path), str(torch_device), **(gpu_run.FEW if few else {}))
+        on = gpu_run.machine(torch_device)
+        found = []
+        for finding in gpu_run.run_sections(setting, names, minutes=minutes, say=err().print):
+            found.append(finding)
+            gpu_run.write_findings(output, found, about={**on, "model": random or model or DEFAULT_MODEL})
+    out(width=160).print(gpu_run.table(found))
+    print(output)
+    raise typer.Exit(1 if any(one.holds is False for one in found) else 0)
 
 
 def _show(report: Report) -> None:

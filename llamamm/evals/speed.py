@@ -27,7 +27,7 @@ from llamamm.evals.llama_cpp import LlamaBench, find_program, write_gguf_file
 from llamamm.evals.report import LLAMA_CPP, OURS, THEIRS, Report, Row
 from llamamm.fast.decoder import Fast
 from llamamm.fast.quantized import n_bytes
-from llamamm.generation.generate import TokenStream
+from llamamm.generation.generate import CausalLM, TokenStream
 from llamamm.pretrained.load import from_pretrained, load_tokenizer
 from llamamm.pretrained.locate import locate
 from llamamm.text.layers import few_rows_linear
@@ -100,9 +100,10 @@ def run_bench(
     with tempfile.TemporaryDirectory() as folder:
         peer = _llama_cpp_answer(path, Path(folder), dtype, bits) if LLAMA_CPP in sides else None
         probes = {side: _probe_loading(side, path, dtype, device, fast, bits) for side in loaded}
-        answers: dict[str, Answer] = {OURS: _our_answer(path, dtype, device, fast, bits)}
+        llama, _ = from_pretrained(path, dtype=dtype, device=device, progress=False, fast=fast, bits=bits)
+        answers: dict[str, Answer] = {OURS: our_answer(llama, device)}
         if THEIRS in sides:
-            answers[THEIRS] = _their_answer(path, dtype, device)
+            answers[THEIRS] = their_answer(load_theirs(path, dtype, device), device)
         if peer:
             answers[LLAMA_CPP] = peer
         runs, busy_rates = _rounds(answers, short, long, new_tokens=new_tokens, repeats=repeats, busy=busy)
@@ -192,8 +193,8 @@ def read_bandwidth(device: torch.device | str = "cpu", *, megabytes: int = 512, 
     return block.nbytes / min(seconds)
 
 
-def _our_answer(path: Path, dtype: torch.dtype, device: torch.device, fast: Fast, bits: int | None) -> Answer:
-    model, _ = from_pretrained(path, dtype=dtype, device=device, progress=False, fast=fast, bits=bits)
+def our_answer(model: CausalLM, device: torch.device) -> Answer:
+    """How a model of ours, on that device, answers greedily and is timed."""
 
     def answer(ids: list[int], n: int) -> Run:
         times, tokens, start = [], [], time.perf_counter()
@@ -205,8 +206,12 @@ def _our_answer(path: Path, dtype: torch.dtype, device: torch.device, fast: Fast
     return answer
 
 
-def _their_answer(path: Path, dtype: torch.dtype, device: torch.device) -> Answer:
-    model = import_transformers().AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
+def load_theirs(path: Path, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+    return import_transformers().AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
+
+
+def their_answer(model: torch.nn.Module, device: torch.device) -> Answer:
+    """The same of a model of transformers."""
 
     class Clock:
         """A streamer: `generate` hands it the prompt first, then each token."""

@@ -9,4 +9,5 @@ error_feedback  such linears by GPTQ's rule, on calibration text
 pages           large pages of memory for weights, on Linux
 plan            where a model's weights are, and whether that is still true
 decoder         which steps can be run so, and running them
+fixed_cache     a step of fixed shapes, for torch.compile
 """

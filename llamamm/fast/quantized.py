@@ -7,11 +7,15 @@ Beside them, linears that keep what was 16 bits all along so, and compute in fp3
 Round to nearest, group by group. In 8 bits a group's largest number becomes 127; in 4 bits it becomes -8, the end of a
 range, -8 to 7, that is longer below: the rules of llama.cpp's Q8_0 and Q4_0, whose groups have 32 columns.
 
-64 rows stand side by side, as `whole` reads them; files hold them row by row. Without numba, and for prompts, the
-weight is spread out again for each product, and PyTorch multiplies. Built in notebook 19.
+64 rows stand side by side, as `whole` reads them; files hold them row by row. Without numba, for prompts, and on a GPU
+the weight is spread out again for each product, a block of rows at a time, and PyTorch multiplies. Built in notebook
+19.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +27,7 @@ from llamamm.wiring import find_linears, put_module
 
 TILE = 64  # rows that stand side by side, and of which a thread takes a run at a time
 GROUPS = (32, 64, 128)
+AT_ONCE = 2**24  # numbers of a weight that are spread out at a time: 64 MB in fp32, where a head would take a gigabyte
 BLOCKS = ("layers.*.self_attn.*", "layers.*.mlp.*")
 
 
@@ -70,10 +75,12 @@ class QuantizedLinear(nn.Linear):
             self.codes.copy_(codes.view(tiles, 8, 8, -1, 4, 4).permute(0, 3, 1, 4, 2, 5))
         self.scales.copy_(scales.view(tiles, TILE, -1).transpose(1, 2))
 
-    def rows(self) -> tuple[Tensor, Tensor]:
-        """As files hold them, row by row: codes (N, C) int8 or (N, C/2) uint8, scales (N, C/group) fp16."""
-        codes = self.codes.permute(0, 2, 5, 1, 3, 6, 4) if self.bits == 8 else self.codes.permute(0, 2, 4, 1, 3, 5)
-        return tuple(t.reshape(self.out_features, -1) for t in (codes, self.scales.transpose(1, 2)))
+    def rows(self, tiles: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """As files hold them, row by row: codes (N, C) int8 or (N, C/2) uint8, scales (N, C/group) fp16; of some tiles
+        of 64 rows alone where they are named."""
+        codes, scales = self.codes[tiles], self.scales[tiles].transpose(1, 2)
+        codes = codes.permute(0, 2, 5, 1, 3, 6, 4) if self.bits == 8 else codes.permute(0, 2, 4, 1, 3, 5)
+        return tuple(t.reshape(len(t) * TILE, -1) for t in (codes, scales))
 
     def whole_numbers(self) -> Tensor:
         """The codes, row by row: (N, C) int8."""
@@ -83,12 +90,20 @@ class QuantizedLinear(nn.Linear):
     @property
     def weight(self) -> Tensor:
         """What these numbers stand for, (N, C) fp32: made anew each time."""
-        scales = self.scales.transpose(1, 2).reshape(self.out_features, -1, 1)
-        codes = self.whole_numbers().view(self.out_features, -1, self.group)
-        return (codes.to(torch.float32) * scales.to(torch.float32)).view(self.out_features, -1)
+        return self._spread(slice(None))
+
+    def _spread(self, tiles: slice) -> Tensor:
+        codes, scales = self.rows(tiles)
+        codes = (out_of_bytes(codes) if self.bits == 4 else codes).view(len(codes), -1, self.group)
+        return (codes.to(torch.float32) * scales[..., None].to(torch.float32)).flatten(1)
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The weight in blocks of rows, (n, C) fp32, each made when it is asked for."""
+        step = max(1, AT_ONCE // (TILE * self.in_features))
+        yield from (self._spread(slice(first, first + step)) for first in range(0, len(self.codes), step))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return _Product.apply(x, self) if torch.is_grad_enabled() and x.requires_grad else _product(x, self)
 
     def _apply(self, fn, recurse: bool = True) -> QuantizedLinear:  # noqa: ANN001 (as PyTorch's)
         super()._apply(fn, recurse)
@@ -97,6 +112,27 @@ class QuantizedLinear(nn.Linear):
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bits={self.bits}, group={self.group}"
+
+
+def _product(x: Tensor, linear: QuantizedLinear) -> Tensor:
+    return torch.cat([F.linear(x, block.to(x.dtype)) for block in linear.blocks()], dim=-1)
+
+
+class _Product(torch.autograd.Function):
+    """The product, of which nothing is kept for the gradient: the weight is spread out a second time instead."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, linear: QuantizedLinear) -> Tensor:
+        ctx.linear, ctx.dtype = linear, x.dtype
+        return _product(x, linear)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        total, first = torch.zeros((), device=gradient.device), 0  # fp32, whatever the blocks' products are
+        for block in ctx.linear.blocks():
+            total = total + gradient[..., first : first + len(block)] @ block.to(gradient.dtype)
+            first += len(block)
+        return total.to(ctx.dtype), None
 
 
 class NarrowLinear(nn.Linear):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from llamamm import Llama3Model, TextConfig, apply_lora, generate, merge_lora
 from llamamm.errors import ConfigError, InputError
+from llamamm.fast import quantized
 from llamamm.fast.quantized import NarrowLinear, QuantizedLinear, narrow, quantize, rounded
 
 CFG = TextConfig.tiny(hidden_size=64, intermediate_size=192, n_heads=4, n_kv_heads=4, vocab_size=512)
@@ -59,6 +60,42 @@ def test_side_by_side_and_back(bits, group):
     torch.testing.assert_close(linear(x), x @ meant.T)
     n_bytes = sum(buffer.nbytes for buffer in linear.buffers())
     assert n_bytes == weight.numel() * bits // 8 + weight.numel() // group * 2
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_block_by_block_the_product_and_its_gradient_are_those_of_the_whole_weight(bits, monkeypatch):
+    """Blocks of two tiles, and a last one that is shorter."""
+    monkeypatch.setattr(quantized, "AT_ONCE", 2 * 64 * 128 + 1)
+    linear = QuantizedLinear.of(weights(5 * 64, 128), bits=bits, group=64)
+    assert [len(block) for block in linear.blocks()] == [128, 128, 64]
+    x, whole = weights(3, 128, seed=1).requires_grad_(), weights(3, 128, seed=1).requires_grad_()
+    wanted = torch.nn.functional.linear(whole, linear.weight)
+    torch.testing.assert_close(linear(x), wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x), wanted)
+    weighting = weights(3, 320, seed=2)
+    ((linear(x) * weighting).sum() + (wanted * weighting).sum()).backward()
+    torch.testing.assert_close(x.grad, whole.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_of_the_weight_is_kept_for_the_gradient(dtype):
+    linear, kept = QuantizedLinear.of(weights(256, 128), bits=8), []
+    x = weights(3, 128, seed=1).to(dtype).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        out = linear(x)
+        out.sum().backward()
+    assert max(kept, default=0) < 256 * 128 and out.dtype == x.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_product_stays_on_its_device(bits):
+    """The meta device computes nothing, and refuses what would go through another device."""
+    linear = QuantizedLinear(128, 192, bits=bits, group=64).to("meta")
+    x = torch.empty(2, 3, 128, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    out = linear(x)
+    assert out.shape == (2, 3, 192) and out.device.type == "meta" and out.dtype == torch.bfloat16
+    assert linear.weight.device.type == linear.rows()[0].device.type == "meta"
 
 
 def test_a_model_in_eight_bits_is_near_and_smaller(model):
