@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import huggingface_hub
 import psutil
 import torch
+from huggingface_hub import constants, get_token
 
 from llamamm.devices import cpu_flags, cpu_has_bf16_units, default_dtype, pick_device
 from llamamm.errors import CheckpointError, counted
@@ -39,10 +39,10 @@ def examine_machine() -> Iterator[tuple[str, str]]:
     yield "memory", f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB"
     root = cache_root()
     yield "asset cache", f"{root} ({_folder_size(root) / 1e6:.0f} MB)"
-    hub_cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    hub_cache = Path(constants.HF_HUB_CACHE)
     yield "hub cache", f"{hub_cache} ({'exists' if hub_cache.exists() else 'empty'})"
-    yield "hub token", "present" if huggingface_hub.get_token() else "none (needed for gated models: set HF_TOKEN)"
-    yield "hub", "offline (HF_HUB_OFFLINE is set)" if huggingface_hub.constants.HF_HUB_OFFLINE else "online"
+    yield "hub token", "present" if get_token() else "none (needed for gated models: set HF_TOKEN)"
+    yield "hub", "offline (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else "online"
 
 
 @dataclass
@@ -82,7 +82,7 @@ def examine_checkpoint(path: str | Path) -> CheckpointReport:
         tensor = ref.read()
         dtype = str(ref.dtype).removeprefix("torch.")
         report.n_tensors += 1
-        report.n_parameters += tensor.numel()
+        report.n_parameters += _n_weights(name, tensor, refs)
         report.n_bytes += tensor.nbytes
         report.dtypes[dtype] = report.dtypes.get(dtype, 0) + 1
         if tensor.is_floating_point():
@@ -90,6 +90,14 @@ def examine_checkpoint(path: str | Path) -> CheckpointReport:
             if n_nan or n_inf:
                 report.damaged.append(f"  {name} {tuple(tensor.shape)}: {n_nan} NaN, {n_inf} inf")
     return report
+
+
+def _n_weights(name: str, tensor: torch.Tensor, names: Collection[str]) -> int:
+    """How many weights a tensor holds: codes of 4 bits two in a byte, and their scales none of their own."""
+    path, _, kind = name.rpartition(".")
+    if f"{path}.codes" not in names or kind not in ("codes", "scales"):
+        return tensor.numel()
+    return 0 if kind == "scales" else tensor.numel() * (2 if tensor.dtype == torch.uint8 else 1)
 
 
 def _version(package: str) -> str:
@@ -110,6 +118,10 @@ def _describe_bf16() -> str:
 def _describe_compiled(device: torch.device) -> str:
     if not is_available():
         return "no: it needs numba (pip install 'llamamm[fast]')"
+    try:
+        import numba  # noqa: F401 (found is not loaded: it may be older than NumPy is)
+    except Exception as error:
+        return f"no: numba {version('numba')} does not load, {' '.join(str(error).split())}"
     if device.type != "cpu":
         return f"not on {device}; with --device cpu it is the default"
     return f"yes, with numba {version('numba')}: the default from {LEAST_WEIGHTS / 1e6:.0f} million weights on"

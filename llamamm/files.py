@@ -54,7 +54,8 @@ def in_notebook() -> bool:
 def write_error(path: str | Path, error: Exception) -> WriteError:
     """What the system, or a library in its words, said when `path` was to be written, with the remedy for just that."""
     rust = re.search(r"\(os error (\d+)\)", str(error))  # safetensors has errors of its own
-    number = getattr(error, "errno", None) or (int(rust[1]) if rust else None)
+    short = re.search(r"\d+ requested and \d+ written", str(error))  # so says NumPy, whatever the system's reason
+    number = getattr(error, "errno", None) or (int(rust[1]) if rust else errno.ENOSPC if short else None)
     said = os.strerror(number) if number else " ".join(str(error).split()) or type(error).__name__
     remedy = _REMEDIES.get(number)
     named = WriteError(f"{path} cannot be written: {said}{f'; {remedy}' if remedy else ''}")

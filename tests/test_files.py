@@ -5,7 +5,7 @@ import os
 import pytest
 
 from llamamm.errors import FetchError, WriteError
-from llamamm.files import recover_folder, replace_folder, require_writable, write_file
+from llamamm.files import recover_folder, replace_folder, require_writable, write_error, write_file
 
 
 def test_write_file_replaces_whole(tmp_path):
@@ -55,6 +55,11 @@ def test_a_librarys_words_for_a_full_disk(tmp_path):
     with pytest.raises(WriteError, match="x cannot be written: No space left on device; free some space"), \
             replace_folder(tmp_path / "x"):  # fmt: skip
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def test_numpys_words_for_a_full_disk():
+    full = write_error("x.gguf", OSError("3145728 requested and 2260544 written"))  # it has no errno
+    assert str(full) == "x.gguf cannot be written: No space left on device; free some space"
 
 
 def test_what_does_not_come_from_the_disk_is_left_as_it_is(tmp_path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from llamamm.cli.options import AS_PATH, DtypeOption, ModelOption, err, out
+from llamamm.cli.options import AS_PATH, KeptDtypeOption, ModelOption, err, out
 from llamamm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -107,12 +107,13 @@ def plan(
     work = budget.table(budget.plan_work(cfg), gpus=gpus, tflops=tflops, utilisation=utilisation)
     for parallel in ("ddp", "fsdp") if gpus > 1 else (cfg.parallel,):
         plans = counted.plan_memory(cfg.model_copy(update={"parallel": parallel}), gpus=gpus)
+        table = counted.table(plans, memory=memory)
         if gpus > 1:
             out().print(f"memory of each of {gpus} GPUs, parallel: {parallel}")
-        out().print(counted.table(plans, memory=memory))
+        out().print(table)
     out().print(work)
-    out().print(f"hours: on {gpus} x {tflops:g} TFLOP/s at {100 * utilisation:g} % of it; full rows, a picture in each",
-                soft_wrap=True)  # fmt: skip
+    rows = "full rows, a picture in each" if getattr(counted.model_shape(cfg), "vision", None) else "full rows"
+    out().print(f"hours: on {gpus} x {tflops:g} TFLOP/s at {100 * utilisation:g} % of it; {rows}", soft_wrap=True)
 
 
 def compose(
@@ -124,18 +125,20 @@ def compose(
         str, typer.Option(help="projector (tokens among the words), gated (blocks that look), perceiver (few tokens).")
     ] = "projector",
     image_size: Annotated[int, typer.Option(help="Pixels of a side that pictures are brought to.", min=1)] = 224,
-    dtype: DtypeOption = None,
+    dtype: KeptDtypeOption = None,
     seed: Annotated[int, typer.Option(help="Decides the fresh bridges.", min=0)] = 0,
 ) -> None:
     """Give a text model an eye and an ear, with fresh bridges: what `llamamm train` then trains to see and hear."""
     from llamamm.pretrained.compose import save_composed
     from llamamm.text.config import parse_dtype
+    from llamamm.train.seen import read_before
     from llamamm.weights.saving import refuse_foreign_files
 
     refuse_foreign_files(output)  # before the minutes, not after
     eye, ear = (None if name == "none" else name for name in (vision, audio))
     model = save_composed(output, text=text, vision=eye, audio=ear, fusion=fusion, image_size=image_size, seed=seed,
                           dtype=parse_dtype(dtype) if dtype else None)  # fmt: skip
+    read_before(text, eye, ear).save(output)
     counts = {"text": 0, "towers": 0, "bridges": 0}
     for name, p in model.named_parameters():
         part = name.split(".")[0]
@@ -178,7 +181,7 @@ def merge(
     adapter: Annotated[Path, typer.Argument(help="Folder of a LoRA adapter, or of a skill.", **AS_PATH)],
     output: Annotated[Path, typer.Argument(help="Folder to write the merged model to.", **AS_PATH)],
     model: ModelOption = None,
-    dtype: DtypeOption = None,
+    dtype: KeptDtypeOption = None,
 ) -> None:
     """Put an adapter, or a skill, into its base's weights, and save the result as an ordinary model."""
     from llamamm.pretrained.load import from_pretrained

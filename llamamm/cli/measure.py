@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from llamamm.cli.options import AS_PATH, DeviceOption, DtypeOption, err, load_judge, measuring, out
+from llamamm.cli.options import AS_PATH, DeviceOption, KeptDtypeOption, err, load_judge, measuring, out
 from llamamm.errors import InputError
 
 experiment = typer.Typer(help="Train something small, and measure it on unseen data.", no_args_is_help=True)
@@ -100,7 +100,7 @@ def evaluate(
     guard: Annotated[str | None, typer.Option(help="A guard that judges the prompts of the safety sets, too: own, "
                                               "or a Llama Guard by its name or folder.", show_default=False)] = None,
     batch_size: Annotated[int, typer.Option(help="Questions at once.", min=1)] = 16,
-    dtype: DtypeOption = None,
+    dtype: KeptDtypeOption = None,
     device: DeviceOption = None,
 ) -> None:  # fmt: skip
     """Measure a model on held-out text, questions, pictures and sounds: every figure with its 95 % interval."""
@@ -176,6 +176,16 @@ def measure_guard(
     out(width=200).print(leak_table(measure_leaks()))
 
 
+def _make_room(file: Path) -> None:
+    """For a file, before the minutes and not after. Raises InputError, WriteError."""
+    from llamamm.files import require_writable
+
+    if file.is_dir():
+        raise InputError(f"{file} is a folder; give the name of a file")
+    require_writable(file.parent)
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+
 @experiment.command("early-exit")
 def early_exit(
     output: Annotated[Path, typer.Argument(help="File to write the exit to, .safetensors.", **AS_PATH)],
@@ -185,10 +195,12 @@ def early_exit(
 ) -> None:
     """Train a head for SmolLM2's first blocks, that they guess for all of them, and say what that gains."""
     from llamamm.experiments.early_exit import save_exit, train_exit
-    from llamamm.files import require_writable
     from llamamm.pretrained.ready import load_ready
 
-    require_writable(output.parent)  # before the minutes, not after
+    if output.suffix != ".safetensors" or output.exists():
+        raise InputError(f"{output} is there already: choose a new name" if output.exists() else
+                         f"{output} does not end in .safetensors, as the file of an exit does")  # fmt: skip
+    _make_room(output)
     _, model, processor = load_ready(fast=False)
     short, figures = train_exit(model, processor.tokenizer, blocks, steps=steps, seed=seed, say=err().print)
     save_exit(short, output)
@@ -222,10 +234,10 @@ def fusion(
     """Give one text model eyes in three ways, frozen and tuned, each at its own learning rate, and compare them."""
     from llamamm.devices import pick_device
     from llamamm.experiments.fusion_record import run_comparison
-    from llamamm.files import require_writable, write_file
+    from llamamm.files import write_file
 
     if output is not None:
-        require_writable(output.parent)  # before the minutes, not after
+        _make_room(output)
     record = run_comparison(steps=steps, read=read, seed=seed, n_seeds=seeds, device=pick_device(device),
                             say=err().print)  # fmt: skip
     if output is not None:

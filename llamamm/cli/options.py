@@ -28,14 +28,14 @@ def err() -> Console:
     """Where notes and errors go. Made when it is needed: help waits for nothing that it does not show."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)  # recipe:guard: is no soldier
 
 
 def out(**options: Any) -> Console:
     """Where a command's tables go. options: rich's."""
     from rich.console import Console
 
-    return Console(highlight=False, **options)
+    return Console(highlight=False, emoji=False, **options)
 
 
 def path(text: str) -> Path:
@@ -82,6 +82,7 @@ SizeOption = Annotated[
 DtypeOption = Annotated[
     str | None, typer.Option(help="float32, bfloat16 or float16. Default: what this device multiplies fast.")
 ]
+KeptDtypeOption = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the model's own.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best there is.")]
 TemperatureOption = Annotated[
     float, typer.Option(help="0 always takes the best token; higher is more varied.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamamm.cli.options import AS_PATH, DtypeOption, err, measuring, out
+from llamamm.cli.options import AS_PATH, KeptDtypeOption, err, measuring, out
 from llamamm.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def quantize(
                                                 "that ends in .gguf, for llama.cpp.", **AS_PATH)],
     bits: Annotated[int | None, typer.Option(help="8 or 4; for .gguf also 16. Default: 8, or what MODEL has.",
                                              show_default=False)] = None,
-    group: Annotated[int, typer.Option(help="Columns that share a scale: 32, 64 or 128.")] = 32,
+    group: Annotated[int | None, typer.Option(help="Columns that share a scale: 32, 64 or 128. Default: 32, or what "
+                                              "MODEL has.", show_default=False)] = None,
     method: Annotated[Method, typer.Option(
         help="round: to nearest; gptq: errors are given back to the columns behind, on calibration text. Try both with "
              "`llamamm experiment quantized`.")] = Method.ROUND,
@@ -40,37 +41,41 @@ def quantize(
     tokens: Annotated[int | None, typer.Option(
         help="Of the calibration text. Default: 4,096, or twice the inputs of the widest linear.", min=1,
         show_default=False)] = None,
-    dtype: DtypeOption = None,
+    dtype: KeptDtypeOption = None,
 ) -> None:  # fmt: skip
     """Write a model whose linears have 8 or 4 bits: smaller, faster on a CPU, and a little worse.
 
-    Embeddings, norms, towers and bridges stay as they are. An adapter has to be merged first: `llamamm merge`.
+    Embeddings, norms, towers and bridges stay as they are. An adapter has to be merged first: `llamamm merge`. A model
+    that is quantized already is written to a .gguf file as it is, without --bits.
     """
     from llamamm.fast.quantized import n_bytes, quantized_linears
     from llamamm.pretrained.gguf_export import export_gguf
     from llamamm.pretrained.load import from_pretrained
+    from llamamm.pretrained.locate import locate
     from llamamm.pretrained.save import save_pretrained
     from llamamm.text.config import parse_dtype
     from llamamm.text.tokenizer import Tokenizer
+    from llamamm.train.seen import read_before
 
     to_gguf = output.suffix == ".gguf"
-    _require_sense(output, bits, group, method, calibration or tokens, to_gguf=to_gguf)
+    _require_sense(output, bits, group, method, calibration or tokens, dtype, to_gguf=to_gguf)
     cast = parse_dtype(dtype) if dtype else None
     llama, reader = from_pretrained(model, fast=False)
     tokenizer = reader if isinstance(reader, Tokenizer) else getattr(reader, "tokenizer", None)
-    if not (to_gguf and bits is None and quantized_linears(llama)) and bits != 16:
+    if quantized_linears(llama):
+        asked = [bits and "--bits", group and "--group", method is Method.GPTQ and "--method gptq"]
+        _require_as_it_is(llama, model, [option for option in asked if option], to_gguf=to_gguf)
+    elif bits != 16:
         before = n_bytes(llama)
-        _quantize(llama, tokenizer, bits or 8, group, method, calibration, tokens)
+        _quantize(llama, tokenizer, bits or 8, group or 32, method, calibration, tokens)
         llama.to(cast)  # after rounding: what fp16 has lost is lost twice
         _report(llama, before)
-    elif bits == 16 and quantized_linears(llama):
-        raise InputError(f"{model} is quantized already; leave --bits out to write it as it is")
-    llama.to(cast)
     if to_gguf:
         export_gguf(llama, output, tokenizer=tokenizer, name=Path(model).name)
     else:
         whole = {"tokenizer": reader} if isinstance(reader, Tokenizer) else {"processor": reader}
         save_pretrained(llama, output, **whole)
+        read_before(locate(model)).save(output)
     print(output)
 
 
@@ -91,8 +96,9 @@ def quality(
 
 
 def _require_sense(
-    output: Path, bits: int | None, group: int, method: Method, calibrated: object, *, to_gguf: bool
-) -> None:
+    output: Path, bits: int | None, group: int | None, method: Method, calibrated: object, dtype: str | None, *,
+    to_gguf: bool,
+) -> None:  # fmt: skip
     """Refuse before minutes of loading. Raises InputError, CheckpointError, MissingDependencyError, WriteError."""
     from llamamm.fast.quantized import GROUPS
     from llamamm.files import require_writable
@@ -101,10 +107,16 @@ def _require_sense(
         raise InputError(f"--bits is 8 or 4, or 16 for a .gguf file; got {bits}")
     if bits == 16 and not to_gguf:
         raise InputError("--bits 16 is for a .gguf file; a folder in 16 bits is what --dtype of other commands reads")
-    if group not in GROUPS:
+    if group not in (None, *GROUPS):
         raise InputError(f"--group is 32, 64 or 128, got {group}")
-    if method is Method.GPTQ and bits == 16:
-        raise InputError("--method gptq is for 8 and 4 bits")
+    if bits == 16 and (group or method is Method.GPTQ):
+        raise InputError(f"{'--group' if group else '--method gptq'} is for 8 and 4 bits: 16 bits share no scale")
+    if to_gguf and dtype:
+        raise InputError("--dtype is for a folder: what a .gguf file does not hold in whole numbers is F16 there, and "
+                         "vectors are F32")  # fmt: skip
+    if output.suffix != ".gguf" and output.suffix.lower() == ".gguf":
+        raise InputError(f"{output} would be a folder: the name of a file for llama.cpp ends in .gguf, in small "
+                         f"letters")  # fmt: skip
     if calibrated and method is Method.ROUND:
         raise InputError("--calibration and --tokens are for --method gptq: rounding to nearest looks at no text")
     if output.exists():
@@ -114,6 +126,20 @@ def _require_sense(
 
         gguf_package()
     require_writable(output.parent)
+
+
+def _require_as_it_is(model: Llama3Model, name: str, asked: list[str], *, to_gguf: bool) -> None:
+    """A quantized model goes into a GGUF file number for number. Raises InputError where something else is wanted."""
+    from llamamm.fast.quantized import quantized_linears
+
+    one = next(iter(quantized_linears(model).values()))
+    what = f"{name} is quantized already, to {one.bits} bits in groups of {one.group}"
+    if not to_gguf:
+        raise InputError(f"{what}: it is such a folder itself; OUT.gguf makes a file for llama.cpp of it, and another "
+                         f"form is made of the model that it came from")  # fmt: skip
+    if asked:
+        raise InputError(f"{what}, and is written as it is: leave {asked[0]} out, or quantize the model that it came "
+                         f"from")  # fmt: skip
 
 
 def _quantize(

@@ -196,10 +196,10 @@ def measure_compile(
 def measure_same(
     model: ModelOption = None,
     size: SizeOption = None,
-    dtype: DtypeOption = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: float32.")] = None,
     bits: BitsOption = None,
-    prompts: Annotated[int, typer.Option(help="Answers to compare.")] = 20,
-    new_tokens: Annotated[int, typer.Option(help="Tokens of each.")] = 128,
+    prompts: Annotated[int, typer.Option(help="Answers to compare.", min=1)] = 20,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of each.", min=1)] = 128,
 ) -> None:
     """Compare compiled decoding with PyTorch on the same weights, token by token; exits with 1 where they differ."""
     from llamamm.evals.same_tokens import compare_tokens, prompts_for

@@ -140,7 +140,7 @@ def generate(
         pieces = GuardedStream(stream, judge, messages, transcribe=media_reader(llama, processor))
     for piece in pieces:
         print(piece, end="", flush=True)
-    print()
+    print(flush=True)  # before what goes to standard error
     if isinstance(pieces, GuardedStream) and pieces.refusal:
         _say_refusal(pieces.refusal)
         raise typer.Exit(3)
@@ -250,14 +250,14 @@ def _answer(session: ChatSession, line: str, media: list[Image | Sound]) -> None
     try:
         for piece in reply:
             print(piece, end="", flush=True)
-        print()
+        print(flush=True)
         if session.refusal:
             _say_refusal(session.refusal)
         else:
             _say_why_it_stopped(session.stop_reason, session.max_new_tokens)
     except KeyboardInterrupt:
         reply.close()  # keeps what was said so far
-        print()
+        print(flush=True)
         err().print("(stopped)")
     except InputError as error:
         err().print(f"error: {error} (/reset)", markup=False, soft_wrap=True)
@@ -329,9 +329,9 @@ def _load(
     named = model_name(model, size) if model or size or not adapter else None  # None: the adapter's own base
     _, llama, processor = load_ready(named, adapter, dtype=torch_dtype, device=torch_device, bits=bits,
                                      fast=False if compile else "auto" if fast is None else fast)  # fmt: skip
-    if compile:
-        llama.compile(dynamic=True)
-    return llama, processor
+    if llama.fast is not None:
+        llama.fast.ready()  # what it says the first time comes before the answer, not in its midst
+    return (llama.compile(dynamic=True) or llama) if compile else llama, processor
 
 
 def _say_why_it_stopped(reason: str | None, max_new_tokens: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from llamamm.errors import InputError
+from llamamm.errors import InputError, counted
 from llamamm.evals.report import OURS, Report, Row
 from llamamm.evals.speed import prompt_ids
 from llamamm.generation.generate import TextStream
@@ -78,5 +78,5 @@ def run_guard_bench(
     notes = [f"guarded, {kept:.2f} of the speed is kept, and the first words come {waits:.2g} s later; judged each "
              f"{window} pieces"]  # fmt: skip
     title = (f"{model}, {str(dtype).removeprefix('torch.')} on {device}, {torch.get_num_threads()} threads; "
-             f"{repeats} rounds, medians")  # fmt: skip
+             f"{counted(repeats, 'round')}, medians")  # fmt: skip
     return Report(title, rows, notes, {OURS: OURS})

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from llamamm.errors import InputError
+from llamamm.errors import InputError, counted
 from llamamm.evals.harness import harness_class
 from llamamm.evals.report import OURS, THEIRS, Report, Row
 from llamamm.evals.score_card import Say
-from llamamm.evals.speed import import_transformers
+from llamamm.evals.speed import import_transformers, require_theirs
 from llamamm.pretrained.locate import locate
 
 THINGS = ("river", "mill", "boat", "city", "hill", "valley", "stream", "sea", "spring", "field")
@@ -40,8 +40,7 @@ def run_harness_bench(
     if min(questions, repeats, batch_size) < 1:
         raise InputError("bench needs 1 question or more, 1 round or more, and a batch of 1 or more")
     path = locate(model)
-    if path.suffix == ".gguf":
-        raise InputError(f"{path.name} is a GGUF file, which transformers does not take here; give a folder")
+    require_theirs(path)
     made, rows, notes = _both(path, device, batch_size), [], []
     score: dict[str, list[tuple[float, bool]]] = {}
     for form, what in FORMS.items():
@@ -58,7 +57,7 @@ def run_harness_bench(
         say(what, repeats, repeats)
         rows.append(Row(form, f"{what}, questions/s", values))
         notes.append(f"{form}: {_agreement(score[OURS], score[THEIRS])}")
-    title = f"{model}, float32 on {device}, {torch.get_num_threads()} threads; {repeats} rounds, medians"
+    title = f"{model}, float32 on {device}, {torch.get_num_threads()} threads; {counted(repeats, 'round')}, medians"
     return Report(title, rows, notes, {OURS: OURS, THEIRS: "lm_eval's hf"})
 
 

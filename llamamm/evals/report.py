@@ -31,13 +31,18 @@ class Row:
 
     def cells(self, sides: list[str]) -> list[str]:
         """A median for each side, with lowest and highest where there are several rounds; then ours by each other's."""
-        cells = ["" if side not in self.values else f"{self.median(side):.4g}" for side in sides]
+        cells = ["" if side not in self.values else _figure(self.median(side), 4) for side in sides]
         if max(map(len, self.values.values())) > 2:
-            cells = [f"{cell} ({min(self.values[side]):.3g} to {max(self.values[side]):.3g})" if cell else ""
-                     for cell, side in zip(cells, sides, strict=True)]  # fmt: skip
+            cells = [f"{cell} ({_figure(min(values), 3)} to {_figure(max(values), 3)})" if values else ""
+                     for cell, values in zip(cells, map(self.values.get, sides), strict=True)]  # fmt: skip
         less = " (less is better)" if self.lower_is_better else ""
         ratios = [f"{self.ratio(side):.2f} x{less}" if side in self.values else "" for side in sides[1:]]
         return cells + ratios
+
+
+def _figure(value: float, digits: int) -> str:
+    """So many digits; a large number in whole, not as 1.2e+04."""
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 
 from llamamm.assets.corpora import load_records, text_of
 from llamamm.assets.fetch import fetch
-from llamamm.errors import InputError
+from llamamm.errors import InputError, counted
 from llamamm.evals.score_card import Say
 from llamamm.evals.speculation_speed import TEXTS
 from llamamm.fast.decoder import FastDecoder
@@ -45,7 +45,7 @@ class Comparison(NamedTuple):
 
     def written(self) -> str:
         same = self.n_tokens - self.n_ties - len(self.differences)
-        text = (f"{self.n_prompts} answers, {self.n_tokens:,} tokens: {same:,} are PyTorch's best, "
+        text = (f"{counted(self.n_prompts, 'answer')}, {counted(self.n_tokens, 'token')}: {same:,} are PyTorch's best, "
                 f"{self.n_ties} tie with it within {TIE:g}, {len(self.differences)} are others; the largest "
                 f"difference of two logits is {self.largest:.1e}")  # fmt: skip
         worst = sorted(self.differences, key=lambda d: -d.gap)[:3]
@@ -55,6 +55,8 @@ class Comparison(NamedTuple):
 
 def prompts_for(tokenizer: Tokenizer, n: int = 20) -> list[list[int]]:
     """n prompts as ids: what `bench speculate` asks, in the chat's format, then beginnings of encyclopedia articles."""
+    if n < 1:
+        raise InputError(f"the comparison needs 1 prompt or more, got {n}")
     processor = as_processor(tokenizer)
     asked = [processor.chat([{"role": "user", "content": text}]).ids for texts in TEXTS.values() for text in texts]
     begun = [tokenizer.encode(text_of(record), bos=tokenizer.adds_bos)[:WIKI_TOKENS]

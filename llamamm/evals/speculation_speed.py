@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from llamamm.errors import InputError
+from llamamm.errors import InputError, counted
 from llamamm.evals.report import OURS, THEIRS, Report, Row
 from llamamm.evals.score_card import Say
 from llamamm.evals.speed import wait_for
@@ -95,7 +95,7 @@ def run_speculation_bench(
             notes.append(f"{kind}, {how}: {_explained([run for _, run in pairs], llama, some[0], ratios)}")
     notes.append(f"greedy answers: {n_same} of {n_all} identical")
     title = (f"{model}, {str(dtype).removeprefix('torch.')} on {device}, {torch.get_num_threads()} threads; "
-             f"{speculate}, {new_tokens} tokens at most, {repeats} rounds, medians")  # fmt: skip
+             f"{speculate}, {new_tokens} tokens at most, {counted(repeats, 'round')}, medians")  # fmt: skip
     return Report(title, rows, notes, {OURS: "speculating", THEIRS: "plain"})
 
 

@@ -9,6 +9,7 @@ decodes once more while another process takes one core.
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -22,14 +23,16 @@ from pathlib import Path
 import psutil
 import torch
 
-from llamamm.errors import InputError, LlamammError, MissingDependencyError
+from llamamm.errors import InputError, LlamammError, MissingDependencyError, counted
 from llamamm.evals.llama_cpp import LlamaBench, find_program, write_gguf_file
 from llamamm.evals.report import LLAMA_CPP, OURS, THEIRS, Report, Row
-from llamamm.fast.decoder import Fast
+from llamamm.fast.decoder import Fast, require_possible
 from llamamm.fast.quantized import n_bytes
+from llamamm.files import read_json
 from llamamm.generation.generate import CausalLM, TokenStream
 from llamamm.pretrained.load import from_pretrained, load_tokenizer
 from llamamm.pretrained.locate import locate
+from llamamm.pretrained.packed import is_packed
 from llamamm.text.layers import few_rows_linear
 from llamamm.text.model import Llama3Model
 
@@ -90,9 +93,10 @@ def run_bench(
         raise InputError(f"llama.cpp is compared on the CPU, not on {device}: give --device cpu")
     if min(prompt_tokens, prefill_tokens, repeats) < 1 or new_tokens < 2:
         raise InputError("bench needs prompts of 1 token or more, 2 new tokens or more, and 1 round or more")
+    require_possible(fast, bits, device)
     path = locate(model)
-    if THEIRS in sides and path.suffix == ".gguf":
-        raise InputError(f"{path.name} is a GGUF file, which transformers does not take here; give a folder")
+    if THEIRS in sides:
+        require_theirs(path)
 
     ids = prompt_ids(path, max(prompt_tokens, prefill_tokens))
     short, long = ids[:prompt_tokens], ids[:prefill_tokens]
@@ -142,8 +146,8 @@ def run_bench(
     )
     weights = {None: "", 16: ", weights in 16 bits"}.get(bits, f", weights of {bits} bits")
     precision = str(dtype).removeprefix("torch.") + weights
-    title = (f"{model}, {precision} on {device}, {torch.get_num_threads()} threads; {repeats} rounds, medians"
-             + (" (lowest to highest)" if repeats > 2 else ""))  # fmt: skip
+    title = (f"{model}, {precision} on {device}, {torch.get_num_threads()} threads; "
+             f"{counted(repeats, 'round')}, medians" + (" (lowest to highest)" if repeats > 2 else ""))  # fmt: skip
     return Report(title, rows, notes, {side: side for side in sides})
 
 
@@ -266,8 +270,14 @@ def _probe_loading(
                json.dumps({"fast": fast, "bits": bits})]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise LlamammError(f"loading with {side} failed: {done.stderr.strip().splitlines()[-1]}")
+        raise LlamammError(f"loading with {side} failed: {last_words(done.stderr)}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def last_words(stderr: str) -> str:
+    """What a process said last, such as why it failed; an error of this package without the name of its class."""
+    lines = stderr.strip().splitlines()
+    return re.sub(r"^llamamm\.errors\.\w+: ", "", lines[-1]) if lines else "it said nothing"
 
 
 def _load_and_report(side: str, path: str, dtype_name: str, device: str, ours: str) -> None:
@@ -312,6 +322,16 @@ def peak_rss() -> int:
 def wait_for(device: torch.device | str) -> None:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def require_theirs(path: Path) -> None:
+    """Refuse what transformers does not read, or, which is worse, reads as random weights. Raises InputError."""
+    if path.suffix == ".gguf":
+        raise InputError(f"{path.name} is a GGUF file, which transformers does not take here; give a folder")
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    if config.is_file() and is_packed(read_json(config)):
+        raise InputError(f"{path} is quantized in this package's form, which transformers does not read: give the "
+                         f"model that it was made of, or measure it without transformers")  # fmt: skip
 
 
 def import_transformers():

@@ -28,9 +28,9 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from llamamm.errors import InputError, LlamammError, MissingDependencyError
+from llamamm.errors import InputError, LlamammError, MissingDependencyError, counted
 from llamamm.evals.report import OURS, THEIRS, Report, Row
-from llamamm.evals.speed import import_transformers, peak_rss, prompt_ids, wait_for
+from llamamm.evals.speed import import_transformers, last_words, peak_rss, prompt_ids, require_theirs, wait_for
 from llamamm.pretrained.load import from_pretrained
 from llamamm.pretrained.locate import locate
 
@@ -66,8 +66,8 @@ def run_train_bench(
     if min(rows, r, steps, repeats) < 1 or not lengths or min(lengths) < 2:
         raise InputError("bench train needs 1 row, rank, step and round or more, and lengths of 2 tokens or more")
     path = locate(model)
-    if against and path.suffix == ".gguf":
-        raise InputError(f"{path.name} is a GGUF file, which transformers does not take here; give a folder")
+    if against:
+        require_theirs(path)
     if against and importlib.util.find_spec("peft") is None:
         raise MissingDependencyError("a comparison needs transformers and peft: pip install 'llamamm[test]'")
     sides = [OURS, THEIRS] if against else [OURS]
@@ -98,7 +98,7 @@ def run_train_bench(
             line += f"; {'equal' if apart <= SAME_LOSS else 'NOT EQUAL'}, at most {apart:.1e} apart"
         notes.append(line)
     title = (f"{model}, LoRA r={r} on all linears, float32 on {device}, {torch.get_num_threads()} threads; "
-             f"{repeats} rounds of {steps} steps, medians")  # fmt: skip
+             f"{counted(repeats, 'round')} of {steps} steps, medians")  # fmt: skip
     return Report(title, found, notes, {side: {OURS: OURS, THEIRS: "transformers + peft"}[side] for side in sides})
 
 
@@ -125,9 +125,9 @@ class Worker:
         if not answer:
             self._process.wait()
             self._errors.seek(0)
-            lines = self._errors.read().strip().splitlines() or [f"exit code {self._process.returncode}"]
+            said = last_words(self._errors.read() or f"exit code {self._process.returncode}")
             self.close()
-            raise LlamammError(f"training with {self.side} failed: {lines[-1]}")
+            raise LlamammError(f"training with {self.side} failed: {said}")
         return json.loads(answer)
 
     def close(self) -> None:

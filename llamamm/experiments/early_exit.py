@@ -20,13 +20,14 @@ import torch
 import torch.nn.functional as F
 from rich.table import Table
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from llamamm.assets.corpora import load_records
 from llamamm.assets.fetch import fetch
 from llamamm.errors import CheckpointError
 from llamamm.evals.speculation_speed import call_cost_here
+from llamamm.files import write_file
 from llamamm.generation.drafts import early_exit
 from llamamm.generation.speculation import expected_tokens
 from llamamm.text.model import Llama3Model
@@ -131,9 +132,9 @@ def measure_exit(
 
 
 def save_exit(short: Llama3Model, file: str | Path) -> None:
-    """Write an early exit's own numbers; the blocks stay with their model."""
+    """Write an early exit's own numbers; the blocks stay with their model. Raises WriteError."""
     tensors = {name: tensor.contiguous() for name, tensor in short.norm.state_dict().items()}
-    save_file(tensors, file, metadata={"n_blocks": str(len(short.layers))})
+    write_file(file, save(tensors, metadata={"n_blocks": str(len(short.layers))}))
 
 
 def load_exit(model: Llama3Model, file: str | Path) -> Llama3Model:

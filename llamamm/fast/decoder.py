@@ -10,6 +10,7 @@ PyTorch. The model's weights are read where they are, at each step. Built in not
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Collection
@@ -74,7 +75,7 @@ def equip(model: Llama3Model, *, fast: Fast = "auto", bits: int | None = None) -
         quantize(model, bits)
     on_cpu = model.embed_tokens.weight.device.type == "cpu"
     wanted = on_cpu and large and is_available() if fast == "auto" else fast
-    model.fast = FastDecoder() if wanted else None
+    model.fast = FastDecoder(insists=fast is True) if wanted else None
     return model
 
 
@@ -82,8 +83,8 @@ def require_possible(fast: Fast, bits: int | None, device: torch.device | str = 
     """Refuse before minutes of loading what `equip` cannot do. Raises InputError or MissingDependencyError."""
     if fast not in ("auto", True, False):
         raise InputError(f"fast is 'auto', True or False, got {fast!r}")
-    if bits not in (None, 16, 8, 4):
-        raise InputError(f"weights are kept in 16 bits, or rounded to 8 or 4, got {bits}")
+    if bits is not None and not (isinstance(bits, int) and bits in (16, 8, 4)):  # 4.0 would be written into a folder
+        raise InputError(f"weights are kept in 16 bits, or rounded to 8 or 4, got {bits!r}")
     if fast is True and not is_available():
         raise MissingDependencyError("compiled decoding needs numba: pip install 'llamamm[fast]'")
     if fast is True and torch.device(device).type != "cpu":
@@ -92,12 +93,29 @@ def require_possible(fast: Fast, bits: int | None, device: torch.device | str = 
 
 class FastDecoder:
     """Takes the steps that it can, for one model after another. It holds no weights, and addresses only for as long as
-    they are right."""
+    they are right.
 
-    def __init__(self) -> None:
+    insists: raise MissingDependencyError where numba is damaged; else that is one line, and PyTorch takes the steps.
+    """
+
+    def __init__(self, insists: bool = False) -> None:
+        self.insists = insists
+        self._loads: bool | None = None
         self._plan: Plan | None = None
         self._room: Room | None = None
         self._text: tuple[Any, int] = (None, 0)  # the cache that the last step wrote to, weakly, and its length since
+
+    def ready(self) -> bool:
+        """Whether the kernels load, which they do now if they have not yet. Raises MissingDependencyError."""
+        if self._loads is None:
+            try:
+                self._loads = bool(load_kernels())
+            except MissingDependencyError as error:
+                if self.insists:
+                    raise
+                self._loads = False
+                print(f"({error})", file=sys.stderr, flush=True)
+        return self._loads
 
     def run_blocks(
         self, model: Llama3Model, x: Tensor, cache: KVCache | None, padding: Tensor | None,
@@ -150,7 +168,7 @@ class FastDecoder:
         self, model: Llama3Model, cache: KVCache, padding: Tensor | None, n_rows: int, skipped: Collection[int]
     ) -> Ready | None:
         begins, positions = _places(cache.length, padding, n_rows)
-        plan = None if begins is None else self._current(model, skipped, cache)
+        plan = self._current(model, skipped, cache) if begins is not None and self.ready() else None
         if plan is None:
             return None
         if positions is None:
@@ -221,10 +239,10 @@ class FastDecoder:
         return self._room
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FastDecoder:
-        return FastDecoder()  # a copy of a model has weights of its own
+        return FastDecoder(self.insists)  # a copy of a model has weights of its own
 
     def __reduce__(self) -> tuple[type, tuple]:
-        return FastDecoder, ()
+        return FastDecoder, (self.insists,)
 
 
 class Ready(NamedTuple):

@@ -63,6 +63,9 @@ class FixedCacheStep:
 
     @torch.inference_mode(False)
     @torch.no_grad()
+    def step(self, _model: Llama3Model, _ids: Tensor, _cache: KVCache | None, _padding: Tensor | None) -> Tensor | None:
+        return None  # blocks and head apart, as above
+
     def _lend(self, cache: KVCache) -> None:
         """Have a cache keep its keys and values in this memory, whose address and shape stay."""
         borrower = self._borrower()

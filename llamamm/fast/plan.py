@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registry
 from torch.utils.hooks import RemovableHandle
 
+from llamamm.errors import MissingDependencyError
 from llamamm.fast.quantized import NarrowLinear, QuantizedLinear
 from llamamm.files import cache_root, in_notebook
 from llamamm.lora.lora import LoraLinear
@@ -43,14 +44,20 @@ def load_kernels() -> Any:
     """The kernels, loaded when the first step is taken; the very first time they are compiled, with a word.
 
     numba keeps what it compiled as long as the one file stays as it is, and would not see a change in those that it
-    imports: a folder for each state of them all does.
+    imports: a folder for each state of them all does. Raises MissingDependencyError where numba is damaged.
     """
     if not _COMPILED:
-        import numba
-
+        try:
+            import numba
+        except Exception as error:  # such as for a NumPy newer than it knows
+            raise MissingDependencyError(f"numba is installed and does not load, {' '.join(str(error).split())}; mend "
+                                         f"it with pip install -U numba, or decode by PyTorch: --no-fast, fast=False"
+                                         ) from None  # fmt: skip
         folder, before = _compiled_folder(), numba.config.CACHE_DIR
-        if not in_notebook() and not any(folder.rglob("kernels.run_blocks-*.nbc")):
-            print("(compiling the decoder for this machine: half a minute, once)", file=sys.stderr, flush=True)
+        if not in_notebook() and not any(folder.rglob("kernels.run_*.nbc")):
+            kept = folder.is_relative_to(cache_root())
+            often = "once" if kept else f"each time, since {cache_root()} cannot be written (LLAMAMM_CACHE)"
+            print(f"(compiling the decoder for this machine: half a minute, {often})", file=sys.stderr, flush=True)
         numba.config.CACHE_DIR = str(folder)
         try:
             from llamamm.fast import kernels

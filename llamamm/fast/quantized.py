@@ -233,10 +233,10 @@ def quantize(model: nn.Module, bits: int, *, group: int = 32, head: bool = True)
 
 def quantizable(model: nn.Module, bits: int, *, group: int = 32, head: bool = True) -> list[str]:
     """Paths of the linears that `quantize` replaces, the head's last. Raises InputError as it does."""
-    if bits not in (8, 4):
-        raise InputError(f"weights are quantized to 8 or 4 bits, got {bits}")
-    if group not in GROUPS:
-        raise InputError(f"weights are quantized in groups of 32, 64 or 128, got {group}")
+    if not isinstance(bits, int) or bits not in (8, 4):
+        raise InputError(f"weights are quantized to 8 or 4 bits, got {bits!r}")
+    if not isinstance(group, int) or group not in GROUPS:
+        raise InputError(f"weights are quantized in groups of 32, 64 or 128, got {group!r}")
     if there := quantized_linears(model):
         one = next(iter(there.values()))
         raise InputError(f"the model is quantized already, to {one.bits} bits in groups of {one.group}: leave bits "

@@ -34,7 +34,11 @@ class ModelDraft:
     def __init__(self, model: Llama3Model, *, n: int = 4) -> None:
         if n < 1:
             raise InputError(f"a draft guesses 1 token or more, got n={n}")
+        if not isinstance(model, Llama3Model):
+            raise InputError(f"a draft is made of a loaded model, from_pretrained(...)[0], not of a "
+                             f"{type(model).__name__}")  # fmt: skip
         self.model, self.n = model, n
+        self.vocab_size = model.cfg.vocab_size
         self.cache = model.make_cache(1)
         self._cached_ids: list[int] = []
 

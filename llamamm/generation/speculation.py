@@ -164,9 +164,8 @@ class Speculator:
         tokens = guess.tokens[:known]  # ids behind the vocabulary stand for images and sounds
         if self.balance < float("inf") and len(tokens) + 1 <= call_cost(self.model, len(tokens)):
             return Guess([])  # does not pay even if it is right
-        if guess.probs is not None and guess.probs.shape[-1] != self.model.cfg.vocab_size:
-            raise InputError(f"the draft scores {guess.probs.shape[-1]} tokens, the model {self.model.cfg.vocab_size}; "
-                             f"a draft needs the model's own tokenizer")
+        if guess.probs is not None:
+            _require_tokens_of(self.model, guess.probs.shape[-1])
         return Guess(tokens, None if guess.probs is None else guess.probs[: len(tokens)])
 
     def note(self, n_guessed: int, n_accepted: int) -> None:
@@ -201,15 +200,25 @@ def make_speculator(model: Llama3Model, speculate: Speculate, n_rows: int, *, al
     """The speculator that the settings ask for; None for plain decoding.
 
     alone: one row without padding, with a cache. Others are decoded plainly by "auto", and so are weights of 8 and 4
-    bits, which PyTorch spreads out anew at each call. Raises InputError where "lookup" or a draft is asked of them.
+    bits, which PyTorch spreads out anew at each call. Raises InputError where "lookup" or a draft is asked of the
+    others, and for a draft whose vocab_size, where it has one, is not the model's.
     """
-    if isinstance(speculate, str) and speculate not in ("off", "auto", "lookup"):
-        raise InputError(f"speculate is 'off', 'auto', 'lookup' or a draft, got {speculate!r}")
-    if not isinstance(speculate, str) and not callable(getattr(speculate, "propose", None)):
-        raise InputError(f"a draft has a method propose(ids, n, ...), {type(speculate).__name__} has none")
+    if speculate not in ("off", "auto", "lookup") and (isinstance(speculate, type) or not callable(
+            getattr(speculate, "propose", None))):  # fmt: skip
+        given = repr(speculate) if speculate is None or isinstance(speculate, (str, bool, type)) else (
+            f"a {type(speculate).__name__}")
+        raise InputError(f"speculate is 'off', 'auto', 'lookup' or a draft, which has a method propose(ids, n, ...), "
+                         f"such as ModelDraft(small_model); got {given}")  # fmt: skip
+    _require_tokens_of(model, getattr(speculate, "vocab_size", model.cfg.vocab_size))
     if speculate == "off" or (speculate == "auto" and not (alone and any(True for _ in model.lm_head.parameters()))):
         return None
     if not alone:
         raise InputError(f"speculation is for one prompt with a cache and without padding, got {n_rows} rows; leave "
                          f"speculate out")
     return Speculator(Lookup() if isinstance(speculate, str) else speculate, model, account=speculate == "auto")
+
+
+def _require_tokens_of(model: Llama3Model, n_scored: int) -> None:
+    if n_scored != model.cfg.vocab_size:
+        raise InputError(f"the draft scores {n_scored} tokens, the model {model.cfg.vocab_size}; a draft needs the "
+                         f"model's own tokenizer")

@@ -163,6 +163,9 @@ def open_text(
     path: Path, dtype: torch.dtype | None = None
 ) -> tuple[TextConfig, Mapping[str, TensorRef], torch.dtype | None, Tokenizer | None]:
     """What `from_pretrained` builds a text model from, weights still unread. Raises InputError for another family."""
+    if _family(path) == "quantized":
+        raise InputError(f"{path} is quantized, and codes are not split over processes: take the model that it was "
+                         f"made of, or one process, without torchrun")  # fmt: skip
     if not is_text_model(path):
         raise InputError(f"{path} is {_family(path)!r}, no text model by itself: only those are split over processes")
     cfg, refs, dtype, tokenizer = _open(path, dtype)
@@ -259,7 +262,8 @@ def _open_skill(path: Path, wish: _Wish) -> tuple[MultimodalLlama, MultimodalPro
     what, base = "a skill" if (folder / SKILL_FILE).is_file() else "an adapter", base_of(folder)
     raise CheckpointError(
         f"{folder} is {what} and no whole model: load its base, {base or 'which it does not name'}, and then "
-        f"load_skill(model, folder); for a command, --adapter {folder}{'' if base else ' beside --model BASE'}"
+        f"load_skill(model, folder); for a command, --adapter {folder}{'' if base else ' beside --model BASE'}, or "
+        f"first `llamamm merge {folder} MERGED`"
     )
 
 

@@ -106,6 +106,12 @@ def split_packed(data: Mapping[str, Any], refs: Mapping[str, TensorRef]) -> tupl
     return Packed(*said, linears), rest
 
 
+def is_packed(data: Mapping[str, Any]) -> bool:
+    """Whether a config.json's content says that weights are quantized in this package's form."""
+    said = data.get(KEY)
+    return isinstance(said, Mapping) and said.get("quant_method") == METHOD
+
+
 def _read(data: Mapping[str, Any]) -> tuple[int, int] | None:
     """bits and group, or None where a config.json's content speaks of no quantization."""
     said = data.get(KEY)

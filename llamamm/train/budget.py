@@ -102,7 +102,7 @@ def table(budgets: Sequence[Budget], *, gpus: int, tflops: float, utilisation: f
     from rich.box import SIMPLE
     from rich.table import Table
 
-    if tflops <= 0 or not 0 < utilisation <= 1:
+    if not (0 < tflops < float("inf") and 0 < utilisation <= 1):
         raise InputError(f"a peak rate is above 0 and its share from 0 to 1, got {tflops:g} and {utilisation:g}")
     found = Table("stage", "steps", "tokens", "10¹⁵ operations", "hours", box=SIMPLE)
     total = Budget("all", *(sum(getattr(b, part) for b in budgets) for part in ("steps", "tokens", "flops")))

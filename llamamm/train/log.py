@@ -42,7 +42,7 @@ class RunLog:
     ) -> None:  # fmt: skip
         self.on_step = on_step
         self.records: list[dict[str, Any]] = []
-        self._console = Console(stderr=True, highlight=False, quiet=quiet)
+        self._console = Console(stderr=True, highlight=False, emoji=False, quiet=quiet)
         self._file = self._board = self._progress = self._task = self._lines = None
         if tensorboard and folder is not None:
             self._board = _summary_writer(folder / "tensorboard", step)

@@ -233,13 +233,18 @@ def n_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def table(plans: Sequence[Plan], *, memory: float | None = None) -> Table:
-    """In GiB, a row for each stage. memory: of a device, in GiB; then a column says whether it is enough."""
+    """In GiB, a row for each stage. memory: of a device, in GiB; then a column says whether it is enough. Raises
+    InputError where there cannot be so much."""
     from rich.box import SIMPLE
     from rich.table import Table
 
+    if memory is not None and not 0 < memory < float("inf"):
+        raise InputError(f"the memory of a device is a number of GiB above 0, got {memory:g}")
     parts = ("weights", "gradients", "optimizer", "activations", "buffers", "total")
-    found = Table("GiB", *parts, *([f"fits {memory:g}"] if memory else []), box=SIMPLE)
+    found = Table("GiB", *parts, box=SIMPLE, collapse_padding=True)  # so that 80 columns are enough
+    if memory is not None:
+        found.add_column(f"fits {memory:g}")
     for plan in plans:
         sizes = (f"{getattr(plan, part) / GIB:.2f}" for part in parts)
-        found.add_row(plan.name, *sizes, *(["yes" if plan.total <= memory * GIB else "no"] if memory else []))
+        found.add_row(plan.name, *sizes, *([] if memory is None else ["yes" if plan.total <= memory * GIB else "no"]))
     return found

@@ -52,7 +52,7 @@ from llamamm.train.prepare import (
 )
 from llamamm.train.processes import Processes, is_sharded, joined
 from llamamm.train.rows import encode_record
-from llamamm.train.seen import not_noted, note_read
+from llamamm.train.seen import not_noted, note_read, read_before
 
 ScoreCard = Callable[[Trainer], object]  # measures what a run has made
 
@@ -89,6 +89,7 @@ def _with_base(cfg: TrainConfig, *, resume: bool, processes: Processes) -> Train
         if processes.is_main and not (begun and base.exists()):
             check_folders(cfg)
             save_composed(base, **cfg.compose, seed=cfg.seed)
+            read_before(*map(cfg.compose.get, ("text", "vision", "audio"))).save(base)
     return cfg.model_copy(update={"compose": None, "model": str(base)})
 
 

@@ -70,6 +70,7 @@ def write_gguf(path: Path, cfg: TextConfig, tensors: Mapping[str, Stored], facts
         writer.add_tensor_info(name, shape, np.dtype(dtype), n_bytes, raw_dtype=kind)
     temporary = path.with_name(f".{path.name}.new")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         writer.write_header_to_file(temporary)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()

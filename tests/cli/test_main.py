@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,10 +19,11 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from llamamm import Llama3Model, TextConfig, Tokenizer, save_pretrained
+from llamamm import Llama3Model, TextConfig, Tokenizer, from_pretrained, save_pretrained
 from llamamm.cli.main import app
 from llamamm.cli.main import main as entry_point
 from llamamm.errors import InputError
+from llamamm.fast.quantized import quantize
 from llamamm.generation.guarded import Judgement
 from llamamm.multimodal.processor import MultimodalProcessor
 from llamamm.senses.image_processor import ImageProcessor
@@ -168,6 +170,25 @@ def test_errors_are_one_line_with_exit_code_2(main, arguments, message):
     lines = err.strip().splitlines()
     assert len(lines) == 1
     assert re.match(rf"error: .*{message}", lines[0]), err
+
+
+def test_what_stands_between_colons_stays(main):
+    assert "recipe:guard: " in main("plan", "recipe:guard", "--set", "steps=-1")[2]  # rich has a picture of a guard
+
+
+@pytest.mark.parametrize(("command", "default"), [
+    ("quantize", "the model's own"), ("merge", "the model's own"), ("compose", "the model's own"),
+    ("eval", "the model's own"), ("bench same", "float32"), ("generate", "what this device multiplies fast"),
+])  # fmt: skip
+def test_help_says_which_dtype_it_is_without_the_option(command, default):
+    said = " ".join(run(*command.split(), "--help").stdout.split())
+    assert f"float32, bfloat16 or float16. Default: {default}." in said
+
+
+def test_what_is_said_of_an_answer_comes_behind_its_last_line(tiny_dir):
+    command = [sys.executable, "-m", "llamamm", "generate", "hi", "--model", str(tiny_dir), "--max-new-tokens", "2"]
+    done = finish(["sh", "-c", f"{shlex.join(command)} 2>&1"])
+    assert done.stdout.endswith("\n(stopped after 2 tokens; --max-new-tokens allows more)\n")
 
 
 def test_wrong_use_explains_itself(main):
@@ -491,6 +512,11 @@ def test_doctor_tells_about_the_machine_and_never_shows_the_token(main, monkeypa
     assert "secret" not in out
 
 
+def test_doctor_answers_in_a_process_that_has_loaded_nothing_else():
+    code, out, err = shell("doctor")
+    assert code == 0 and "hub cache" in out and not err
+
+
 def test_doctor_finds_damaged_numbers(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file({"good": torch.ones(3), "bad": torch.tensor([[1.0, float("nan")], [float("inf"), 2.0]])}, path)
@@ -505,6 +531,14 @@ def test_doctor_finds_damaged_numbers(tmp_path):
 def test_doctor_refuses_a_truncated_file(main, tmp_path):
     code, _, err = main("doctor", write_raw(tmp_path / "w.safetensors", {"w": ENTRY}, b"123"))
     assert code == 2 and "download it again" in err
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_doctor_counts_the_weights_of_a_quantized_model(tiny_dir, tmp_path, bits):
+    model, tokenizer = from_pretrained(tiny_dir)
+    n = model.n_parameters() + model.lm_head.weight.numel() * model.cfg.tie_embeddings  # whose copy is rounded
+    save_pretrained(quantize(model, bits), tmp_path / "small", tokenizer=tokenizer)
+    assert f"{n:,} parameters" in run("doctor", tmp_path / "small").stdout
 
 
 def test_doctor_reads_gguf(smollm2_gguf):

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import pytest
 from typer.testing import CliRunner
 
 from llamamm.assets.fetch import fetch
 from llamamm.assets.openmoji import load_pictures
 from llamamm.assets.spoken_words import load_words
 from llamamm.cli.main import app
+from llamamm.experiments import fusion_record
+from tests.cli.test_main import run
 
 
 def test_retrieval_prints_the_shares_of_held_out_pictures(monkeypatch):
@@ -42,3 +45,23 @@ def test_losses_are_the_models():
     from llamamm.senses.contrastive import LOSSES
 
     assert [loss.value for loss in LossName] == list(LOSSES)
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("exit.txt", "does not end in .safetensors"), ("there.safetensors", "is there already"),
+])  # fmt: skip
+def test_the_file_of_an_exit_is_refused_before_the_training(tmp_path, name, message):
+    (tmp_path / "there.safetensors").write_text("mine")
+    assert message in str(run("experiment", "early-exit", tmp_path / name).exception)
+    assert (tmp_path / "there.safetensors").read_text() == "mine"
+
+
+def test_a_folder_where_an_experiment_writes_a_file_is_refused_before_it(tmp_path):
+    assert "is a folder" in str(run("experiment", "fusion", "--output", tmp_path).exception)
+
+
+def test_the_folder_of_an_experiments_file_is_made_before_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(fusion_record, "run_comparison", lambda **_: 1 / 0)
+    begun = run("experiment", "fusion", "--output", tmp_path / "new" / "runs.json")
+    assert isinstance(begun.exception, ZeroDivisionError)
+    assert (tmp_path / "new").is_dir()

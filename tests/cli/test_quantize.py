@@ -10,6 +10,8 @@ from llamamm.fast.quantized import quantized_linears
 from llamamm.text.config import TextConfig
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
+from llamamm.train.records import Record
+from llamamm.train.seen import Seen, read_before
 from tests.cli.test_main import run
 from tests.text.test_tokenizer import write_gguf
 
@@ -80,7 +82,34 @@ def test_too_little_text(small, words, tmp_path):
 
 def test_what_is_there_and_what_is_quantized(small, tmp_path):
     assert "is there already" in str(run("quantize", small, small).exception)
+    q = tmp_path / "q"
+    assert run("quantize", small, q).exit_code == 0
+    refused = str(run("quantize", q, tmp_path / "r").exception)
+    assert "q is quantized already, to 8 bits in groups of 32" in refused
+    assert "OUT.gguf" in refused and "--bits" not in refused  # which nobody has given
+    for option in (["--bits", 16], ["--bits", 8], ["--group", 32], ["--method", "gptq"]):
+        refused = str(run("quantize", q, tmp_path / "r.gguf", *option).exception)
+        assert f"written as it is: leave {option[0]}" in refused
+    assert not (tmp_path / "r").exists() and not (tmp_path / "r.gguf").exists()
+
+
+@pytest.mark.parametrize(("name", "options", "message"), [
+    ("r.gguf", ["--bits", 16, "--group", 64], "--group is for 8 and 4 bits"),
+    ("r.gguf", ["--bits", 16, "--method", "gptq"], "--method gptq is for 8 and 4 bits"),
+    ("r.gguf", ["--dtype", "float32"], "--dtype is for a folder"), ("r.GGUF", [], "in small letters"),
+])  # fmt: skip
+def test_what_would_have_no_effect_is_refused(small, tmp_path, name, options, message):
+    assert message in str(run("quantize", small, tmp_path / name, *options).exception)
+    assert not (tmp_path / name).exists()
+
+
+def test_what_a_training_has_read_goes_with_the_rounded_weights(small, tmp_path):
+    seen = Seen.of([Record(text="the river runs past the old mill")])
+    seen.save(small)
     assert run("quantize", small, tmp_path / "q").exit_code == 0
-    assert "quantized already, to 8 bits" in str(run("quantize", tmp_path / "q", tmp_path / "r").exception)
-    assert "leave --bits out" in str(run("quantize", tmp_path / "q", tmp_path / "r.gguf", "--bits", 16).exception)
-    assert not (tmp_path / "r").exists()
+    assert read_before(tmp_path / "q").hashes == seen.hashes
+
+
+def test_the_folder_of_a_gguf_file_is_made(small, tmp_path):
+    assert run("quantize", small, tmp_path / "new" / "q.gguf").exit_code == 0
+    assert (tmp_path / "new" / "q.gguf").is_file()

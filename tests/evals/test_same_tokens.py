@@ -63,6 +63,10 @@ def test_prompts_are_asked_or_begun(smol):
     prompts = prompts_for(smol, 20)
     assert len(prompts) == 20 and len({tuple(ids) for ids in prompts}) == 20
     assert prompts_for(smol, 3) == prompts[:3]
+    with pytest.raises(InputError, match="1 prompt or more, got -2"):  # of the list's slice there would be four
+        prompts_for(smol, -2)
+    refused = CliRunner().invoke(app, ["bench", "same", "--prompts", "-2"])
+    assert refused.exit_code == 2 and "greater than or equal to 1" in refused.output
 
 
 @pytest.mark.parametrize("bits", [[], ["--bits", "8"]])

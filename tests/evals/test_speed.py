@@ -7,10 +7,13 @@ import psutil
 import pytest
 import torch
 
+from llamamm import from_pretrained, save_pretrained
 from llamamm.errors import InputError, LlamammError
+from llamamm.evals.harness_speed import run_harness_bench
 from llamamm.evals.llama_cpp import LlamaBench
 from llamamm.evals.report import Report, Row
 from llamamm.evals.speed import one_core_busy, run_bench
+from llamamm.evals.train_speed import run_train_bench
 from tests.cli.test_main import run, tiny_dir  # noqa: F401 (a fixture)
 
 SMALL = dict(dtype=torch.float32, device=torch.device("cpu"), prompt_tokens=8, new_tokens=6, prefill_tokens=32)
@@ -37,6 +40,11 @@ def test_a_table_of_three_sides():
     assert [c.header for c in table.columns][-2:] == ["by transformers", "by llama.cpp"]
     cells = [list(column.cells) for column in table.columns]
     assert cells[-3:] == [["4", ""], ["2.00 x", "0.75 x (less is better)"], ["1.50 x", ""]]
+
+
+def test_large_figures_are_written_out():
+    row = Row("read", "read, tokens/s", {"llamamm": [11_810.4, 123_456.0, 9.87654]})
+    assert row.cells(["llamamm"]) == ["11,810 (9.88 to 123,456)"]
 
 
 def test_a_busy_core_is_given_back_even_after_an_error():
@@ -110,9 +118,23 @@ def test_a_comparison_that_cannot_be_made_is_refused(tiny_dir, llama_bench, monk
             run_bench(str(tiny_dir), against=against, **SMALL)
     with pytest.raises(InputError, match="not compared with transformers"):
         run_bench(str(tiny_dir), against="transformers", bits=8, **SMALL)
+    with pytest.raises(InputError, match="kept in 16 bits, or rounded to 8 or 4, got 5"):
+        run_bench(str(tiny_dir), bits=5, **SMALL)
     llama_bench(0)
     with pytest.raises(InputError, match="give another --dtype"):
         run_bench(str(tiny_dir), against="llama.cpp", **{**SMALL, "dtype": torch.bfloat16})
+
+
+def test_transformers_is_not_measured_on_what_it_would_read_as_random_weights(tiny_dir, tmp_path):  # noqa: F811
+    model, tokenizer = from_pretrained(tiny_dir, bits=8)
+    save_pretrained(model, tmp_path / "small", tokenizer=tokenizer)
+    small, cpu = str(tmp_path / "small"), torch.device("cpu")
+    for measure, options in ((run_bench, {**SMALL, "against": "transformers"}), (run_harness_bench, {"device": cpu}),
+                             (run_train_bench, {"device": cpu, "against": "transformers"})):  # fmt: skip
+        with pytest.raises(InputError, match="small is quantized in this package's form, which transformers does not"):
+            measure(small, **options)
+    with pytest.raises(LlamammError, match="^loading with llamamm failed: the model is quantized already"):
+        run_bench(small, bits=4, repeats=1, **SMALL)
 
 
 def test_a_program_that_says_nothing_is_told(tmp_path, llama_bench):

@@ -130,7 +130,7 @@ def test_an_adapter_stands_beside_and_learns(model):
 
 
 def test_refusals(model):
-    for bits in (5, 16, True, "8"):
+    for bits in (5, 16, True, "8", 4.0):
         with pytest.raises(InputError, match="8 or 4 bits"):
             quantize(model, bits)
     with pytest.raises(InputError, match="groups of 32, 64 or 128"):

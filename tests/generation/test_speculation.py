@@ -393,8 +393,19 @@ def test_weights_of_few_bits_are_decoded_plainly_by_auto():
 
 def test_a_draft_of_another_vocabulary_is_refused_with_both_numbers():
     other = Llama3Model(TextConfig.tiny(vocab_size=WORDS + 3)).eval()
-    with pytest.raises(InputError, match=f"{WORDS + 3} tokens.*{WORDS}"):
-        generate(MODEL, torch.tensor([[1, 2]]), 9, temperature=1.0, speculate=ModelDraft(other))
+    for temperature in (0, 1.0):  # greedy guesses bring no distribution whose size would tell
+        with pytest.raises(InputError, match=f"{WORDS + 3} tokens.*{WORDS}"):
+            generate(MODEL, torch.tensor([[1, 2]]), 9, temperature=temperature, speculate=ModelDraft(other))
+
+
+@pytest.mark.parametrize(("given", "named"), [
+    (None, "None"), (True, "True"), ("Lookup", "'Lookup'"), (ModelDraft, "ModelDraft"), (SMALL, "a Llama3Model"),
+])  # fmt: skip
+def test_what_is_no_draft_is_told_what_there_is(given, named):
+    with pytest.raises(InputError, match=f"'off', 'auto', 'lookup' or a draft.*ModelDraft.*got .*{named}"):
+        generate(MODEL, torch.tensor([[1, 2]]), 2, speculate=given)
+    with pytest.raises(InputError, match="made of a loaded model, .* not of a str"):
+        ModelDraft("smollm2")
 
 
 def test_the_formula_by_hand_and_by_chance():

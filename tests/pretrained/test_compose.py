@@ -254,7 +254,8 @@ def test_a_skill_that_does_not_say_what_its_base_is_made_of_names_it_and_the_way
     with pytest.raises(CheckpointError) as error:
         from_pretrained(tmp_path / "skill")
     assert str(error.value) == (f"{tmp_path}/skill is a skill and no whole model: load its base, {named}, and then "
-                                f"load_skill(model, folder); for a command, --adapter {tmp_path}/skill{beside}")
+                                f"load_skill(model, folder); for a command, --adapter {tmp_path}/skill{beside}, or "
+                                f"first `llamamm merge {tmp_path}/skill MERGED`")
 
 
 def test_an_adapter_alone_names_its_base_too(text, tmp_path):

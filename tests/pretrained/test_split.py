@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from llamamm import Llama3Model, TextConfig, from_pretrained, generate
 from llamamm.errors import ConfigError, InputError
+from llamamm.fast.quantized import quantize
 from llamamm.lora.lora import apply_lora
 from llamamm.pretrained.save import save_pretrained
 from llamamm.pretrained.split import open_split
@@ -283,3 +284,6 @@ def test_only_plain_text_models_are_split(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "mllama"}')
     with pytest.raises(InputError, match="'mllama', no text model"):
         open_split(tmp_path, FakeMesh())
+    save_pretrained(quantize(Llama3Model(TextConfig.tiny()), 8), tmp_path / "small")
+    with pytest.raises(InputError, match="small is quantized, .* the model that it was made of, or one process"):
+        open_split(tmp_path / "small", FakeMesh())

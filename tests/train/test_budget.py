@@ -98,14 +98,16 @@ def test_the_command_says_for_copies_and_shards_whether_memory_is_enough(tmp_pat
     assert done.exit_code == 0, done.output
     copies, shards, work = re.split("parallel: fsdp|operations", done.stdout)
     assert " no" in copies and " yes" in shards and "5,120" in work
-    assert "4 x 0.001 TFLOP/s at 50 %" in done.stdout
+    assert "4 x 0.001 TFLOP/s at 50 %" in done.stdout and "picture" not in done.stdout
+    assert "activations" in copies and "optimizer" in copies  # whole, in 80 columns
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [(["--gpus", "3"], "batch_size 8 is not a multiple of 3 devices"), (["--tflops", "0"], "above 0"),
-     (["--utilisation", "1.5"], "from 0 to 1")],
+     (["--utilisation", "1.5"], "from 0 to 1"), (["--tflops", "nan"], "above 0"), (["--memory", "0"], "got 0"),
+     (["--memory", "-5"], "got -5"), (["--memory", "nan", "--gpus", "2"], "got nan")],
 )  # fmt: skip
 def test_what_cannot_be_planned_is_told(tmp_path, words, message):
     done = plan(tmp_path, *words)
-    assert done.exit_code != 0 and message in str(done.exception)
+    assert done.exit_code != 0 and message in str(done.exception) and not done.stdout
