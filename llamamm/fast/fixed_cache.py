@@ -61,11 +61,11 @@ class FixedCacheStep:
         """The head is one product: PyTorch's."""
         return None
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def step(self, _model: Llama3Model, _ids: Tensor, _cache: KVCache | None, _padding: Tensor | None) -> Tensor | None:
         return None  # blocks and head apart, as above
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _lend(self, cache: KVCache) -> None:
         """Have a cache keep its keys and values in this memory, whose address and shape stay."""
         borrower = self._borrower()
