@@ -83,15 +83,20 @@ def measure_training(
     length: Annotated[list[int] | None, typer.Option(help="Tokens of a row. Default: 128, then 512.")] = None,
     r: Annotated[int, typer.Option("--rank", help="LoRA's rank.")] = 8,
     repeats: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 5,
+    text: Annotated[bool, typer.Option(help="Rows of words alone.")] = True,
+    pictures: Annotated[bool, typer.Option(help="Rows that begin with a picture; a bridge trains, too.")] = True,
     against: Annotated[str | None, typer.Option(help="'transformers': with peft, side by side, in turn.")] = None,
 ) -> None:
-    """Measure seconds and memory of a LoRA step, in fp32."""
+    """Measure seconds and memory of a LoRA step, in fp32: on text, and on pictures and text.
+
+    Each side has a process of its own. Both compute the same: see the last lines of what is printed.
+    """
     from llamamm.devices import pick_device
     from llamamm.evals.train_speed import run_train_bench
 
     report = run_train_bench(
         model_name(model, size), device=pick_device(device), rows=rows, lengths=length or (128, 512), r=r,
-        repeats=repeats, against=against,
+        repeats=repeats, against=against, text=text, pictures=pictures,
     )  # fmt: skip
     _show(report)
 

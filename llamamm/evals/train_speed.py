@@ -1,9 +1,10 @@
-"""Measuring training: seconds and memory of a LoRA step, side by side with transformers and peft.
+"""Measuring training: seconds and memory of a LoRA step, on text and with pictures, side by side with transformers and
+peft.
 
-Both sides start from the same weights, read the same ids and move the same adapters with the same AdamW. Each lives in
-a process of its own that answers through a pipe: for seconds both stay alive, warm, and answer in turn, so that a slow
-minute hits both; for memory each length has a fresh process, whose peak nothing else has raised; the last
-length's then stay for the seconds.
+Both sides start from the same weights, read the same ids and move the same parts with the same AdamW; `train_steps`
+says what a step is on each side. Each lives in a process of its own that answers through a pipe: for seconds both stay
+alive, warm, and answer in turn, so that a slow minute hits both; for memory each length has a fresh process, whose peak
+nothing else has raised; the last length's then stay for the seconds.
 
     here --{"length": 128, "steps": 2}--> worker --{"seconds": [..], "losses": [..], "peak": bytes}--> here
 """
@@ -12,36 +13,27 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
-from torch import Tensor, nn
 
 from llamamm.errors import InputError, LlamammError, MissingDependencyError, counted
 from llamamm.evals.report import OURS, THEIRS, Report, Row
-from llamamm.evals.speed import import_transformers, last_words, peak_rss, prompt_ids, require_theirs, wait_for
-from llamamm.pretrained.load import from_pretrained
+from llamamm.evals.speed import last_words, prompt_ids, require_theirs
+from llamamm.evals.train_steps import EYE, IMAGE_SIZE, PICTURE_PLACES
 from llamamm.pretrained.locate import locate
 
-# llamamm.lora and llamamm.train are imported where our side begins: here they would count as the other's memory.
-
-CLIP_NORM = 1.0
 FIRST_STEPS = 3  # AdamW's state exists from the second on: the peak is reached, and losses have begun to move
 SAME_LOSS = 1e-4
 MEGABYTE = 1e6
-
-Step = Callable[[Tensor], float]  # ids (B, T) -> the loss before the update
+TEXT, PICTURES = "", "picture "  # how the keys of a report's rows begin
 
 
 def run_train_bench(
@@ -54,17 +46,25 @@ def run_train_bench(
     steps: int = 2,
     repeats: int = 5,
     against: str | None = None,
+    text: bool = True,
+    pictures: bool = True,
 ) -> Report:
     """Measure LoRA of rank r on all linears, fp32; `against="transformers"` measures it with peft too.
 
-    repeats: rounds at each length; steps: in a round, for each side.
-    Rows: for each length, such as 128, "128 seconds", "128 peak" and "128 peak_added".
+    repeats: rounds at each length; steps: in a round, for each side. text, pictures: rows of words alone; rows that
+    begin with a picture, of the same lengths, whose bridge trains as well.
+    Rows: for each length, such as 128, "128 seconds", "128 peak" and "128 peak_added", and "picture 128 seconds", ...
     Raises InputError, MissingDependencyError; LlamammError where training fails.
     """
     if against not in (None, THEIRS):
         raise InputError(f"--against takes 'transformers', got {against!r}")
     if min(rows, r, steps, repeats) < 1 or not lengths or min(lengths) < 2:
         raise InputError("bench train needs 1 row, rank, step and round or more, and lengths of 2 tokens or more")
+    if pictures and min(lengths) < PICTURE_PLACES + 2:
+        raise InputError(f"a picture takes {PICTURE_PLACES} places, and some words follow it: give lengths of "
+                         f"{PICTURE_PLACES + 2} or more, or --no-pictures")
+    if not text and not pictures:
+        raise InputError("bench train measures text, pictures or both; both were left out")
     path = locate(model)
     if against:
         require_theirs(path)
@@ -72,34 +72,59 @@ def run_train_bench(
         raise MissingDependencyError("a comparison needs transformers and peft: pip install 'llamamm[test]'")
     sides = [OURS, THEIRS] if against else [OURS]
     ids = prompt_ids(path, rows * max(lengths))
+    setting = {"path": str(path), "device": str(device), "r": r, "rows": rows, "ids": ids}
+    found, notes = [], []
+    for kind in [TEXT] * text + [PICTURES] * pictures:
+        eye = str(locate(EYE, kind="vision")) if kind == PICTURES else None
+        firsts, seconds = _measure({**setting, "eye": eye}, sides, lengths, steps=steps, repeats=repeats)
+        for length in lengths:
+            name = f"{rows} x {length}" + (", a picture in each row" if kind == PICTURES else "")
+            some = _rows(f"{kind}{length}", name, seconds[length], firsts[length])
+            found += some
+            notes += _notes(name, some, firsts[length])
+    notes.append("both sides: all seven linears of each block adapted, no dropout, no checkpointing; loss of every "
+                 "token but the first; gradients clipped; AdamW, fused; PyTorch's fused attention")  # fmt: skip
+    if pictures:
+        notes.append(f"pictures, on both sides: {IMAGE_SIZE} x {IMAGE_SIZE} of noise through {EYE}, frozen, in each "
+                     f"step; a bridge of two linears, a start and an end train, and take {PICTURE_PLACES} places of a "
+                     f"row; loss of the words behind")  # fmt: skip
+    title = (f"{model}, LoRA r={r} on all linears, float32 on {device}, {torch.get_num_threads()} threads; "
+             f"{counted(repeats, 'round')} of {steps} steps, medians" + (" (lowest to highest)" if repeats > 2 else ""))
+    return Report(title, found, notes, {side: {OURS: OURS, THEIRS: "transformers + peft"}[side] for side in sides})
 
-    def start(side: str) -> Worker:
-        return Worker(side, {"path": str(path), "device": str(device), "r": r, "rows": rows, "ids": ids})
 
+def _measure(
+    setting: dict[str, Any], sides: Sequence[str], lengths: Sequence[int], *, steps: int, repeats: int
+) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, list[float]]]]:
+    """By length: what each side answers to its first question, and its seconds a step, round by round."""
     firsts = {}
     with ExitStack() as stack:
         for length in lengths:
             stack.close()  # the processes of the length before
-            workers = [stack.enter_context(closing(start(side))) for side in sides]
+            workers = [stack.enter_context(closing(Worker(side, setting))) for side in sides]
             firsts[length] = {w.side: w.ask({"length": length, "steps": FIRST_STEPS}) for w in workers}
-        seconds = _in_turn(workers, lengths, steps=steps, repeats=repeats)
-    found, notes = [], []
-    for length in lengths:
-        first, name = firsts[length], f"{rows} x {length}"
-        found.append(Row(f"{length} seconds", f"{name}: seconds a step", seconds[length], lower_is_better=True))
-        for title, key in (("peak memory, MB", "peak"), ("the same without imports, MB", "peak_added")):
-            figures = {side: [answer[key] / MEGABYTE] for side, answer in first.items()}
-            found.append(Row(f"{length} {key}", f"{name}: {title}", figures, lower_is_better=True))
-        losses = {side: answer["losses"] for side, answer in first.items()}
-        shown = "; ".join(f"{side} {', '.join(f'{x:.5f}' for x in values)}" for side, values in losses.items())
-        line = f"first losses, {name}: {shown}"
-        if against:
-            apart = max(abs(a - b) for a, b in zip(*losses.values(), strict=True))
-            line += f"; {'equal' if apart <= SAME_LOSS else 'NOT EQUAL'}, at most {apart:.1e} apart"
-        notes.append(line)
-    title = (f"{model}, LoRA r={r} on all linears, float32 on {device}, {torch.get_num_threads()} threads; "
-             f"{counted(repeats, 'round')} of {steps} steps, medians")  # fmt: skip
-    return Report(title, found, notes, {side: {OURS: OURS, THEIRS: "transformers + peft"}[side] for side in sides})
+        return firsts, _in_turn(workers, lengths, steps=steps, repeats=repeats)
+
+
+def _rows(key: str, name: str, seconds: dict[str, list[float]], firsts: dict[str, Any]) -> list[Row]:
+    found = [Row(f"{key} seconds", f"{name}: seconds a step", seconds, lower_is_better=True)]
+    for title, what in (("peak memory, MB", "peak"), ("the same without imports, MB", "peak_added")):
+        figures = {side: [answer[what] / MEGABYTE] for side, answer in firsts.items()}
+        found.append(Row(f"{key} {what}", f"{name}: {title}", figures, lower_is_better=True))
+    return found
+
+
+def _notes(name: str, found: Sequence[Row], firsts: dict[str, Any]) -> list[str]:
+    """The first losses, which must be equal; how much faster, with how much memory."""
+    losses = {side: answer["losses"] for side, answer in firsts.items()}
+    shown = "; ".join(f"{side} {', '.join(f'{x:.5f}' for x in values)}" for side, values in losses.items())
+    line = f"first losses, {name}: {shown}"
+    if len(losses) == 1:
+        return [line]
+    apart = max(abs(a - b) for a, b in zip(*losses.values(), strict=True))
+    line += f"; {'equal' if apart <= SAME_LOSS else 'NOT EQUAL'}, at most {apart:.1e} apart"
+    seconds, memory, _ = found
+    return [line, f"{name}: {1 / seconds.ratio():.2f} x as fast, with {memory.ratio():.2f} x the memory"]
 
 
 class Worker:
@@ -109,7 +134,7 @@ class Worker:
         self.side = side
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "llamamm.evals.train_speed", side], text=True, stderr=self._errors,
+            [sys.executable, "-m", "llamamm.evals.train_steps", side], text=True, stderr=self._errors,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         )  # fmt: skip
@@ -155,96 +180,3 @@ def _in_turn(
             for side, values in taken.items():
                 seconds[length][side].append(statistics.fmean(values))
     return seconds
-
-
-# ---- in the worker ----
-
-
-def _our_step(path: Path, device: torch.device, r: int) -> Step:
-    from llamamm.lora.lora import apply_lora
-    from llamamm.train.config import TrainConfig
-    from llamamm.train.loop import Objective
-    from llamamm.train.losses import IGNORE
-    from llamamm.train.optim import make_optimizer
-
-    _note_imports(device)
-    model, _ = from_pretrained(path, dtype=torch.float32, device=device, progress=False)
-    apply_lora(model, r=r, alpha=2 * r, generator=torch.Generator().manual_seed(0))
-    objective = Objective(model).train()
-    optimizer = make_optimizer(model, TrainConfig(output=Path(), steps=1))
-
-    def loss_of(ids: Tensor) -> Tensor:
-        targets = nn.functional.pad(ids[:, 1:], (0, 1), value=IGNORE)  # (B, T): each token's next; the last has none
-        return objective(ids, targets) / (targets != IGNORE).sum()
-
-    return _step(loss_of, optimizer)
-
-
-def _their_step(path: Path, device: torch.device, r: int) -> Step:
-    auto = import_transformers().AutoModelForCausalLM
-    import peft
-
-    _note_imports(device)
-    model = auto.from_pretrained(path, dtype=torch.float32).to(device)
-    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    model = peft.get_peft_model(model, peft.LoraConfig(r=r, lora_alpha=2 * r, target_modules=names)).train()
-    generator = torch.Generator().manual_seed(0)  # the same A as ours: peft draws it from the same range
-    for name, weight in model.named_parameters():
-        if "lora_A" in name:
-            bound = 1 / math.sqrt(weight.shape[1])
-            weight.data.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=2e-4, betas=(0.9, 0.95), weight_decay=0.01)
-    return _step(lambda ids: model(input_ids=ids, labels=ids, use_cache=False).loss, optimizer)
-
-
-def _step(loss_of: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer) -> Step:
-    trainable = [p for group in optimizer.param_groups for p in group["params"]]
-
-    def step(ids: Tensor) -> float:
-        loss = loss_of(ids)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trainable, CLIP_NORM)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
-
-    return step
-
-
-_imported = 0  # bytes of this process before it loads a model
-
-
-def _note_imports(device: torch.device) -> None:
-    global _imported
-    _imported = 0 if device.type == "cuda" else psutil.Process().memory_info().rss
-
-
-def _peak(device: torch.device) -> int:
-    """Bytes: what PyTorch took of a GPU, or all of this process."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_rss()
-
-
-def _answer_questions(side: str) -> None:
-    out, sys.stdout = sys.stdout, sys.stderr  # a library may print; only answers go through the pipe
-    setting = json.loads(sys.stdin.readline())
-    device = torch.device(setting["device"])
-    step = {OURS: _our_step, THEIRS: _their_step}[side](Path(setting["path"]), device, setting["r"])
-    print(json.dumps({}), file=out, flush=True)
-    for line in sys.stdin:
-        question = json.loads(line)
-        n = setting["rows"] * question["length"]
-        ids = torch.tensor(setting["ids"][:n], device=device).view(setting["rows"], -1)  # (B, T)
-        seconds, losses = [], []
-        for _ in range(question["steps"]):
-            begin = time.perf_counter()
-            losses.append(step(ids))
-            wait_for(device)
-            seconds.append(time.perf_counter() - begin)
-        peak = _peak(device)
-        answer = {"seconds": seconds, "losses": losses, "peak": peak, "peak_added": peak - _imported}
-        print(json.dumps(answer), file=out, flush=True)
-
-
-if __name__ == "__main__":
-    _answer_questions(sys.argv[1])

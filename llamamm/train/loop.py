@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llamamm.devices import default_dtype
 from llamamm.errors import TrainingError, counted
+from llamamm.lora.lean import lean_blocks, lean_forward
 from llamamm.lora.lora import LoraLinear
 from llamamm.text.model import Llama3Model
 from llamamm.train.config import TrainConfig
@@ -259,7 +260,7 @@ class Trainer:
 
     def _loss(self, batch: AnyBatch) -> Tensor:
         dtype, inputs = self.autocast_dtype, batch.inputs(self.device)
-        with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
+        with torch.autocast(self.device.type, dtype) if dtype else nullcontext(), lean_blocks(self.model):
             return self.objective(**inputs)
 
     def _note_bad_step(self, loss: float, norm: float) -> None:
@@ -320,4 +321,4 @@ def resolve_precision(precision: str, device: torch.device) -> tuple[torch.dtype
 def checkpoint_activations(model: nn.Module) -> None:
     """Keep only what enters each block, and run the block again when its gradients are due: memory against time."""
     for layer in blocks_of(model):
-        layer.forward = partial(checkpoint, type(layer).forward.__get__(layer), use_reentrant=False)
+        layer.forward = partial(checkpoint, lean_forward(layer), use_reentrant=False)

@@ -30,6 +30,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from llamamm.devices import pick_device
 from llamamm.errors import InputError
 from llamamm.files import read_json
+from llamamm.lora.lean import lean_blocks
 from llamamm.multimodal.config import MODEL_TYPE, MultimodalConfig
 from llamamm.multimodal.model import MultimodalLlama
 from llamamm.pretrained.compose import read_composed_config
@@ -156,7 +157,8 @@ def _activations(model: Llama3Model, cfg: TrainConfig, gpus: int) -> int:
         return torch.empty(size, dtype=dtype, device="meta", requires_grad=True)
 
     model.layers = model.layers[:1]
-    block = tokens * kept_bytes(model, lambda: model.run_blocks(empty(1, PROBE, width))) // PROBE
+    with lean_blocks(model):
+        block = tokens * kept_bytes(model, lambda: model.run_blocks(empty(1, PROBE, width))) // PROBE
     stream = tokens * width * dtype.itemsize
     blocks = n_layers * stream + block if cfg.checkpoint_activations else n_layers * block
     vocabulary = model.lm_head.weight.numel() // width

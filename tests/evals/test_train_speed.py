@@ -10,8 +10,9 @@ from llamamm.errors import LlamammError
 from llamamm.evals import train_speed
 from tests.cli.test_main import run, tiny_dir  # noqa: F401 (a fixture)
 
-SMALL = ("--rows", 1, "--length", 16, "--repeats", 1, "--rank", 2, "--device", "cpu")
-ROWS = ("1 x 16: seconds a step", "1 x 16: peak memory, MB", "1 x 16: the same without imports, MB")
+SMALL = ("--rows", 1, "--length", 24, "--repeats", 1, "--rank", 2, "--device", "cpu")
+FIGURES = ("seconds a step", "peak memory, MB", "the same without imports, MB")
+TEXT, PICTURES = ("--no-pictures",), ("--no-text",)
 
 
 def printed(*arguments):
@@ -20,15 +21,19 @@ def printed(*arguments):
     return result.stdout
 
 
-def test_both_sides_have_the_same_losses_and_a_row_for_each_figure(tiny_dir):  # noqa: F811
-    out = printed("--model", tiny_dir, "--against", "transformers", *SMALL)
-    for row in ROWS:
-        assert re.search(re.escape(row) + r"[^\d]+\d\S*[^\d]+\d\S*[^\d]+\d+\.\d\d x", out), row  # ours, theirs, ratio
+@pytest.mark.parametrize(("kind", "name"), [(TEXT, "1 x 24"), (PICTURES, "1 x 24, a picture in each row")])
+def test_both_sides_have_the_same_losses_and_a_row_for_each_figure(tiny_dir, kind, name):  # noqa: F811
+    out = printed("--model", tiny_dir, "--against", "transformers", *SMALL, *kind)
+    for figure in FIGURES:
+        row = re.escape(f"{name}: {figure}") + r"[^\d]+\d\S*[^\d]+\d\S*[^\d]+\d+\.\d\d x"  # ours, theirs, ratio
+        assert re.search(row, out), figure
     ours, theirs = re.findall(r"(?:llamamm|transformers) (\d+\.\d+(?:, \d+\.\d+)*)", out)
     ours, theirs = ([float(x) for x in side.split(", ")] for side in (ours, theirs))
     assert ours == pytest.approx(theirs, abs=1e-4) and len(ours) == 3
     assert ours[0] > ours[1] > ours[2]  # they train
     assert "; equal, at most" in out
+    assert re.search(re.escape(name) + r": \d+\.\d\d x as fast, with \d\.\d\d x the memory", out)
+    assert ("a bridge of two linears" in out) == (kind == PICTURES)
 
 
 class Worker:
@@ -60,14 +65,15 @@ def workers(monkeypatch):
 
 def test_alone_it_needs_no_other_side(tiny_dir, workers):  # noqa: F811
     out = printed("--model", tiny_dir, *SMALL)
-    assert {w.side for w in workers} == {"llamamm"}
-    for row in ROWS:
-        assert re.search(re.escape(row) + r"[^\d]+\d\S*[^\d]+$", out, re.MULTILINE), row
-    assert " x (less" not in out and "transformers" not in out
+    assert [w.side for w in workers] == ["llamamm"] * 2
+    for name in ("1 x 24", "1 x 24, a picture in each row"):
+        for figure in FIGURES:
+            assert re.search(re.escape(f"{name}: {figure}") + r"[^\d]+\d\S*[^\d]+$", out, re.MULTILINE), figure
+    assert " x (less" not in out and "transformers" not in out and "x as fast" not in out
 
 
 def test_memory_is_of_a_process_that_has_read_no_other_length(tiny_dir, workers):  # noqa: F811
-    options = {"device": torch.device("cpu"), "rows": 2, "steps": 3, "repeats": 2}
+    options = {"device": torch.device("cpu"), "rows": 2, "steps": 3, "repeats": 2, "pictures": False}
     report = train_speed.run_train_bench(str(tiny_dir), lengths=(8, 16), against="transformers", **options)
     assert [w.asked[0] for w in workers] == [(8, 3), (8, 3), (16, 3), (16, 3)]
     assert [len(w.asked) for w in workers[:2]] == [1, 1] and all(w.closed for w in workers)
@@ -81,7 +87,8 @@ def test_memory_is_of_a_process_that_has_read_no_other_length(tiny_dir, workers)
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("--against", "vllm"), "'transformers', got 'vllm'"), (("--rows", 0), "1 row"), (("--length", 1), "2 tokens")],
+    [(("--against", "vllm"), "'transformers', got 'vllm'"), (("--rows", 0), "1 row"), (("--length", 1), "2 tokens"),
+     (("--length", 19), "lengths of 20 or more"), (("--no-text", "--no-pictures"), "text, pictures or both")],
 )
 def test_what_cannot_be_measured_is_refused(tiny_dir, arguments, message):  # noqa: F811
     result = run("bench", "train", "--model", tiny_dir, *arguments)
