@@ -46,12 +46,13 @@ COUNTED: list[tuple[Shapes, int, int]] = [
 def _token_bytes(shapes: Shapes, bits: int, group: int, faults: Collection[str] = ()) -> float:
     total = 0.0
     for rows, columns in shapes[:1] if "first" in faults else shapes:
-        total += rows * columns * bits / (1 if "bits" in faults else 8)
-        if (bits in (32, 16) and "scales everywhere" not in faults) or "no scales" in faults:
+        total += rows * columns * (bits // 8 if "whole bytes" in faults else bits if "bits" in faults else bits / 8)
+        scaled = {8, 16 if "16 too" in faults else 8, 8 if "8 alone" in faults else 4}
+        if (bits not in scaled and "scales everywhere" not in faults) or "no scales" in faults:
             continue
         count = rows if "one a row" in faults else columns / group if "one row" in faults else rows * columns / group
         total += count * (4 if "scales of 4" in faults else 1 if "scales of 1" in faults else 2)
-    return total
+    return 8 * total if "all in bits" in faults else total
 
 
 def _counts(cases: list[tuple], faults: Collection[str]) -> dict[str, float]:
@@ -66,16 +67,21 @@ BYTES = fault_exercise(
     _counts,
     {
         "bits": "You count bits: eight of them make a byte",
+        "all in bits": "You count bits: eight of them make a byte",
         "no scales": "You leave out the scales: in 8 and 4 bits each group of a row has one, of 2 bytes",
         "scales of 4": "A scale is stored in fp16: 2 bytes, and not 4",
         "scales of 1": "You count the scales, and not their bytes: each takes 2",
         "scales everywhere": "In 32 and 16 bits there are no whole numbers, so no scales",
+        "16 too": "In 16 bits a weight is a float as it stands: it needs no scale",
+        "8 alone": "In 4 bits, too, each group of a row has a scale",
+        "whole bytes": "In 4 bits, bits // 8 is 0: two weights share a byte, so divide with /",
         "one a row": "You count one scale a row: each row has columns / group of them",
         "one row": "You count the scales of one row: each of the rows has its own",
         "first": "You count the first matrix alone: add up all of them",
     },
-    {"how many bytes": (lambda _: [(COUNTED,)], ("bits", "no scales", "scales of 4", "scales of 1", "scales everywhere",
-                                                 "one a row", "one row", "first"))},
+    {"how many bytes": (lambda _: [(COUNTED,)], ("bits", "all in bits", "no scales", "scales of 4", "scales of 1",
+                                                 "scales everywhere", "16 too", "8 alone", "whole bytes", "one a row",
+                                                 "one row", "first"))},
     lambda _: [(COUNTED,)], run=lambda answer, case: {_asked(*c): answer([*c[0]], *c[1:]) for c in case[0]},
     differs=_first_off, misshapen=_not_numbers, show=lambda _: "several matrices", reference=_token_bytes,
     id="19.1", name="token_bytes", minutes=6, level="warm-up", importance=3,
@@ -84,19 +90,25 @@ BYTES = fault_exercise(
 
 # ---- 19.2: whole numbers, and a scale for each group ----
 
+STEPS = {"truncated": torch.trunc, "floor": torch.floor, "ceil": torch.ceil, "half up": lambda q: (q + 0.5).trunc()}
 
 def _quantized(weight: Tensor, group: int, faults: Collection[str] = ()) -> tuple[Tensor, Tensor]:
-    size = weight.shape[1] if "row" in faults else group
-    groups = weight.view(len(weight), -1, size)
+    """Codes that fit into int8 are int8; with a fault in them they may not, and are int16."""
+    groups = weight.view(len(weight), -1, weight.shape[1] if "row" in faults else group)
+    if "strided" in faults:
+        groups = weight.view(len(weight), groups.shape[2], -1).transpose(1, 2)
     largest = (groups if "no abs" in faults else groups.abs()).amax(dim=-1, keepdim=True)
-    if "matrix" in faults:
-        largest = largest.amax().expand_as(largest)
+    if "signed" in faults:
+        largest = groups.gather(-1, groups.abs().argmax(dim=-1, keepdim=True))
+    if "matrix" in faults or "row, repeated" in faults:
+        largest = largest.amax(dim=(0, 1) if "matrix" in faults else 1, keepdim=True).expand_as(largest)
     scales = largest / (128 if "128" in faults else 7 if "4 bits" in faults else 127)
     codes = groups * scales if "times" in faults else groups / scales
-    codes = codes.trunc() if "truncated" in faults else codes.floor() if "floor" in faults else codes.round()
-    codes = codes.nan_to_num().clamp(-128, 127).to(torch.int8).view(weight.shape)
+    codes = next((step(codes) for name, step in STEPS.items() if name in faults), codes.round())
+    codes = codes.transpose(1, 2) if "strided" in faults else codes
+    codes = codes.nan_to_num().to(torch.int16).reshape(weight.shape)
     scales = 1 / scales if "inverse" in faults else scales
-    return codes, scales[..., 0]
+    return codes if faults else codes.to(torch.int8), scales[..., 0]
 
 
 def _pair(answer: Callable[..., Any], case: tuple) -> Any:
@@ -127,7 +139,9 @@ def _pairs_differ(expected: tuple[Tensor, Tensor], got: tuple[Tensor, Tensor]) -
     if off.max() > 2e-3:
         i = int(off.argmax())
         return f"the scale of group {i} should be {scales.flatten()[i]:.4g}, got {theirs.flatten()[i]:.4g}"
-    wrong = (expected[0] != got[0]).nonzero()
+    codes, ours = expected[0].int(), got[0].int()
+    fits = ((codes - ours) % 256 == 0) | (codes.clamp(-128, 127) == ours) | (codes.clamp(-127, 127) == ours)
+    wrong = (~fits).nonzero()  # what int8 does not hold wraps around, or was clamped before
     if len(wrong):
         row, column = wrong[0].tolist()
         return f"codes[{row}, {column}] should be {int(expected[0][row, column])}, got {int(got[0][row, column])}"
@@ -157,17 +171,23 @@ QUANTIZED = fault_exercise(
     {
         "truncated": "You cut off what stands after the point: .to(torch.int8) alone does that; .round() first",
         "floor": "You round down: .round() goes to the nearest whole number",
+        "ceil": "You round up: .round() goes to the nearest whole number",
+        "half up": "You add 0.5 and cut off: below 0 that is not the nearest whole number; .round() is",
         "128": "The largest number becomes 128, and int8 ends at 127: divide by 127",
         "4 bits": "The largest number becomes 7, as in 4 bits: in 8 bits it becomes 127",
         "no abs": "The largest number may be negative: take .abs() first",
         "row": "You use one scale for a row: each group of the row has its own",
+        "row, repeated": "You use one scale for a row: each group of the row has its own",
         "matrix": "You use one scale for the whole matrix: each group has its own",
+        "strided": "A group of yours takes columns that lie apart: a group is `group` neighbouring columns of a row",
+        "signed": "Your scale takes the sign of the largest number: in 8 bits it is the largest of the .abs() / 127",
         "times": "You multiply by the scale: codes are weight / scale, and codes * scale gives the weight back",
         "inverse": "Your scale is upside down: it is what one step is worth, the largest number / 127",
     },
     {
-        "scales": (_weights((1, 8, 4), (2, 12, 4)), ("128", "4 bits", "no abs", "row", "matrix", "inverse")),
-        "codes": (_weights((1, 8, 4), (3, 64, 32)), ("truncated", "floor", "times")),
+        "scales": (_weights((2, 8, 4), (2, 12, 4)), ("128", "4 bits", "no abs", "row", "row, repeated", "matrix",
+                                                     "strided", "signed", "inverse")),
+        "codes": (_weights((1, 8, 4), (3, 64, 32)), ("truncated", "floor", "ceil", "half up", "times")),
     },
     _weights((2, 16, 8), (4, 64, 32)), run=_pair, differs=_pairs_differ, misshapen=_no_pair,
     show=lambda case: f"weight {tuple(case[0].shape)}, group {case[1]}", extra=(input_stays(_weights((1, 8, 4))),),
@@ -184,11 +204,15 @@ def _row_product(codes: np.ndarray, scales: np.ndarray, x: np.ndarray, faults: C
     result = total = 0.0
     for g in range(n - ("last lost" in faults)):
         total = total if "carried" in faults else 0.0
-        for j in range(g * group, (g + 1) * group):
-            total += float(codes[j]) * float(x[j - g * group if "x restarts" in faults else j])
+        for j in range(g * group, (g + 1) * group - ("last column" in faults)):
+            code = float(codes[j - g * group if "codes restart" in faults else j])
+            total += code * float(x[j - g * group if "x restarts" in faults else j])
         scale = 1.0 if "no scale" in faults else float(scales[0 if "first scale" in faults else g])
+        scale = scale**2 if "twice" in faults else scale
         part = total / scale if "divided" in faults else total * scale
         result = part if "overwritten" in faults else result + part
+        if "early" in faults:
+            break
     return result
 
 
@@ -197,11 +221,20 @@ def _row(codes: Sequence[int], scales: Sequence[float], x: Sequence[float]) -> t
 
 
 def _rows(_: torch.Generator) -> list[tuple]:
+    """Three groups: in two, some faults give what others do."""
     g = np.random.default_rng(0)
     return [_row([3, -1, 2, 4, 1, -2, 5, 2, -3, 1, 2, 4], [0.5, 0.3, 1.7],
-                 [1, 2, 3, 1.1, 5, 2, 4.3, 1, 2, 3, 1, 6]),
-            _row([3, -1, 2, 4], [0.5, 0.25], [1, 2, 3, 1]),
+                 [1, 2.5, 3, 1.3, 5, 4, 4.3, 6, 6, 3, 1, 5]),
             _row(g.integers(-127, 128, 24), [0.4, 1.3, 2.1], g.normal(size=24))]  # fmt: skip
+
+
+def _rows_and_two_groups(g: torch.Generator) -> list[tuple]:
+    return [*_rows(g), _row([3, -1, 2, 4], [0.5, 0.25], [1, 2, 3, 1])]
+
+
+def _row_in_words(case: tuple) -> str:
+    codes, scales, x = (", ".join(f"{number:.4g}" for number in part) for part in case)
+    return f"codes [{codes}], scales [{scales}], x [{x}]"
 
 
 def _plain_number(answer: Callable[..., Any], case: tuple) -> Any:
@@ -228,12 +261,15 @@ ROW = fault_exercise(
         "last lost": "The last group is missing: there are len(scales) of them",
         "group length": "Your groups have the wrong length: len(codes) // len(scales) columns each",
         "x restarts": "You begin again at x[0] in each group: column j meets x[j]",
+        "codes restart": "You begin again at codes[0] in each group: group g begins at column g * size",
+        "last column": "The last column of each group is missing: range(size) ends before size",
+        "twice": "You multiply by the scale twice: once, inside the sum or after it",
+        "early": "You return the first group's part: does the `return` stand inside the loop?",
         "overwritten": "You return the last group's part: add up the parts of all groups",
     },
     {"the sum": (_rows, ("no scale", "first scale", "divided", "carried", "last lost", "group length", "x restarts",
-                         "overwritten"))},
-    _rows, run=_plain_number, differs=_by_size, misshapen=_no_number,
-    show=lambda case: f"codes {case[0].tolist()}, scales {case[1].tolist()}, x {case[2].tolist()}",
+                         "codes restart", "last column", "twice", "early", "overwritten"))},
+    _rows_and_two_groups, run=_plain_number, differs=_by_size, misshapen=_no_number, show=_row_in_words,
     reference=_row_product, id="19.3", name="row_product", minutes=10, level="core", importance=3,
 )  # fmt: skip
 
@@ -250,7 +286,21 @@ def _agreed(guess: Sequence[int], choices: Sequence[int], faults: Collection[str
     if "later ones" in faults:
         return [g for g, c in zip(guess, choices, strict=False) if g == c] + choices[-1:]
     meant = choices[1:] if "shifted" in faults else choices
-    n = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(guess, meant, strict=False)))
+    same = [g == c for g, c in zip(guess, meant, strict=False)]
+    n = sum(takewhile(bool, same))
+    if {"counted", "counted, guess"} & {*faults}:
+        n = sum(same)
+        return (guess if "counted, guess" in faults else choices)[:n] + choices[n : n + 1]
+    if "unread" in faults:
+        return guess + choices[-1:]
+    if "nothing of nothing" in faults and not guess:
+        return []
+    if "own alone" in faults:
+        return choices[n : n + 1]
+    if {"last choice", "next choice"} & {*faults}:
+        return guess[:n] + (choices[-1:] if "last choice" in faults else choices[n + 1 : n + 2])
+    if "one too many" in faults:
+        return choices[: n + 2]
     if "all or nothing" in faults:
         n = n if n == len(guess) else 0
     if "no own" in faults or ("no bonus" in faults and n == len(guess)):
@@ -294,12 +344,23 @@ AGREED = fault_exercise(
         "all or nothing": "You drop the whole guess if a part is wrong: what comes before the first wrong one stays",
         "everything": "You return all choices: those after the first wrong guess follow a text that is not there",
         "never": "You take the first choice alone: guesses that agree are never kept",
+        "unread": "You keep the whole guess, whatever the choices are: it stands only as far as it agrees",
+        "counted": "You count all places that agree: count up to the first that does not",
+        "counted, guess": "You count all places that agree: count up to the first that does not",
+        "own alone": "You return the model's own token alone: the guesses that agree come before it",
+        "last choice": "You end with the last choice: the model's own token is the one in the place of the first wrong "
+                       "guess, choices[n]",
+        "next choice": "You take the model's token from one place too far: after n tokens that agree it is choices[n]",
+        "one too many": "You return one token too many: n that agree, and one of the model's own",
+        "nothing of nothing": "An empty guess gives the one choice: plain decoding",
     },
     {"which tokens stay": (lambda _: [(GUESSES,)], ("no own", "no bonus", "keeps wrong", "later ones", "shifted",
-                                                    "all or nothing", "everything", "never"))},
+                                                    "all or nothing", "everything", "never", "unread", "counted",
+                                                    "counted, guess", "own alone", "last choice", "next choice",
+                                                    "one too many", "nothing of nothing"))},
     lambda _: [(GUESSES,)], run=_each_agreement, differs=_tokens_differ, misshapen=_no_tokens,
-    show=lambda _: "several guesses", reference=_agreed, id="19.4", name="agreed", minutes=8, level="core",
-    importance=3,
+    show=lambda _: "several guesses", extra=(input_stays(lambda _: [([5, 7, 9], [5, 7, 2, 8])]),),
+    reference=_agreed, id="19.4", name="agreed", minutes=8, level="core", importance=3,
 )  # fmt: skip
 
 
@@ -307,9 +368,16 @@ AGREED = fault_exercise(
 
 
 def _joined(gradients: Sequence[Tensor], counts: Sequence[int], faults: Collection[str] = ()) -> Tensor:
+    if {"two", "two of all"} & {*faults}:
+        total = sum(counts[:2] if "two" in faults else counts)
+        return sum(g * c for g, c in zip(gradients[:2], counts[:2], strict=True)) / total
     n, total = len(counts), sum(counts)
     if "first" in faults:
         return gradients[0].clone()
+    if "divided by counts" in faults:
+        return sum(g / c for g, c in zip(gradients, counts, strict=True)) / n
+    if "unweighed" in faults:
+        return sum(gradients) / total
     weights = [1.0] * n if {"mean of means", "sum"} & {*faults} else [float(c) for c in counts]
     if "inverse" in faults:
         weights = [1 / c for c in counts]
@@ -327,6 +395,13 @@ def _gradients(_: torch.Generator) -> list[tuple]:
             ([torch.randn(3, 2, generator=g) for _ in range(3)], [2, 7, 5])]
 
 
+def _gradients_in_words(case: tuple) -> str:
+    gradients, counts = case
+    if gradients[0].dim() == 1:
+        return f"gradients {[g.tolist() for g in gradients]}, counts {counts}"
+    return f"{len(gradients)} gradients of shape {tuple(gradients[0].shape)}, counts {counts}"
+
+
 JOINED = fault_exercise(
     _joined,
     {
@@ -337,11 +412,15 @@ JOINED = fault_exercise(
         "by processes": "You divide by the number of processes: divide by the number of all tokens",
         "twice": "You divide by all tokens and by the processes: once is enough",
         "inverse": "You give the process with few tokens the large weight: multiply by its count",
+        "divided by counts": "You divide each gradient by its count: it is a mean already; multiply, for a sum",
+        "unweighed": "You divide by all tokens, but add the means as they are: a mean times its count is a sum",
         "first": "You return the first process's gradient: all of them have a share",
+        "two": "You take the first two processes alone: there may be more",
+        "two of all": "You take the first two processes alone: there may be more",
     },
     {"the weights": (_gradients, ("mean of means", "sum", "not divided", "by processes", "twice", "inverse",
-                                  "first"))},
-    _gradients, show=lambda case: f"gradients {[g.tolist() for g in case[0]]}, counts {case[1]}", reference=_joined,
+                                  "divided by counts", "unweighed", "first", "two", "two of all"))},
+    _gradients, show=_gradients_in_words, extra=(input_stays(_gradients),), reference=_joined,
     id="19.5", name="joined_gradient", minutes=8, level="break it", importance=3,
 )  # fmt: skip
 
@@ -359,10 +438,15 @@ def _held(n: int, processes: int, sharded: Collection[str], block: int, faults: 
         size = 4 if part == "moments" and "one moment" in faults else size
         if part == "gradients" and "no gradients" in faults:
             continue
+        if part not in sharded and "sharded alone" in faults:
+            continue
         divided = (part in sharded or "all divided" in faults) and "not divided" not in faults
+        divided = part not in sharded if "others divided" in faults else divided
         total += size * n / (processes if divided else 1)
-    if ("weights" in sharded or "block always" in faults) and "no block" not in faults:
-        total += 4 * block / (processes if "block divided" in faults else 1)
+    gathered = "weights" in sharded or "block always" in faults or (sharded and "block of any" in faults)
+    if gathered and "no block" not in faults:
+        total += (1 if "block in numbers" in faults else 4) * block / (processes if "block divided" in faults else 1)
+    total *= processes if "all together" in faults else 1
     return total / 4 if "numbers" in faults else total
 
 
@@ -383,11 +467,18 @@ HOLDS = fault_exercise(
         "not divided": "What is sharded is divided by the number of processes",
         "all divided": "You divide everything: what is not in `sharded` is whole in each process",
         "no block": "Where weights are sharded, a block's are gathered while it runs: add 4 bytes for each",
+        "sharded alone": "What is not in `sharded` is missing: it is whole in each process",
+        "others divided": "You divide what is not in `sharded`: it is the other way round",
+        "all together": "You count what all processes hold together: each of them holds one share",
+        "block of any": "A block is gathered where the weights are sharded, not where other parts are",
+        "block in numbers": "You count the numbers of the gathered block: each of them takes 4 bytes, too",
         "block always": "Only where weights are sharded is a block gathered: whole weights are there already",
         "block divided": "The gathered block is whole: do not divide it",
     },
     {"how many bytes": (lambda _: [(HELD,)], ("numbers", "one moment", "no gradients", "not divided", "all divided",
-                                              "no block", "block always", "block divided"))},
+                                              "no block", "sharded alone", "others divided", "all together",
+                                              "block of any", "block in numbers", "block always",
+                                              "block divided"))},
     lambda _: [(HELD,)], run=lambda answer, case: {_told(*c): answer(*c[:2], {*c[2]}, c[3]) for c in case[0]},
     differs=_first_off, misshapen=_not_numbers, show=lambda _: "several set-ups", reference=_held,
     id="19.6", name="held_bytes", minutes=8, level="warm-up", importance=2,

@@ -22,45 +22,66 @@ SIZES = {"weights": 4, "gradients": 4, "moments": 8}
 def bytes_by_a_loop(shapes, bits, group, has):
     total = 0
     for rows, columns in shapes if "first" not in has else shapes[:1]:
-        total += rows * columns * bits / (8 if "bits" not in has else 1)
+        total += rows * columns * (bits // 8 if "whole bytes" in has else bits / (8 if "bits" not in has else 1))
         n = rows if "one a row" in has else columns // group if "one row" in has else rows * (columns // group)
-        if (bits < 16 or "scales everywhere" in has) and "no scales" not in has:
+        least = 8 if "8 alone" in has else 4
+        if (least <= bits < 16 + ("16 too" in has) or "scales everywhere" in has) and "no scales" not in has:
             total += n * (4 if "scales of 4" in has else 1 if "scales of 1" in has else 2)
-    return int(total)
+    return int(total) * (8 if "all in bits" in has else 1)
 
 
 def bytes_by_sums(shapes, bits, group, has):
     shapes = shapes[: 1 if "first" in has else None]
-    weights = sum(r * c for r, c in shapes) * bits
+    weights = sum(r * c for r, c in shapes) * (bits // 8 * 8 if "whole bytes" in has else bits)
     if "one a row" in has:
         n = sum(r for r, _ in shapes)
     else:
         n = sum((1 if "one row" in has else r) * c / group for r, c in shapes)
     scale = {"scales of 4": 4, "scales of 1": 1}.get(next(iter(has & {"scales of 4", "scales of 1"}), ""), 2)
-    with_scales = "no scales" not in has and (bits in (8, 4) or "scales everywhere" in has)
-    return weights / (1 if "bits" in has else 8) + scale * n * with_scales
+    scaled = [8] + [4] * ("8 alone" not in has) + [16] * ("16 too" in has)
+    with_scales = "no scales" not in has and (bits in scaled or "scales everywhere" in has)
+    size = weights / (1 if "bits" in has else 8) + scale * n * with_scales
+    return 8 * size if "all in bits" in has else size
 
 
 def bytes_by_arrays(shapes, bits, group, has):
     rows, columns = np.array(shapes[:1] if "first" in has else shapes).T
-    found = (rows * columns * bits).sum() / (1.0 if "bits" in has else 8.0)
-    if "no scales" in has or (bits > 8 and "scales everywhere" not in has):
+    unit = 8.0 if "all in bits" in has else 1.0
+    found = unit * (rows * columns * bits).sum() / (1.0 if "bits" in has else 8.0)
+    if "whole bytes" in has:
+        found = (rows * columns).sum() * np.floor(bits / 8)
+    bare = {32, 16} - ({16} if "16 too" in has else set()) | ({4} if "8 alone" in has else set())
+    if "no scales" in has or (bits in bare and "scales everywhere" not in has):
         return found
     groups = (columns / group) * (1 if "one row" in has else rows) if "one a row" not in has else rows
-    return found + groups.sum() * (4 if "scales of 4" in has else 1 if "scales of 1" in has else 2)
+    return found + unit * groups.sum() * (4 if "scales of 4" in has else 1 if "scales of 1" in has else 2)
 
 
 # ---- 19.2: groups of a view, a loop over rows, NumPy ----
 
+ROUNDED = {"truncated": "trunc", "floor": "floor", "ceil": "ceil"}
+
+
+def rounded_by(library, q, has):
+    """q as whole numbers, by functions of torch or numpy."""
+    if "half up" in has:
+        return library.trunc(q + 0.5)
+    return getattr(library, next((name for fault, name in ROUNDED.items() if fault in has), "round"))(q)
+
 
 def quantized_by_views(weight, group, has):
     groups = weight.view(len(weight), -1, weight.shape[1] if "row" in has else group)
+    if "strided" in has:
+        groups = torch.stack([weight[:, i :: weight.shape[1] // group] for i in range(weight.shape[1] // group)], dim=1)
     top = (groups if "no abs" in has else groups.abs()).max(dim=-1, keepdim=True).values
+    if "signed" in has:
+        top = torch.where(groups.amax(-1, keepdim=True) == top, top, -top)
+    top = top.amax(1, keepdim=True).expand_as(top) if "row, repeated" in has else top
     top = torch.full_like(top, float(top.max())) if "matrix" in has else top
     step = top / (128 if "128" in has else 7 if "4 bits" in has else 127)
     codes = groups * step if "times" in has else groups / step
-    codes = codes if "truncated" in has else codes.floor() if "floor" in has else codes.round()
-    codes = codes.clamp(-128, 127).to(torch.int8)
+    codes = rounded_by(torch, codes, has).to(torch.int8)  # without a clamp: what is too large wraps around
+    codes = codes.transpose(1, 2) if "strided" in has else codes
     return codes.reshape(weight.shape), (1 / step if "inverse" in has else step).squeeze(-1)
 
 
@@ -68,25 +89,31 @@ def quantized_by_loops(weight, group, has):
     size = weight.shape[1] if "row" in has else group
     codes, scales = torch.zeros(weight.shape, dtype=torch.int8), torch.zeros(len(weight), weight.shape[1] // size)
     most = {"128": 128, "4 bits": 7}.get(next(iter(has & {"128", "4 bits"}), ""), 127)
-    tops = torch.stack([(part if "no abs" in has else abs(part)).amax(1) for part in weight.split(size, dim=1)], dim=1)
+    n = weight.shape[1] // size
+    places = [slice(g, None, n) if "strided" in has else slice(g * size, (g + 1) * size) for g in range(n)]
+    tops = torch.stack([(weight[:, at] if "no abs" in has else abs(weight[:, at])).amax(1) for at in places], dim=1)
+    tops = tops.amax(1, keepdim=True).repeat(1, n) if "row, repeated" in has else tops
     for i in range(len(weight)):
-        for g in range(weight.shape[1] // size):
-            part = slice(g * size, (g + 1) * size)
+        for g, part in enumerate(places):
             s = (tops.max() if "matrix" in has else tops[i, g]) / most
+            s = max(weight[i, part], key=abs) / most if "signed" in has else s
             found = weight[i, part] * s if "times" in has else weight[i, part] / s
-            step = torch.trunc if "truncated" in has else torch.floor if "floor" in has else torch.round
-            found = step(found)
+            found = rounded_by(torch, found, has)
             codes[i, part], scales[i, g] = found.clamp(-128, 127).to(torch.int8), 1 / s if "inverse" in has else s
     return codes, scales
 
 
 def quantized_by_numpy(weight, group, has):
     w = weight.numpy().reshape(len(weight), -1, weight.shape[1] if "row" in has else group)
+    w = w.reshape(len(w), group, -1).swapaxes(1, 2) if "strided" in has else w
     top = w.max(-1) if "no abs" in has else np.abs(w).max(-1)
+    top = np.where(-w.min(-1) == top, -top, top) if "signed" in has else top
+    top = np.repeat(top.max(-1, keepdims=True), top.shape[1], axis=1) if "row, repeated" in has else top
     top = np.broadcast_to(top.max(), top.shape) if "matrix" in has else top
     s = (top / (128 if "128" in has else 7 if "4 bits" in has else 127)).astype(np.float32)
     q = w * s[..., None] if "times" in has else w / s[..., None]
-    q = np.clip((np.trunc if "truncated" in has else np.floor if "floor" in has else np.round)(q), -128, 127)
+    q = np.clip(rounded_by(np, q, has), -127, 127)
+    q = q.swapaxes(1, 2) if "strided" in has else q
     return q.astype(np.int8).reshape(weight.shape), np.reciprocal(s) if "inverse" in has else s
 
 
@@ -98,24 +125,29 @@ def row_by_loops(codes, scales, x, has):
     result, total = np.float32(0), np.float32(0)
     for g in range(len(scales) - ("last lost" in has)):
         total = total if "carried" in has else np.float32(0)
-        for j in range(size):
-            total += np.float32(codes[g * size + j]) * x[j if "x restarts" in has else g * size + j]
+        for j in range(size - ("last column" in has)):
+            code = np.float32(codes[j if "codes restart" in has else g * size + j])
+            total += code * x[j if "x restarts" in has else g * size + j]
         s = np.float32(1) if "no scale" in has else scales[0] if "first scale" in has else scales[g]
-        part = total / s if "divided" in has else total * s
+        part = total / s if "divided" in has else total * s * (s if "twice" in has else 1)
         result = part if "overwritten" in has else result + part
+        if "early" in has:
+            return result
     return result
 
 
 def row_by_slices(codes, scales, x, has):
     n = len(scales)
     size = n if "group length" in has else len(codes) // n
-    sums = [float(codes[g * size : (g + 1) * size].astype(float) @
-                  x[: size] if "x restarts" in has else codes[g * size : (g + 1) * size].astype(float) @
-                  x[g * size : (g + 1) * size]) for g in range(n)]  # fmt: skip
+    most, sums = size - ("last column" in has), []
+    for at in range(0, n * size, size):
+        row = codes[0 if "codes restart" in has else at :][:most].astype(float)
+        sums.append(float(row @ x[0 if "x restarts" in has else at :][:most]))
     sums = np.cumsum(sums) if "carried" in has else np.array(sums)
     factors = np.ones(n) if "no scale" in has else np.full(n, scales[0]) if "first scale" in has else scales
+    factors = factors**2 if "twice" in has else factors
     parts = sums / factors if "divided" in has else sums * factors
-    parts = parts[:-1] if "last lost" in has else parts
+    parts = parts[:-1] if "last lost" in has else parts[:1] if "early" in has else parts
     return parts[-1] if "overwritten" in has else parts.sum()
 
 
@@ -124,10 +156,14 @@ def row_by_a_table(codes, scales, x, has):
     n = len(scales)
     if "group length" in has:
         codes, x = codes[: n * n], x[: n * n]
-    table = codes.view(n, -1) * (x[: codes.numel() // n] if "x restarts" in has else x.view(n, -1))
+    codes, x = codes.view(n, -1), x.view(n, -1)
+    codes = codes[:1].expand(n, -1) if "codes restart" in has else codes
+    table = (codes * (x[:1] if "x restarts" in has else x))[:, : codes.shape[1] - ("last column" in has)]
     sums = table.sum(1).cumsum(0) if "carried" in has else table.sum(1)
     scales = torch.ones(n) if "no scale" in has else scales[:1].expand(n) if "first scale" in has else scales
-    parts = (sums / scales if "divided" in has else sums * scales)[: n - 1 if "last lost" in has else n]
+    scales = scales.square() if "twice" in has else scales
+    n = n - 1 if "last lost" in has else 1 if "early" in has else n
+    parts = (sums / scales if "divided" in has else sums * scales)[:n]
     return parts[-1:] if "overwritten" in has else parts.sum()
 
 
@@ -143,6 +179,15 @@ def agreed_by_while(guess, choices, has):
     while n < len(guess) and guess[n] == choices[n + off]:
         n += 1
     n = 0 if "all or nothing" in has and n < len(guess) else n
+    if {"counted", "counted, guess"} & has:
+        n = sum(g == c for g, c in zip(guess, choices, strict=False))
+        return (choices if "counted" in has else guess)[:n] + [choices[n]]
+    if "unread" in has or (not guess and "nothing of nothing" in has):
+        return guess + choices[-1:] if "unread" in has else []
+    if "own alone" in has or "one too many" in has:
+        return [choices[n]] if "own alone" in has else choices[: n + 2]
+    if {"last choice", "next choice"} & has:
+        return guess[:n] + (choices[-1:] if "last choice" in has else choices[n + 1 : n + 2])
     if "no own" in has or ("no bonus" in has and n == len(guess)):
         return guess[:n]
     if "keeps wrong" in has and n < len(guess):
@@ -153,11 +198,19 @@ def agreed_by_while(guess, choices, has):
 def agreed_by_breaking(guess, choices, has):
     if "never" in has:
         return (choices[0],)
+    if not guess and "nothing of nothing" in has:
+        return ()
     out, right = [], True
+    agree = [token for token, choice in zip(guess, choices, strict=False) if token == choice]
+    if "counted" in has or "counted, guess" in has:
+        return (*(choices if "counted" in has else guess)[: len(agree)], choices[len(agree)])
     for place, token in enumerate(guess):
         wanted = choices[place + ("shifted" in has)]
-        if token != wanted and "everything" not in has:
+        if token != wanted and not {"everything", "unread"} & has:
             right = False
+            if {"last choice", "next choice", "one too many"} & has:
+                own = {"last choice": choices[-1:], "next choice": choices[place + 1 :][:1]}
+                return (*out, *next((own[name] for name in own if name in has), choices[place : place + 2]))
             if "later ones" in has:
                 continue
             out = [] if "all or nothing" in has else out
@@ -167,9 +220,9 @@ def agreed_by_breaking(guess, choices, has):
             break
         out.append(choices[place] if "everything" in has else token)
     ends = right or "later ones" in has
-    if ends and "no bonus" not in has and "no own" not in has:
+    if ends and not {"no bonus", "no own", "next choice"} & has:
         out.append(choices[len(guess)])
-    return tuple(out)
+    return tuple(out[-1:] if "own alone" in has else out)
 
 
 def agreed_by_comparing(guess, choices, has):
@@ -180,6 +233,13 @@ def agreed_by_comparing(guess, choices, has):
     n = len(guess) if "everything" in has else 0 if "never" in has else int(np.cumprod(equal).sum())
     if "all or nothing" in has and not equal.all():
         n = 0
+    n = int(equal.sum()) if {"counted", "counted, guess"} & has else len(guess) if "unread" in has else n
+    if "counted" in has or "one too many" in has:
+        return np.array(choices[: n + 1 + ("one too many" in has)])
+    if "own alone" in has or (n == len(equal) == 0 and "nothing of nothing" in has):
+        return np.array(choices[n : n + 1] if "own alone" in has else [])
+    if {"last choice", "next choice"} & has:
+        return [*guess[:n], *choices[-1 if "last choice" in has else n + 1 :][:1]]
     whole = n == len(guess)
     tokens = choices[:n] if "everything" in has else guess[:n]
     own = [guess[n]] if "keeps wrong" in has and not whole else [choices[n]]
@@ -192,6 +252,14 @@ def agreed_by_comparing(guess, choices, has):
 def joined_by_sums(gradients, counts, has):
     if "first" in has:
         return gradients[0]
+    if "two" in has:
+        return (gradients[0] * counts[0] + gradients[1] * counts[1]) / (counts[0] + counts[1])
+    if "two of all" in has:
+        return (gradients[0] * counts[0] + gradients[1] * counts[1]) / sum(counts)
+    if "divided by counts" in has:
+        return sum(g / n for g, n in zip(gradients, counts, strict=True)) / len(counts)
+    if "unweighed" in has:
+        return sum(gradients) / sum(counts)
     if {"sum", "mean of means"} & has:
         total = gradients[0] + sum(gradients[1:])
         return total if "sum" in has else total / len(gradients)
@@ -214,6 +282,10 @@ def joined_by_a_stack(gradients, counts, has):
     share = (1 / n) / (1 / n).sum() if "inverse" in has else share
     share = n if "not divided" in has else n / len(n) if "by processes" in has else share
     share = share / len(n) if "twice" in has else share
+    share = torch.ones_like(n) / n.sum() if "unweighed" in has else share
+    share = 1 / n / len(n) if "divided by counts" in has else share
+    if {"two", "two of all"} & has:
+        stack, share = stack[:2], n[:2] / (n[:2] if "two" in has else n).sum()
     return (stack * share.view(-1, *[1] * (stack.dim() - 1))).sum(0)
 
 
@@ -224,6 +296,10 @@ def joined_by_einsum(gradients, counts, has):
         n = [1.0] + [0.0] * (len(counts) - 1)
     by = 1 if {"sum", "not divided"} & has else len(n) if "by processes" in has else sum(n)
     by = by * len(n) if "twice" in has else by
+    if {"two", "two of all"} & has:
+        n, gradients, by = n[:2], gradients[:2], sum(n[:2] if "two" in has else n)
+    if {"unweighed", "divided by counts"} & has:
+        n, by = ([1.0] * len(n), by) if "unweighed" in has else ([1 / c for c in n], len(n))
     return torch.einsum("n,n...->...", torch.tensor(n), torch.stack(gradients)) / by
 
 
@@ -236,23 +312,34 @@ def held_by_a_loop(n, processes, sharded, block, has):
         size = 4 if "one moment" in has else size
         if part == "gradients" and "no gradients" in has:
             continue
+        if "sharded alone" in has and part not in sharded:
+            continue
         divided = part in sharded or "all divided" in has
+        divided = part not in sharded if "others divided" in has else divided
         total += size * n / processes if divided and "not divided" not in has else size * n
-    if "no block" not in has and ("weights" in sharded or "block always" in has):
-        total += 4 * block / (processes if "block divided" in has else 1)
-    return total / (4 if "numbers" in has else 1)
+    anyway = "block always" in has or ("block of any" in has and len(sharded) > 0)
+    if "no block" not in has and ("weights" in sharded or anyway):
+        total += (1 if "block in numbers" in has else 4) * block / (processes if "block divided" in has else 1)
+    return total / (4 if "numbers" in has else 1) * (processes if "all together" in has else 1)
 
 
 def held_by_a_formula(n, processes, sharded, block, has):
     def share(part):
+        if part not in sharded and "sharded alone" in has:
+            return 0
         if "not divided" in has:
             return 1
+        if "others divided" in has:
+            return 1 if part in sharded else 1 / processes
         return 1 / processes if "all divided" in has or part in sharded else 1
 
     each = share("weights") + share("gradients") * ("no gradients" not in has)
     each += share("moments") * (1 if "one moment" in has else 2)
     gathered = ("weights" in sharded or "block always" in has) and "no block" not in has
+    gathered = bool(sharded) if "block of any" in has else gathered
+    gathered = gathered / 4 if "block in numbers" in has else gathered
     numbers = n * each + gathered * block / (processes if "block divided" in has else 1)
+    numbers = numbers * processes if "all together" in has else numbers
     return numbers if "numbers" in has else 4 * numbers
 
 
@@ -262,10 +349,13 @@ def held_by_parts(n, processes, sharded, block, has):
     if "no gradients" in has:
         del parts["gradients"]
     chosen = set() if "not divided" in has else set(parts) if "all divided" in has else set(sharded)
-    parts = {name: size / processes if name in chosen else size for name, size in parts.items()}
-    if "block always" in has or "weights" in sharded:
-        parts["block"] = 0 if "no block" in has else unit * block / (processes if "block divided" in has else 1)
-    return np.float64(math.fsum(parts.values()))
+    chosen = set(parts) - chosen if "others divided" in has else chosen
+    parts = {name: size / processes if name in chosen else size for name, size in parts.items()
+             if name in sharded or "sharded alone" not in has}  # fmt: skip
+    if "block always" in has or "weights" in sharded or (sharded and "block of any" in has):
+        each = unit / 4 if "block in numbers" in has else unit
+        parts["block"] = 0 if "no block" in has else each * block / (processes if "block divided" in has else 1)
+    return np.float64(math.fsum(parts.values())) * (processes if "all together" in has else 1)
 
 
 WAYS = {
@@ -280,35 +370,57 @@ WAYS = {
 TOLD = {
     "19.1": {"bits": "you count bits", "no scales": "leave out the scales", "scales of 4": "2 bytes, and not 4",
              "scales of 1": "count the scales, and not", "scales everywhere": "so no scales",
-             "one a row": "one scale a row", "one row": "scales of one row", "first": "first matrix alone"},
-    "19.2": {"truncated": "cut off what stands", "floor": "round down", "128": "becomes 128", "4 bits": "as in 4 bits",
+             "16 too": "it needs no scale", "8 alone": "in 4 bits, too", "whole bytes": "share a byte",
+             "all in bits": "you count bits", "one a row": "one scale a row",
+             "one row": "scales of one row", "first": "first matrix alone"},
+    "19.2": {"truncated": "cut off what stands", "floor": "round down", "ceil": "round up", "half up": "add 0.5",
+             "strided": "lie apart", "signed": "takes the sign", "row, repeated": "one scale for a row",
+             "128": "becomes 128", "4 bits": "as in 4 bits",
              "no abs": "may be negative", "row": "one scale for a row", "matrix": "one scale for the whole",
              "times": "multiply by the scale", "inverse": "upside down"},
     "19.3": {"no scale": "scales are missing", "first scale": "first scale for all", "divided": "divide by the scale",
              "carried": "carry a group's sum", "last lost": "last group is missing", "group length": "wrong length",
-             "x restarts": "begin again at x[0]", "overwritten": "last group's part"},
+             "codes restart": "begin again at codes[0]", "last column": "last column of each",
+             "twice": "by the scale twice", "early": "inside the loop", "x restarts": "begin again at x[0]",
+             "overwritten": "last group's part"},
     "19.4": {"no own": "own next token is missing", "no bonus": "there is one more",
              "keeps wrong": "token that is wrong", "later ones": "after the first wrong one",
              "shifted": "one place further", "all or nothing": "whole guess if",
+             "unread": "keep the whole guess", "counted": "all places that agree",
+             "counted, guess": "all places that agree", "own alone": "own token alone",
+             "last choice": "end with the last choice", "next choice": "one place too far",
+             "one too many": "one token too many", "nothing of nothing": "plain decoding",
              "everything": "return all choices", "never": "first choice alone"},
     "19.5": {"mean of means": "mean of the means", "sum": "add the gradients as they are",
              "not divided": "do not divide", "by processes": "divide by the number of processes",
-             "twice": "once is enough", "inverse": "few tokens the large", "first": "first process's gradient"},
+             "divided by counts": "by its count: it is a mean", "unweighed": "add the means as they are",
+             "two": "first two processes", "two of all": "first two processes", "twice": "once is enough",
+             "inverse": "few tokens the large", "first": "first process's gradient"},
     "19.6": {"numbers": "count numbers", "one moment": "two moments", "no gradients": "gradients are missing",
              "not divided": "is divided by", "all divided": "divide everything", "no block": "while it runs",
-             "block always": "only where weights", "block divided": "do not divide it"},
+             "sharded alone": "is missing: it is whole", "others divided": "other way round",
+             "all together": "hold together", "block of any": "not where other parts",
+             "block in numbers": "numbers of the gathered block", "block always": "only where weights",
+             "block divided": "do not divide it"},
 }  # fmt: skip
 # faults that cannot stand in one answer, or of which one hides the other
 APART = {
     "19.1": [{"no scales", "scales of 4", "scales of 1"}, {"one a row", "one row"},
-             *({"no scales", other} for other in ("scales everywhere", "one a row", "one row"))],
-    "19.2": [{"truncated", "floor"}, {"128", "4 bits"}, {"row", "matrix"}, {"times", "4 bits"}, {"no abs", "4 bits"},
+             {"bits", "all in bits", "whole bytes"}, {"scales everywhere", "16 too"}, {"scales everywhere", "8 alone"},
+             *({"no scales", other} for other in ("scales everywhere", "one a row", "one row", "16 too", "8 alone"))],
+    "19.2": [{"truncated", "floor", "ceil", "half up"}, {"128", "4 bits"}, {"signed", "no abs"},
+             {"row", "row, repeated", "matrix", "strided"}, {"row", "row, repeated", "matrix", "signed"},
+             {"row, repeated", "no abs"}, {"times", "4 bits"}, {"no abs", "4 bits"},
              *({"4 bits", other} for other in ("truncated", "floor", "times", "row", "matrix", "no abs")),
              {"no abs", "times"}, {"no abs", "row"}, {"no abs", "matrix"}, {"times", "row"}, {"times", "matrix"}],
-    "19.3": [{"no scale", "first scale", "divided"}, {"last lost", "overwritten"}, {"no scale", "divided"}],
+    "19.3": [{"no scale", "first scale", "divided"}, {"last lost", "overwritten"}, {"no scale", "divided", "twice"},
+             *({"early", other} for other in ("first scale", "carried", "last lost", "overwritten", "group length",
+                                              "codes restart", "x restarts", "last column"))],
     "19.4": [{*TOLD["19.4"]}],
     "19.5": [{*TOLD["19.5"]}],
-    "19.6": [{"not divided", "all divided"}, {"no gradients", "not divided"}, {"no gradients", "all divided"},
+    "19.6": [{"not divided", "all divided", "others divided"}, {"sharded alone", "all divided", "others divided"},
+             {"no block", "block of any", "block always"}, {"no block", "block in numbers"},
+             {"no gradients", "not divided"}, {"no gradients", "all divided"},
              {"no block", "block always", "block divided"}],
 }  # fmt: skip
 
@@ -330,7 +442,7 @@ def test_each_fault_gets_its_sentence_alone_and_beside_another(exercise):
 
 def test_every_fault_of_these_exercises_is_planted_here():
     for exercise in exercises_of("19"):
-        assert len({m.message for m in exercise.mistakes}) == len(TOLD[exercise.id])
+        assert len(exercise.mistakes) == len(TOLD[exercise.id])
 
 
 def reference(exercise):
@@ -369,6 +481,9 @@ def test_codes_are_the_packages_where_its_scales_are_exact():
     ("19.4", lambda guess, choices: 3, "give a list of tokens"),  # noqa: ARG005
     ("19.1", lambda shapes, bits, group: "many", "should be a number"),  # noqa: ARG005
     ("19.5", lambda gradients, counts: [0.0, 0.0], "should"),  # noqa: ARG005
+    ("19.4", lambda guess, choices: reference("19.4")(guess, [choices.pop(0), *choices]), "changes argument 2"),
+    ("19.5", lambda gradients, counts: sum(g.mul_(n) for g, n in zip(gradients, counts, strict=True)) / sum(counts),
+     "changes argument 1"),
 ])  # fmt: skip
 def test_what_has_no_such_form_is_told(exercise, answer, words):
     result = check(exercise, answer)
