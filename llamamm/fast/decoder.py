@@ -46,10 +46,10 @@ LEAST_WEIGHTS = 2**24  # below, loading the kernels takes longer than they save
 _PARTS = (TransformerBlock, GroupedQueryAttention, FeedForward, RMSNorm, Linear, LoraLinear, NarrowLinear,
           QuantizedLinear)  # fmt: skip
 _FORWARDS = {part: part.forward for part in _PARTS}
-_FUNCTIONS = tuple((module, name, getattr(module, name)) for module, name in (
+_STAGES = ("hidden_states", "scores", "run_blocks")  # of `Llama3Model.forward`
+_FUNCTIONS = tuple((owner, name, getattr(owner, name)) for owner, name in (
     (attention, "apply_rope"), (attention, "fused_attention"), (text_model, "build_mask"),
-    *((text_model.Llama3Model, name) for name in ("hidden_states", "scores", "run_blocks"))))  # fmt: skip
-_OWN_STEPS = {"hidden_states", "scores", "run_blocks"}  # put into one model alone
+    *((text_model.Llama3Model, name) for name in _STAGES)))  # fmt: skip
 _ONE_AT_A_TIME = threading.Lock()  # workers of two callers would wait for each other's cores
 
 
@@ -222,7 +222,7 @@ class FastDecoder:
     @staticmethod
     def _takes_ids(model: Llama3Model, ids: Tensor) -> bool:
         return (ids.dtype == torch.int64 and ids.dim() == 2 and ids.shape[1] == 1 and 0 < len(ids) <= MOST_ROWS
-                and type(model) is text_model.Llama3Model and not _OWN_STEPS & model.__dict__.keys()
+                and type(model) is text_model.Llama3Model and model.__dict__.keys().isdisjoint(_STAGES)
                 and _all_as_it_was(model, ids))  # fmt: skip
 
     def _current(self, model: Llama3Model, skipped: Collection[int], cache: KVCache) -> Plan | None:
@@ -270,7 +270,7 @@ def _all_as_it_was(model: Llama3Model, x: Tensor) -> bool:
         return False
     if any(part.forward is not forward for part, forward in _FORWARDS.items()):
         return False
-    return all(getattr(module, name) is function for module, name, function in _FUNCTIONS)
+    return all(getattr(owner, name) is function for owner, name, function in _FUNCTIONS)
 
 
 def _fits(model: Llama3Model, cache: KVCache, n_rows: int) -> bool:

@@ -154,7 +154,8 @@ class Plan:
             return None
 
     def changed(self, model: Llama3Model, skipped: Collection[int]) -> bool:
-        """Whether anything is otherwise: some thousand looks, in C, at what is in no cache behind a step's weights."""
+        """Whether anything is otherwise: some thousand looks, in C, at objects that the processor has to fetch from
+        memory, since a step's weights have driven them out of its caches."""
         return (
             self.altered(model, skipped)
             or self._parts.changed()
@@ -164,8 +165,8 @@ class Plan:
 
     def altered(self, model: Llama3Model, skipped: Collection[int]) -> bool:
         """The same of what may be otherwise within a text, at a tenth of the time: a part or a hook that PyTorch was
-        given anywhere, an adapter switched, the whole model in another memory. Weights of a part that were put
-        elsewhere by hand (`weight.data = ...`) are seen at the next text."""
+        given anywhere, an adapter switched, the whole model moved. A single weight that was replaced by hand
+        (`weight.data = ...`) is seen at the next text."""
         return (
             model is not self.model
             or self.skipped != frozenset(skipped)
