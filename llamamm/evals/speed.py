@@ -26,7 +26,7 @@ import torch
 from llamamm.errors import InputError, LlamammError, MissingDependencyError, counted
 from llamamm.evals.llama_cpp import LlamaBench, find_program, write_gguf_file
 from llamamm.evals.report import LLAMA_CPP, OURS, THEIRS, Report, Row
-from llamamm.fast.decoder import Fast, require_possible
+from llamamm.fast.decoder import MANY_STEPS, Fast, require_possible
 from llamamm.fast.quantized import n_bytes
 from llamamm.files import read_json
 from llamamm.generation.generate import CausalLM, TokenStream
@@ -40,6 +40,7 @@ TEXT = (
     "A river begins as a spring on a hillside, and nobody who steps over it would guess what it becomes. It gathers "
     "streams, cuts a valley, turns a mill, carries boats, and feeds a city before it meets the sea. "
 )
+WARM_UP = 4 + MANY_STEPS  # tokens before anything is timed: by then weights lie in large pages
 BUSY_TOKENS = 32  # decoded on a busy machine, where some libraries take a second for each
 # Ends by itself where whoever started it was killed and could not end it.
 BUSY = "import os\nparent = os.getppid()\nprint(flush=True)\nwhile os.getppid() == parent: sum(range(100_000))"
@@ -156,7 +157,7 @@ def _rounds(
 ) -> tuple[dict[str, list[tuple[Run, Run]]], dict[str, list[float]]]:
     """Of each side what it answered to both prompts, round by round, and its speed beside a busy core."""
     for answer in answers.values():
-        answer(short, 4)  # warm up
+        answer(short, WARM_UP)
     runs: dict[str, list[tuple[Run, Run]]] = {side: [] for side in answers}
     busy_rates: dict[str, list[float]] = {side: [] for side in answers}
     for _ in range(repeats):

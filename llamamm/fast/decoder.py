@@ -24,7 +24,14 @@ from torch import Tensor
 from llamamm.errors import InputError, MissingDependencyError
 from llamamm.fast.pages import use_large_pages_beside
 from llamamm.fast.plan import KINDS, Plan, Room, load_kernels
-from llamamm.fast.quantized import NarrowLinear, QuantizedLinear, narrow, quantize, quantized_linears
+from llamamm.fast.quantized import (
+    NarrowLinear,
+    QuantizedLinear,
+    lay_side_by_side,
+    narrow,
+    quantize,
+    quantized_linears,
+)
 from llamamm.fast.workers import run_all
 from llamamm.lora.lora import LoraLinear
 from llamamm.text import attention
@@ -50,6 +57,7 @@ _STAGES = ("hidden_states", "scores", "run_blocks")  # of `Llama3Model.forward`
 _FUNCTIONS = tuple((owner, name, getattr(owner, name)) for owner, name in (
     (attention, "apply_rope"), (attention, "fused_attention"), (text_model, "build_mask"),
     *((text_model.Llama3Model, name) for name in _STAGES)))  # fmt: skip
+_CORES = os.cpu_count() or 1  # asked once: the system reads a file for it
 _ONE_AT_A_TIME = threading.Lock()  # workers of two callers would wait for each other's cores
 
 
@@ -64,7 +72,7 @@ def equip(model: Llama3Model, *, fast: Fast = "auto", bits: int | None = None) -
     fast: "auto" takes the kernels where they win: on a CPU, with numba installed, for models of 16 million weights and
     more. True insists, and raises MissingDependencyError or InputError where that is not so; False leaves all to
     PyTorch. bits: 8 or 4 rounds the weights (`quantized.quantize`); 16 keeps them as they are, in half the memory
-    (`quantized.narrow`).
+    (`quantized.narrow`). Beside rounded weights keys and values are kept in fp16, as llama.cpp does, by kernels.
     """
     require_possible(fast, bits, model.embed_tokens.weight.device)
     whole = sum(linear.in_features * linear.out_features for linear in quantized_linears(model).values())
@@ -75,6 +83,9 @@ def equip(model: Llama3Model, *, fast: Fast = "auto", bits: int | None = None) -
         quantize(model, bits)
     on_cpu = model.embed_tokens.weight.device.type == "cpu"
     wanted = on_cpu and large and is_available() if fast == "auto" else fast
+    if wanted and quantized_linears(model):
+        lay_side_by_side(model)
+        model.cache_dtype = torch.float16
     model.fast = FastDecoder(insists=fast is True) if wanted else None
     return model
 
@@ -153,16 +164,17 @@ class FastDecoder:
         if ready is None or ready.plan.ends is None:
             return None
         plan, room, kernels, rows = ready.plan, ready.room, load_kernels(), ids[:, 0].numpy()
-        if rows.min() < 0 or rows.max() >= model.embed_tokens.num_embeddings:
+        if not all(0 <= one < model.embed_tokens.num_embeddings for one in rows.tolist()):
             return None  # PyTorch's path says so
-        scores = np.empty((len(rows), int(plan.head[kernels.N_OUT])), np.float32)
+        scores = torch.empty(len(rows), 1, model.lm_head.out_features)
+        into = scores.view(len(rows), -1).numpy()
         counters = np.zeros(2 + kernels.STAGES * model.cfg.n_layers, np.int64)
         arguments = ready.for_blocks(0, model.cfg.n_layers, counters)
         with _ONE_AT_A_TIME:
-            run_all(lambda w: kernels.run_step(w, room.n_workers, rows, plan.ends, *arguments, scores),
+            run_all(lambda w: kernels.run_step(w, room.n_workers, rows, plan.ends, *arguments, into),
                     room.n_workers, counters, kernels.GIVEN_UP)  # fmt: skip
         self._advance(plan, cache)
-        return torch.from_numpy(scores)[:, None]
+        return scores
 
     def _ready(
         self, model: Llama3Model, cache: KVCache, padding: Tensor | None, n_rows: int, skipped: Collection[int]
@@ -171,19 +183,16 @@ class FastDecoder:
         plan = self._current(model, skipped, cache) if begins is not None and self.ready() else None
         if plan is None:
             return None
-        if positions is None:
-            cos, sin = (t[cache.length].expand(n_rows, -1) for t in (model.cos, model.sin))
-        else:
-            cos, sin = model.cos[positions], model.sin[positions]
-        angles = cos.float().numpy(), sin.float().numpy()  # (B, D)
-        return Ready(plan, self._room_for(plan, n_rows, cache.max_length), cache, begins, angles)
+        room = self._room_for(plan, n_rows, cache.max_length)
+        room.turn(plan.angles(), cache.length if positions is None else positions)
+        return Ready(plan, room, cache, begins)
 
     def _advance(self, plan: Plan, cache: KVCache) -> None:
         cache.advance(1)
         self._text = weakref.ref(cache), cache.length
         plan.steps += 1
         if plan.steps == MANY_STEPS:
-            use_large_pages_beside(plan.storages)
+            self.moving = use_large_pages_beside(plan.storages)
 
     @staticmethod
     def _one_by_one(
@@ -209,10 +218,10 @@ class FastDecoder:
             return None
         kernels, rows = load_kernels(), np.ascontiguousarray(x[:, 0].float().numpy())
         scores = np.empty((len(rows), int(plan.head[kernels.N_OUT])), np.float32)
-        counter = np.zeros(1, np.int64)
+        counters = np.zeros(2, np.int64)
         with _ONE_AT_A_TIME:
-            run_all(lambda w: kernels.project(w, plan.head, rows, scores, room.whole, counter),
-                    room.n_workers, counter, kernels.GIVEN_UP)  # fmt: skip
+            run_all(lambda w: kernels.project(w, room.n_workers, plan.head, rows, scores, room.whole, counters),
+                    room.n_workers, counters, kernels.GIVEN_UP)  # fmt: skip
         return torch.from_numpy(scores)[:, None]
 
     @staticmethod
@@ -246,21 +255,19 @@ class FastDecoder:
 
 
 class Ready(NamedTuple):
-    """What a step is taken with: the model's plan, room, and for each row where its text begins, (B,), and the angles
-    of its new token, cos and sin (B, D)."""
+    """What a step is taken with: the model's plan, room, and for each row where its text begins, (B,)."""
 
     plan: Plan
     room: Room
     cache: KVCache
     begins: np.ndarray
-    angles: tuple[np.ndarray, np.ndarray]
 
     def for_blocks(self, first: int, last: int, counters: np.ndarray) -> tuple:
         """The arguments of `kernels.through_blocks` behind the workers'."""
         plan, cache, cfg = self.plan, self.cache, self.plan.model.cfg
         shape = (cfg.n_heads, cfg.n_kv_heads, cfg.head_dim, first, last, KINDS[cache.keys.dtype], plan.norm_kind)
         where = (cache.keys.data_ptr(), cache.values.data_ptr(), cache.max_length, cache.length)
-        return (plan.table, plan.lora_scales, plan.norms, shape, plan.eps, where, self.begins, *self.angles,
+        return (plan.table, plan.lora_scales, plan.norms, shape, plan.eps, where, self.begins, *self.room.angles,
                 self.room.shared, self.room.private, self.room.whole, counters)  # fmt: skip
 
 
@@ -279,7 +286,7 @@ def _fits(model: Llama3Model, cache: KVCache, n_rows: int) -> bool:
             and keys.dtype in KINDS and cache.length < min(cache.max_length, model.cfg.context_length))  # fmt: skip
 
 
-def _places(length: int, padding: Tensor | None, n_rows: int) -> tuple[np.ndarray | None, Tensor | None]:
+def _places(length: int, padding: Tensor | None, n_rows: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Where each row's text begins in the cache, (B,), and the position of its new token, None for that of all."""
     if padding is None:
         return np.zeros(n_rows, np.int64), None
@@ -287,9 +294,9 @@ def _places(length: int, padding: Tensor | None, n_rows: int) -> tuple[np.ndarra
     begins = length + 1 - counts
     if (padding[:, 1:] < padding[:, :-1]).any():  # a gap: not what pad_left makes
         return None, None
-    return begins.numpy(), counts - 1
+    return begins.numpy(), (counts - 1).numpy()
 
 
 def _n_workers() -> int:
     """As many as PyTorch has threads, and at most one for each core. Workers wait for each other."""
-    return max(1, min(torch.get_num_threads(), os.cpu_count() or 1))
+    return max(1, min(torch.get_num_threads(), _CORES))

@@ -12,7 +12,6 @@ for each other after it. Built in notebook 19.
 
 from __future__ import annotations
 
-import math
 import sys
 
 import numpy as np
@@ -20,7 +19,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from llamamm.fast.forms import F32, INT4, INT8, SUMS, add_scaled, add_scaled_rows, compiled, dot, dots, exp, f4, store
+from llamamm.fast.forms import F32, INT4, INT8, SUMS, add_scaled, compiled, dot, dots, exp, f4, store
+from llamamm.fast.heads import attended, chunk_of, together, turned
 from llamamm.fast.quantized import TILE
 from llamamm.fast.whole import UNIT, rounded, tile_int4, tile_int8
 
@@ -28,7 +28,6 @@ from llamamm.fast.whole import UNIT, rounded, tile_int4, tile_int8
 WEIGHT, KIND, SCALES, GROUP, N_OUT, N_IN, LORA_A, LORA_B, RANK, N_FIELDS = range(10)
 Q, K, V, OUT, GATE, UP, DOWN, N_LINEARS = range(8)  # of a block, in the table's order
 STAGES = 5  # of a block, with tiles to share: queries, keys and values; attention; out; gate and up; down
-CHUNK = 256  # tokens of the cache that are one piece of work
 GIVEN_UP = 2**62  # more arrivals than there ever are
 PATIENCE = 4000  # looks at a counter, some microseconds, before a waiting thread gives way
 # The system's own; Windows calls it otherwise, and waits there go on looking.
@@ -57,7 +56,7 @@ def prepared(linears, x, inner, whole):
                 inner[m, b, i] = dot(F32, linear[LORA_A] + 4 * i * linear[N_IN], x[b], linear[N_IN])
     if any_whole:
         for b in range(x.shape[0]):
-            rounded(x[b], numbers[b], scales[b], sums[b])
+            rounded(x[b], numbers[b], scales[b, : x.shape[1] // UNIT], sums[b])
 
 
 @compiled
@@ -74,12 +73,13 @@ def some_rows(linear, tile, x, whole, inner, scale, out):
     for b in range(x.shape[0]):
         if kind == INT8 or kind == INT4:
             of_tile = linear[SCALES] + 2 * first * (n // linear[GROUP])
+            x_scales = scales[b, : n // UNIT]
             if kind == INT8:
-                tile_int8(linear[WEIGHT] + first * n, of_tile, linear[GROUP], numbers[b], scales[b, : n // UNIT],
-                          part, out[b, first:last])
+                tile_int8(linear[WEIGHT] + first * n, of_tile, linear[GROUP], numbers[b], x_scales, sums[b], part,
+                          out[b, first:last])
             else:
-                tile_int4(linear[WEIGHT] + first * n // 2, of_tile, linear[GROUP], numbers[b],
-                          scales[b, : n // UNIT], sums[b], part, out[b, first:last])
+                tile_int4(linear[WEIGHT] + first * n // 2, of_tile, linear[GROUP], numbers[b], x_scales, sums[b], part,
+                          out[b, first:last])
         else:
             dots(kind, linear[WEIGHT] + first * n * (4 if kind == F32 else 2), x[b], n, out[b, first:last])
         r = linear[RANK]
@@ -127,12 +127,13 @@ def wait_for_all(counter, n_workers):
 
 
 @call
-def project(w, linear, x, out, whole, counter):
+def project(w, n_workers, linear, x, out, whole, counters):
     """x Wᵀ, a worker's part. linear: one row of the table, without an adapter; x (B, C) -> out (B, N), in place.
-    whole: room for x in 16 bits, of all workers; counter: (1,) int64, at first 0."""
+    whole: room for x in 16 bits, of all workers; counters: (2,) int64, of arrivals and of tiles, at first 0."""
     own = whole[0][w], whole[1][w], whole[2][w], whole[3][w, :TILE]
     prepared(linear.reshape(1, -1), x, x.reshape(1, *x.shape), own)
-    rows_of_worker(linear, x, own, x, f4(0), out, counter.ctypes.data)
+    rows_of_worker(linear, x, own, x, f4(0), out, counters.ctypes.data + 8)
+    wait_for_all(counters.ctypes.data, n_workers)
 
 
 @compiled
@@ -163,62 +164,6 @@ def normed(x, address, kind, eps, out):
             out[b, j] *= x[b, j]
 
 
-@compiled
-def turned(x, D, cos, sin, out):
-    """RoPE on one head: each pair of numbers, half a head apart, by its angle. x, cos, sin, out: (D,)."""
-    half = D // 2
-    for j in range(half):
-        a, b = x[j], x[half + j]
-        out[j] = a * cos[j] - b * sin[j]
-        out[half + j] = b * cos[half + j] + a * sin[half + j]
-
-
-@compiled
-def attended(q, kind, keys, values, begin, end, scores, sums, out):
-    """The heads that share a key, over the tokens begin ... end - 1 of its cache, one pass over keys and values.
-
-    q (G, D); keys, values: addresses of (S, D). -> out (G, D), not yet divided by its sum, and sums (G, 2): the largest
-    score and the sum of the weights, by which pieces of a long text are put together (`together`). scores: (G, CHUNK).
-    """
-    G, D = q.shape
-    pitch, scale, n = D * (4 if kind == F32 else 2), f4(1 / math.sqrt(D)), end - begin
-    for t in range(0, n, 16):  # keys of 16 tokens stay in the nearest cache while all heads read them
-        some = min(16, n - t)
-        for h in range(G):
-            dots(kind, keys + (begin + t) * pitch, q[h], D, scores[h, t : t + some])
-    for h in range(G):
-        weights, most, total = scores[h, :n], f4(-np.inf), f4(0)
-        for t in range(n):
-            weights[t] *= scale
-            most = max(most, weights[t])
-        for t in range(n):
-            weights[t] = exp(weights[t] - most)
-            total += weights[t]
-        sums[h, 0], sums[h, 1] = most, total
-        for j in range(D):
-            out[h, j] = f4(0)
-    for t in range(0, n, 16):
-        for h in range(G):
-            add_scaled_rows(kind, values + (begin + t) * pitch, scores[h, t : min(t + 16, n)], out[h], D)
-
-
-@compiled
-def together(sums, parts, mixed):
-    """Of each head the pieces of a text, (n, 2) and (n, D), put together: flash decoding's rule. -> mixed (D,)"""
-    most, total = f4(-np.inf), f4(0)
-    for c in range(sums.shape[0]):
-        most = max(most, sums[c, 0])
-    mixed[:] = f4(0)
-    for c in range(sums.shape[0]):
-        if sums[c, 1] != f4(0):  # NaN, too
-            share = exp(sums[c, 0] - most)
-            total += share * sums[c, 1]
-            for j in range(mixed.size):
-                mixed[j] += share * parts[c, j]
-    for j in range(mixed.size):
-        mixed[j] /= total
-
-
 @call
 def run_blocks(w, n_workers, x, table, lora_scales, norms, shape, eps, cache, begins, cos, sin, shared, private, whole,
                counters):  # fmt: skip
@@ -230,6 +175,7 @@ def run_blocks(w, n_workers, x, table, lora_scales, norms, shape, eps, cache, be
                    counters)  # fmt: skip
     if w == 0:
         x[:] = private[0][w]
+    wait_for_all(counters.ctypes.data, n_workers)  # nobody reads any more what the next call may write
 
 
 @call
@@ -251,6 +197,7 @@ def run_step(w, n_workers, ids, ends, table, lora_scales, norms, shape, eps, cac
     own_whole = whole[0][w], whole[1][w], whole[2][w], whole[3][w, :TILE]
     prepared(head.reshape(1, -1), normal, private[2][w], own_whole)
     rows_of_worker(head, normal, own_whole, x, f4(0), scores, counters.ctypes.data + 8 * (counters.size - 1))
+    wait_for_all(counters.ctypes.data, n_workers)
 
 
 @compiled
@@ -274,7 +221,8 @@ def through_blocks(w, n_workers, table, lora_scales, norms, shape, eps, cache, b
     B = own_x.shape[0]
     counter = counters.ctypes.data
     width = 4 if kind == F32 else 2
-    n_q, n_k, per_kv, n_chunks = H * D, n_kv * D, H // n_kv, length // CHUNK + 1
+    n_q, n_k, per_kv, chunk = H * D, n_kv * D, H // n_kv, chunk_of(length + 1, n_workers)
+    n_chunks = length // chunk + 1
     for layer in range(first_layer, last_layer):
         linears, scales, tiles = table[layer], lora_scales[layer], counter + 8 * (1 + STAGES * layer)
         # Queries, keys and values.
@@ -304,7 +252,7 @@ def through_blocks(w, n_workers, table, lora_scales, norms, shape, eps, cache, b
                 turned(qkv[b, n_q + g * D : n_q + (g + 1) * D], D, cos[b], sin[b], turned_k)
                 store(kind, keys + at + length * D * width, turned_k, D)
                 store(kind, values + at + length * D * width, qkv[b, n_q + n_k + g * D : n_q + n_k + (g + 1) * D], D)
-            begin, end = max(c * CHUNK, begins[b]), min((c + 1) * CHUNK, length + 1)
+            begin, end = max(c * chunk, begins[b]), min((c + 1) * chunk, length + 1)
             attended(turned_q, kind, keys + at, values + at, begin, max(begin, end), scores,
                      part_sums[b, c, first:last], parts[b, c, first:last])
             task = count_up(tiles + 8)

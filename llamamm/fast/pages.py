@@ -9,7 +9,6 @@ become long. Numbers and addresses stay as they are. Used in notebook 19.
 from __future__ import annotations
 
 import ctypes
-import mmap
 import sys
 import threading
 from collections.abc import Iterable
@@ -17,25 +16,19 @@ from collections.abc import Iterable
 import torch
 
 LARGE = 2**21  # bytes of a large page
-NEAR = 16 * mmap.PAGESIZE  # between two tensors lies what the allocator notes of them
 WANTED, NOW = 14, 25  # MADV_HUGEPAGE and MADV_COLLAPSE
 
 
 def use_large_pages(storages: Iterable[torch.UntypedStorage]) -> int:
-    """Move what lies on a CPU into large pages, as far as there are any. -> bytes that are in some now; 0 where the
-    system has none. Others may read meanwhile."""
-    if sys.platform != "linux":
-        return 0
-    advise = ctypes.CDLL(None).madvise
-    advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    """Move what lies on a CPU into large pages, as far as there are any, and whatever lies between. -> bytes that are
+    in some now; 0 where the system has none. Others may read meanwhile."""
     moved = 0
-    for begin, end in _stretches((s.data_ptr(), s.nbytes()) for s in storages if s.device.type == "cpu"):
-        begin, end = -(-begin // LARGE) * LARGE, end // LARGE * LARGE
-        if begin >= end:
-            continue
-        advise(begin, end - begin, WANTED)
-        for page in range(begin, end, LARGE):
-            moved += LARGE if advise(page, LARGE, NOW) == 0 else 0
+    for begin, end in _mostly_filled((s.data_ptr(), s.nbytes()) for s in storages if s.device.type == "cpu"):
+        _advise(begin, end - begin, WANTED)
+        if _advise(begin, end - begin, NOW):
+            moved += end - begin
+        else:  # one of them cannot be moved
+            moved += sum(LARGE for page in range(begin, end, LARGE) if _advise(page, LARGE, NOW))
     return moved
 
 
@@ -46,12 +39,32 @@ def use_large_pages_beside(storages: Iterable[torch.UntypedStorage]) -> threadin
     return thread
 
 
-def _stretches(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """(address, bytes) of tensors -> (begin, end) of the stretches of memory that they fill, neighbours in one."""
+def room_in_large_pages(n_bytes: int) -> torch.Tensor:
+    """(n_bytes,) uint8, not filled yet, which will lie in large pages from the start where the system has any and the
+    memory is new."""
+    room = torch.empty(n_bytes + LARGE, dtype=torch.uint8)
+    skipped = -room.data_ptr() % LARGE
+    _advise(room.data_ptr() + skipped, n_bytes // LARGE * LARGE, WANTED)
+    return room[skipped : skipped + n_bytes]
+
+
+def _advise(address: int, n_bytes: int, what: int) -> bool:
+    """Whether the system did it."""
+    if sys.platform != "linux" or not n_bytes:
+        return False
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return madvise(address, n_bytes, what) == 0
+
+
+def _mostly_filled(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(address, bytes) of tensors -> (begin, end) of the runs of large pages that they fill by half or more."""
+    filled: dict[int, int] = {}
+    for address, n_bytes in set(places):
+        for page in range(address // LARGE * LARGE, address + n_bytes, LARGE):
+            filled[page] = filled.get(page, 0) + min(address + n_bytes, page + LARGE) - max(address, page)
     found: list[tuple[int, int]] = []
-    for begin, size in sorted(set(places)):
-        if found and begin <= found[-1][1] + NEAR:
-            found[-1] = found[-1][0], max(found[-1][1], begin + size)
-        elif size:
-            found.append((begin, begin + size))
+    for page in sorted(page for page, n_bytes in filled.items() if 2 * n_bytes >= LARGE):
+        begin = found.pop()[0] if found and found[-1][1] == page else page
+        found.append((begin, page + LARGE))
     return found

@@ -109,6 +109,7 @@ class Plan:
         self._tensors: list[Tensor] = []  # each is at an address
         self._addresses: list[int] = []
         self.storages: list[torch.UntypedStorage] = []  # held, so that no address becomes somebody else's
+        self._turns: tuple = None, None  # the model's cos and sin, and the same for NumPy
         self.steps = 0
         self._empty: list[dict] = []  # hooks
         self._plain: list[dict] = []  # a module's own attributes, among which is no forward
@@ -176,6 +177,13 @@ class Plan:
             or self._tensors[-1].data_ptr() != self._addresses[-1]
             or self._tensors[0].data_ptr() != self._addresses[0]
         )
+
+    def angles(self) -> tuple[np.ndarray, np.ndarray]:
+        """The model's cos and sin as they are now, in fp32, (S, D)."""
+        cos, sin = self.model.cos, self.model.sin
+        if self._turns[0] is not cos or self._turns[1] is not sin:
+            self._turns = cos, sin, cos.float().numpy(), sin.float().numpy()
+        return self._turns[2:]
 
     def head_changed(self, model: Llama3Model) -> bool:
         return model is not self.model or model.lm_head is not self.lm_head
@@ -278,12 +286,19 @@ class Room:
         self.n_workers, self.n_rows = wanted[:2]
         kernels = load_kernels()
         W, B, length, (C, H, K, D, F, rank) = wanted
-        chunks, widest = length // kernels.CHUNK + 1, max(C, F, H * D)
+        chunk, widest = kernels.chunk_of(length, W), max(C, F, H * D)
+        chunks = min(length // kernels.chunk_of(0, W) + 1, 4 * W)
         shared = (B, (H + 2 * K) * D), (B, chunks, H, 2), (B, chunks, H, D), (B, F), (B, F), (B, C)
-        private = ((W, B, C), (W, B, C), (W, 7, B, max(rank, 1)), (W, H // K, D), (W, D), (W, H // K, kernels.CHUNK),
+        private = ((W, B, C), (W, B, C), (W, 7, B, max(rank, 1)), (W, H // K, D), (W, D), (W, H // K, chunk),
                    (W, B, H * D))  # fmt: skip
         self.shared = tuple(np.empty(shape, np.float32) for shape in shared)
         self.private = tuple(np.empty(shape, np.float32) for shape in private)
+        self.angles = np.empty((B, D), np.float32), np.empty((B, D), np.float32)
         units = (W, B, widest // kernels.UNIT)
-        self.whole = (np.empty((W, B, widest), np.int16), np.empty(units, np.float32), np.empty(units, np.int32),
-                      np.empty((W, 2 * kernels.TILE), np.float32))  # fmt: skip
+        self.whole = (np.empty((*units, 2, kernels.UNIT), np.int8), np.empty(units, np.float32),
+                      np.empty(units, np.int32), np.empty((W, 2 * kernels.TILE), np.float32))  # fmt: skip
+
+    def turn(self, angles: tuple[np.ndarray, np.ndarray], at: int | np.ndarray) -> None:
+        """Note the angles of a position, or of one for each row (B,)."""
+        for own, of_all in zip(self.angles, angles, strict=True):
+            own[:] = of_all[at]

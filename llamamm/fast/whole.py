@@ -1,15 +1,18 @@
 """Products of whole numbers: weights of 8 or 4 bits with x in 16, 64 rows that stand side by side.
 
-    x (C,) -> 16-bit numbers with a scale for each 32 of them
-    INT8    codes (N/64, C/32, 8, 4, 4, 8, 2) int8, scales (N/64, C/group, 64) fp16
-    INT4    codes (N/64, C/32, 8, 4, 8, 4) uint8, two columns in a byte, each number plus 8
+    x (C,) -> 16-bit numbers, as two of 8 bits, with a scale for each 32 of them
+    INT8    codes (N/64, C/32, 8, 64, 4) uint8, each number plus 128, scales (N/64, C/group, 64) fp16
+    INT4    codes (N/64, C/32, 4, 64, 4) uint8, two columns in a byte, each number plus 8
 
-A processor multiplies sixteen pairs of 16-bit numbers, and adds the two products of each pair, in one instruction
-(x86's pmaddwd; others have the like). A lane is a row: no sum runs across a register, and a scale for each group of
-columns costs next to nothing. x in 16 bits is as good as fp32 beside weights of 8. Built in notebook 19.
+Processors multiply bytes four at a time, and add the four products to a sum, in each of 16 lanes by one instruction
+(x86's VNNI; others multiply pairs of 16-bit numbers). A lane is a row: no sum runs across a register, and a scale for
+each group of columns costs next to nothing. The bytes of weights have no sign, so what was added to them is taken off
+the sums. x in 16 bits is as good as fp32 beside weights of 8. Built in notebook 19.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
@@ -18,120 +21,133 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from llamamm.fast import vectors as v
 from llamamm.fast.forms import compiled, f4, from_bits, to_bits
 from llamamm.fast.quantized import TILE
 
 UNIT = 32  # columns that are added up in whole numbers, before they get their scale: the smallest group
-LANES = 8  # rows in one register
-_i8, _i16, _i32, _f32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType()
-_ROWS_32 = ir.VectorType(_i32, LANES)
-_HAS_PMADDWD = get_host_cpu_features().get("avx2", False)
+LARGEST = 127 * 256  # of x's numbers: a multiple of 256, so that both bytes have a sign
+_features = get_host_cpu_features()
+_HAS_PMADDWD = _features.get("avx2", False)
+LANES = 16 if _features.get("avx512bw", False) else 8  # rows in one register
+_VNNI = {16: "avx512vnni", 8: "avxvnni"}[LANES]
+_HAS_VNNI = _features.get(_VNNI, False) or (_features.get("avx512vnni", False) and _features.get("avx512vl", False))
+_ROWS, _FLOATS, _PAIRS = ir.VectorType(v.I32, LANES), ir.VectorType(v.FLOAT, LANES), ir.VectorType(v.I16, 2 * LANES)
 
 
 @compiled
 def rounded(x, numbers, scales, sums):
-    """x (C,) to numbers (C,) int16, in place, scales (C/32,) and the numbers' sums (C/32,). Of eight numbers the first
-    stands with the fifth, and so on. NaN and infinity make their scale so."""
-    for u in range(x.size // UNIT):
+    """x (C,) to numbers (C/32, 2, 32) int8, in place: of each number n the upper byte and then the lower one, each with
+    a sign, n = 256 * upper + lower; scales (C/32,), and the numbers' sums (C/32,). NaN and infinity make their scale
+    so."""
+    for u in range(scales.size):
         part = x[u * UNIT : (u + 1) * UNIT]
         largest = np.int32(0)
         for j in range(UNIT):  # without their sign, numbers are ordered as their bits are, and NaN comes last
             largest = max(largest, np.int32(to_bits(part[j]) & np.uint32(0x7FFFFFFF)))
-        scale = from_bits(np.uint32(largest)) / f4(32767)
+        scale = from_bits(np.uint32(largest)) / f4(LARGEST)
         scales[u] = scale
         inverse = f4(0) if scale == f4(0) else f4(1) / scale
         total = np.int32(0)
-        for e in range(u * UNIT, (u + 1) * UNIT, 8):
-            for k in range(4):
-                a, b = np.int16(np.rint(x[e + k] * inverse)), np.int16(np.rint(x[e + 4 + k] * inverse))
-                numbers[e + 2 * k], numbers[e + 2 * k + 1] = a, b
-                total += np.int32(a) + np.int32(b)
+        for j in range(UNIT):
+            number = np.int32(np.rint(part[j] * inverse))
+            upper = (number + np.int32(128)) >> np.int32(8)
+            numbers[u, 0, j] = np.int8(upper)
+            numbers[u, 1, j] = np.int8(number - (upper << np.int32(8)))
+            total += number
         sums[u] = total
 
 
-def _splat(builder, value, n=LANES):
-    """The same number in all n lanes."""
-    vector = ir.VectorType(value.type, n)
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, _i32(0))
-    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_i32, n), [0] * n))
+# ---- what a processor multiplies ----
 
 
-def _load(builder, address, offset, kind):
-    place = builder.inttoptr(builder.add(address, ir.IntType(64)(offset)), kind.as_pointer())
-    loaded = builder.load(place)
-    loaded.align = 1
-    return loaded
+def _call(builder: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
+    kind = ir.FunctionType(_ROWS, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
-def _pairs_added(builder, a, b):
-    """<16 x i16> twice -> <8 x i32>: a0 b0 + a1 b1, and so on."""
+def _pairs_added(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """16-bit numbers, two in each lane -> a0 b0 + a1 b1 in 32 bits."""
     if _HAS_PMADDWD:
-        kind = ir.FunctionType(_ROWS_32, [ir.VectorType(_i16, 2 * LANES)] * 2)
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.pmadd.wd"), [a, b])
+        return _call(builder, {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}[LANES], a, b)
     products = []
     for first in (0, 1):
-        lanes = ir.Constant(_ROWS_32, list(range(first, 2 * LANES, 2)))
-        products.append(builder.mul(*(builder.sext(builder.shuffle_vector(v, v, lanes), _ROWS_32) for v in (a, b))))
+        lanes = range(first, 2 * LANES, 2)
+        products.append(builder.mul(*(builder.sext(v.shuffled(builder, x, x, lanes), _ROWS) for x in (a, b))))
     return builder.add(*products)
 
 
-def _add_scaled(builder, sums, lane, scales, x_scale, out):
-    """out[8 rows] += sums * scales * x_scale."""
-    halves = _load(builder, scales, 2 * LANES * lane, ir.VectorType(ir.HalfType(), LANES))
-    floats = ir.VectorType(_f32, LANES)
-    scale = builder.fmul(builder.fpext(halves, floats), _splat(builder, x_scale))
-    total = builder.fadd(_load(builder, out, 4 * LANES * lane, floats),
-                         builder.fmul(builder.sitofp(sums, floats), scale))  # fmt: skip
-    place = builder.inttoptr(builder.add(out, ir.IntType(64)(4 * LANES * lane)), floats.as_pointer())
-    builder.store(total, place).align = 1
+class _FourColumns:
+    """Four of x's numbers, in all lanes, and the sums of what they are multiplied with."""
+
+    def __init__(self, builder: ir.IRBuilder, numbers: ir.Value, four: int) -> None:
+        self.builder = builder
+        self.upper, self.lower = (v.splat(builder, v.load(builder, numbers, UNIT * k + 4 * four, v.I32), LANES) for k in (0, 1))
+        if not _HAS_VNNI:  # 16-bit numbers: the first and third, the second and fourth
+            upper, lower = (builder.bitcast(x, _PAIRS) for x in (self.upper, self.lower))
+            eight = v.constant(8, _PAIRS)
+            first = builder.add(builder.shl(upper, eight), builder.ashr(builder.shl(lower, eight), eight))
+            second = builder.add(builder.and_(upper, v.constant(-256, _PAIRS)), builder.ashr(lower, eight))
+            self.pairs = first, second
+
+    def add_to(self, sums: tuple[ir.Value, ir.Value], w: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """sums of upper and of lower bytes (without VNNI, all in the second), w: four bytes without a sign a lane."""
+        builder = self.builder
+        if _HAS_VNNI:
+            name = f"llvm.x86.avx512.vpdpbusd.{32 * LANES}"
+            return tuple(_call(builder, name, total, w, x) for total, x in zip(sums, (self.upper, self.lower)))
+        bytes_ = v.constant(0x00FF00FF, _ROWS)
+        even = builder.bitcast(builder.and_(w, bytes_), _PAIRS)
+        odd = builder.bitcast(builder.and_(builder.lshr(w, v.constant(8, _ROWS)), bytes_), _PAIRS)
+        both = builder.add(_pairs_added(builder, even, self.pairs[0]), _pairs_added(builder, odd, self.pairs[1]))
+        return sums[0], builder.add(sums[1], both)
 
 
-def _x_pair(builder, numbers, pair):
-    """Two neighbours of x's 16-bit numbers, in all lanes."""
-    return builder.bitcast(_splat(builder, _load(builder, numbers, 4 * pair, _i32)), ir.VectorType(_i16, 2 * LANES))
+def _adds_unit(added: int, weights: Callable[[ir.IRBuilder, ir.Value], list[ir.Value]], fours: int):
+    """An intrinsic: 64 rows, 32 columns, out[r] += scales[r] * x_scale * (sum of codes times numbers).
+
+    added: what each code is more than its number; weights: of four bytes a row, those of its next four columns, and
+    `fours` times so.
+    """
+    @intrinsic
+    def add_unit(_typing, codes, numbers, scales, x_scale, x_sum, out):  # noqa: ARG001
+        def codegen(context, builder, _signature, args):
+            codes, numbers, scales, x_scale, x_sum, out = args
+            lanes = range(TILE // LANES)
+            start = v.splat(builder, builder.mul(x_sum, v.I32(-added)), LANES)
+            sums = [(v.constant(0, _ROWS), start) for _ in lanes]
+            for k in range(UNIT // 4 // fours):
+                x = [_FourColumns(builder, numbers, fours * k + i) for i in range(fours)]
+                for lane in lanes:
+                    loaded = v.load(builder, codes, 4 * (k * TILE + lane * LANES), _ROWS)
+                    for columns, w in zip(x, weights(builder, loaded)):
+                        sums[lane] = columns.add_to(sums[lane], w)
+            x_scales = v.splat(builder, x_scale, LANES)
+            for lane in lanes:
+                total = builder.add(builder.shl(sums[lane][0], v.constant(8, _ROWS)), sums[lane][1])
+                halves = v.load(builder, scales, 2 * LANES * lane, ir.VectorType(v.HALF, LANES))
+                scale = builder.fmul(builder.fpext(halves, _FLOATS), x_scales)
+                before = v.load(builder, out, 4 * LANES * lane, _FLOATS)
+                summed = v.multiply_add(builder, builder.sitofp(total, _FLOATS), scale, before)
+                v.store(builder, summed, out, 4 * LANES * lane)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64, types.float32, types.int32, types.int64), codegen
+
+    return add_unit
 
 
-@intrinsic
-def add_unit_int8(_typing, codes, numbers, scales, x_scale, out):  # noqa: ARG001
-    """64 rows, 32 columns: out[r] += scales[r] * x_scale * (sum of codes times numbers). All but x_scale: addresses."""
-    def codegen(context, builder, _signature, args):
-        codes, numbers, scales, x_scale, out = args
-        for lane in range(TILE // LANES):
-            sums = ir.Constant(_ROWS_32, [0] * LANES)
-            for pair in range(UNIT // 2):
-                eight_bits, sixteen_bits = (ir.VectorType(kind, 2 * LANES) for kind in (_i8, _i16))
-                w = _load(builder, codes, (lane * UNIT // 2 + pair) * 2 * LANES, eight_bits)
-                w = builder.sext(w, sixteen_bits)
-                sums = builder.add(sums, _pairs_added(builder, w, _x_pair(builder, numbers, pair)))
-            _add_scaled(builder, sums, lane, scales, x_scale, out)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64, types.float32, types.int64), codegen
+def _nibbles(builder: ir.IRBuilder, loaded: ir.Value) -> list[ir.Value]:
+    low = v.constant(0x0F0F0F0F, _ROWS)
+    return [builder.and_(loaded, low), builder.and_(builder.lshr(loaded, v.constant(4, _ROWS)), low)]
 
 
-@intrinsic
-def add_unit_int4(_typing, codes, numbers, scales, x_scale, x_sum, out):  # noqa: ARG001
-    """As above. A code is its number plus 8: eight times the sum of x is where the sums begin, below zero."""
-    def codegen(context, builder, _signature, args):
-        codes, numbers, scales, x_scale, x_sum, out = args
-        start = _splat(builder, builder.mul(x_sum, _i32(-8)))
-        halves = ir.Constant(_ROWS_32, [0x000F000F] * LANES)
-        for lane in range(TILE // LANES):
-            sums = start
-            for eight in range(UNIT // 8):
-                words = _load(builder, codes, (lane * UNIT // 8 + eight) * 4 * LANES, _ROWS_32)  # 8 rows, 8 columns
-                for k in range(4):
-                    moved = builder.lshr(words, ir.Constant(_ROWS_32, [4 * k] * LANES)) if k else words
-                    w = builder.bitcast(builder.and_(moved, halves), ir.VectorType(_i16, 2 * LANES))
-                    sums = builder.add(sums, _pairs_added(builder, w, _x_pair(builder, numbers, 4 * eight + k)))
-            _add_scaled(builder, sums, lane, scales, x_scale, out)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64, types.float32, types.int32, types.int64), codegen
+add_unit_int8 = _adds_unit(128, lambda _builder, loaded: [loaded], fours=1)
+add_unit_int4 = _adds_unit(8, _nibbles, fours=2)
 
 
 @compiled
-def tile_int8(codes, scales, group, numbers, x_scales, part, out):
+def tile_int8(codes, scales, group, numbers, x_scales, x_sums, part, out):
     """64 rows with x, as `rounded` gives it. codes, scales: addresses of this tile's. -> out (64,)
 
     Sums are made in part (64,): out's neighbours are another worker's, and cores do not share a line in peace.
@@ -139,7 +155,7 @@ def tile_int8(codes, scales, group, numbers, x_scales, part, out):
     part[:] = f4(0)
     for u in range(x_scales.size):
         add_unit_int8(codes + u * UNIT * TILE, numbers.ctypes.data + 2 * u * UNIT,
-                      scales + 2 * (u * UNIT // group) * TILE, x_scales[u], part.ctypes.data)
+                      scales + 2 * (u * UNIT // group) * TILE, x_scales[u], x_sums[u], part.ctypes.data)
     out[:] = part
 
 

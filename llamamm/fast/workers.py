@@ -5,39 +5,74 @@ Used in notebook 19.
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from queue import SimpleQueue
 
 import numpy as np
 
-MOST_HELPERS = 1024  # none may wait for another to end; each is made when it is needed first
-_HELPERS: dict[int, ThreadPoolExecutor] = {}  # by process: threads do not live on in a fork
+Call = Callable[[int], None]
+_TASKS: dict[int, list[SimpleQueue[Callable[[], None]]]] = {}  # by process: threads do not live on in a fork
 
 
-def helpers() -> ThreadPoolExecutor:
-    """Threads that wait for work and sleep meanwhile; made at the first call."""
-    if os.getpid() not in _HELPERS:
-        _HELPERS.clear()
-        _HELPERS[os.getpid()] = ThreadPoolExecutor(MOST_HELPERS, thread_name_prefix="llamamm")
-    return _HELPERS[os.getpid()]
-
-
-def run_all(call: Callable[[int], None], n_workers: int, counters: np.ndarray, given_up: int) -> None:
+def run_all(call: Call, n_workers: int, counters: np.ndarray, given_up: int) -> None:
     """call(0) in this thread, and call(1) ... call(n - 1) in others, which must not hold Python's lock meanwhile.
 
-    They wait for each other by counters[0]. Where this thread is interrupted before its call, none of them would ever
-    end; the count given_up lets them through.
+    They wait for each other by counters[0], at their end, too: nobody asks whether the others have returned. Where this
+    thread is interrupted before its call, or another fails, none of them would ever end; the count given_up lets them
+    through. Raises what another raised.
     """
-    if n_workers == 1:
-        call(0)
-        return
-    others = []
+    errors: list[BaseException] = []
+
+    def guarded(w: int) -> None:
+        try:
+            call(w)
+        except BaseException as error:  # noqa: BLE001 (raised below, in the thread that asked)
+            errors.append(error)
+            counters[0] = given_up
+
     try:
-        others.extend(helpers().submit(call, w) for w in range(1, n_workers))
+        for w, tasks in enumerate(_helpers(n_workers - 1), 1):
+            tasks.put(lambda w=w: guarded(w))
         call(0)
     except BaseException:
         counters[0] = given_up
         raise
-    for other in others:
-        other.result()
+    if errors:
+        raise errors[0]
+
+
+def _helpers(n: int) -> list[SimpleQueue[Callable[[], None]]]:
+    """What n threads, which sleep until there is something, take their work from; made when they are needed first."""
+    if os.getpid() not in _TASKS:
+        _TASKS.clear()
+        _TASKS[os.getpid()] = []
+    mine = _TASKS[os.getpid()]
+    while len(mine) < n:
+        mine.append(_start_helper(f"llamamm-{len(mine) + 1}"))
+    return mine[:n]
+
+
+def _start_helper(name: str) -> SimpleQueue[Callable[[], None]]:
+    tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def serve() -> None:
+        with suppress(SystemExit):
+            while True:
+                tasks.get()()  # held by no name: what it refers to may be large
+
+    thread, process = threading.Thread(target=serve, daemon=True, name=name), os.getpid()
+    thread.start()
+
+    def stop() -> None:
+        """Python ends a thread of this kind wherever it is, and in compiled code that ends the program with noise."""
+        if os.getpid() == process:
+            tasks.put(sys.exit)
+            thread.join(timeout=5)
+
+    atexit.register(stop)
+    return tasks

@@ -151,7 +151,7 @@ class MllamaModel(Llama3Model):
         weight = self.embed_tokens.weight
         own = self.cfg.replace(n_layers=self.cfg.n_layers - len(self.mllama_cfg.cross_layers))
         return CrossAttentionCache(own, batch_size=batch_size, max_length=max_length, dtype=weight.dtype,
-                                   device=weight.device)  # fmt: skip
+                                   keep=self.cache_dtype, device=weight.device)  # fmt: skip
 
     def _look(
         self, ids: Tensor, images: TiledImages | None, sees: Tensor | None, cache: CrossAttentionCache | None

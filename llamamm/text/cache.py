@@ -20,6 +20,7 @@ from llamamm.text.config import TextConfig
 class KVCache:
     """Keys and values of every layer, preallocated for `max_length` tokens.
 
+    keep: what they are rounded to while they are kept, such as float16 beside fp32, in half the room; by default dtype.
     A forward pass calls `update` once a layer and `advance` once at its end, so that an error in between leaves the
     cache as it was. Raises ContextOverflowError when `length + T` passes `max_length`.
     """
@@ -31,6 +32,7 @@ class KVCache:
         batch_size: int = 1,
         max_length: int | None = None,
         dtype: torch.dtype | None = None,
+        keep: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         self.max_length = cfg.context_length if max_length is None else max_length
@@ -39,12 +41,13 @@ class KVCache:
                 f"a cache of {self.max_length} tokens does not fit: the model's context is 1 to {cfg.context_length}"
             )
         shape = (cfg.n_layers, batch_size, cfg.n_kv_heads, self.max_length, cfg.head_dim)
-        self.keys = torch.empty(shape, dtype=dtype or cfg.dtype, device=device)
+        self.dtype = dtype or cfg.dtype  # of what comes and goes
+        self.keys = torch.empty(shape, dtype=keep or self.dtype, device=device)
         self.values = torch.empty_like(self.keys)
         self.length = 0
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write one layer's new tokens behind the cached ones; return views of all. (B, K, T, D) -> (B, K, S, D)."""
+        """Write one layer's new tokens behind the cached ones; return all of them. (B, K, T, D) -> (B, K, S, D)."""
         end = self.length + k.shape[2]
         if end > self.max_length:
             raise ContextOverflowError(
@@ -53,14 +56,14 @@ class KVCache:
             )
         if k.shape[0] != self.keys.shape[1]:
             raise InputError(f"the KV cache was made for a batch of {self.keys.shape[1]}, got {k.shape[0]}")
-        if k.dtype != self.keys.dtype or k.device != self.keys.device:
+        if k.dtype != self.dtype or k.device != self.keys.device:
             raise InputError(
-                f"the KV cache is {self.keys.dtype} on {self.keys.device}, the new keys are {k.dtype} on {k.device}"
+                f"the KV cache is {self.dtype} on {self.keys.device}, the new keys are {k.dtype} on {k.device}"
             )
         keys, values = self.keys[layer], self.values[layer]  # (B, K, max_length, D)
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v
-        return keys[:, :, :end], values[:, :, :end]
+        return keys[:, :, :end].to(k.dtype), values[:, :, :end].to(k.dtype)  # views, but where they are kept in less
 
     def advance(self, n_tokens: int) -> None:
         """Count `n_tokens` as read: called once, after every layer has been updated."""

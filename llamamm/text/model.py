@@ -82,6 +82,7 @@ class Llama3Model(nn.Module):
         self.n_kv_heads = cfg.n_kv_heads  # those in this process (see `llamamm.text.tensor_parallel`)
         self.pace = Pace()
         self.fast: Stepper | None = None  # takes the steps of decoding that it can
+        self.cache_dtype: torch.dtype | None = None  # of keys and values; None: as they are computed
         attend = self.pace.steady(attend)
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.hidden_size, dtype=cfg.dtype)
         own = (TransformerBlock(cfg, i, attend=attend) for i in range(cfg.n_layers))
@@ -185,7 +186,8 @@ class Llama3Model(nn.Module):
     def make_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
         """An empty KV cache on this model's device and in its dtype; max_length in tokens, by default the context."""
         weight, cfg = self.embed_tokens.weight, self.cfg.replace(n_kv_heads=self.n_kv_heads)
-        return KVCache(cfg, batch_size=batch_size, max_length=max_length, dtype=weight.dtype, device=weight.device)
+        return KVCache(cfg, batch_size=batch_size, max_length=max_length, dtype=weight.dtype, keep=self.cache_dtype,
+                    device=weight.device)
 
     def n_parameters(self) -> int:
         """Number of parameters; tied ones count once."""

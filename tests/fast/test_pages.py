@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llamamm.fast import pages
-from llamamm.fast.pages import LARGE, NEAR, _stretches, use_large_pages, use_large_pages_beside
+from llamamm.fast.pages import LARGE, _mostly_filled, room_in_large_pages, use_large_pages, use_large_pages_beside
 
 
 def in_large_pages(address):
@@ -34,9 +34,22 @@ def test_numbers_and_addresses_stay():
     assert moved <= numbers.nbytes and in_large_pages(address + 2 * LARGE) >= moved
 
 
-def test_neighbours_are_one_stretch():
-    assert _stretches([(1000, 500), (0, 1000), (0, 1000), (1500 + NEAR, 10), (10**6, 7), (10**7, 0)]) == [
-        (0, 1510 + NEAR), (10**6, 10**6 + 7)]  # fmt: skip
+def test_pages_count_that_are_half_filled_or_more():
+    half, page = LARGE // 2, LARGE
+    places = [(0, half - 1), (half, 1), (half, 1),  # one byte for twice
+              (page, half - 1), (2 * page, half), (3 * page - 8, page), (6 * page + half, 2 * page), (9 * page, 0)]
+    assert _mostly_filled(places) == [(0, page), (2 * page, 4 * page), (6 * page, 9 * page)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux has them")
+def test_room_lies_in_large_pages_from_the_start():
+    moved = use_large_pages([torch.zeros(4 * LARGE).untyped_storage()])
+    room = room_in_large_pages(20 * LARGE + 5)  # more than the allocator keeps of what was freed
+    assert room.shape == (20 * LARGE + 5,) and room.data_ptr() % LARGE == 0
+    room.fill_(1)
+    if not moved:
+        pytest.skip("this system has none to give")
+    assert in_large_pages(room.data_ptr()) >= 12 * LARGE
 
 
 def test_elsewhere_nothing_is_done(monkeypatch):

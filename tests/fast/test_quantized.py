@@ -1,5 +1,7 @@
 """fast.quantized: whole numbers and scales by llama.cpp's rule, side by side and back, beside adapters."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,15 @@ from hypothesis import strategies as st
 from llamamm import Llama3Model, TextConfig, apply_lora, generate, merge_lora
 from llamamm.errors import ConfigError, InputError
 from llamamm.fast import quantized
-from llamamm.fast.quantized import NarrowLinear, QuantizedLinear, narrow, quantize, rounded
+from llamamm.fast.quantized import (
+    NarrowLinear,
+    QuantizedLinear,
+    lay_side_by_side,
+    narrow,
+    quantize,
+    quantized_linears,
+    rounded,
+)
 
 CFG = TextConfig.tiny(hidden_size=64, intermediate_size=192, n_heads=4, n_kv_heads=4, vocab_size=512)
 
@@ -107,9 +117,26 @@ def test_a_model_in_eight_bits_is_near_and_smaller(model):
     assert {type(m) for n, m in model.named_modules() if n.endswith("_proj") or n == "lm_head"} == {QuantizedLinear}
     assert not any("proj" in name for name, _ in model.named_parameters())
     assert isinstance(model.embed_tokens.weight, torch.nn.Parameter)
-    assert model.state_dict()["layers.0.mlp.up_proj.codes"].dtype == torch.int8
+    assert model.state_dict()["layers.0.mlp.up_proj.codes"].dtype == torch.uint8
     scales = model.bfloat16().layers[0].mlp.up_proj.scales
     assert scales.dtype == torch.float16  # whatever the rest is cast to
+
+
+def test_side_by_side_nothing_is_different(model):
+    plain = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    lay_side_by_side(model)
+    assert all(torch.equal(parameter, plain[name]) for name, parameter in model.named_parameters())
+    quantize(model, 4)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    lay_side_by_side(model)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items()) and after.keys() == before.keys()
+    linears = quantized_linears(model).values()
+    assert len({b.untyped_storage().data_ptr() for linear in linears for b in linear.buffers()}) == 1
+    assert all(b.data_ptr() % 64 == 0 for linear in linears for b in linear.buffers())
+    other = copy.deepcopy(model)
+    other.layers[0].mlp.up_proj.codes.zero_()
+    assert model.layers[0].mlp.up_proj.codes.any(), "a copy shares the numbers of its model"
 
 
 def test_what_has_no_whole_groups_stays():
