@@ -142,7 +142,7 @@ class FastDecoder:
         state = x[:, 0].float().clone().numpy()  # (B, C)
 
         def run(first: int, last: int) -> None:
-            counters = np.zeros(1 + kernels.STAGES * model.cfg.n_layers, np.int64)
+            counters = np.zeros(kernels.n_counts(model.cfg.n_layers, room.n_workers), np.int64)
             arguments = ready.for_blocks(first, last, counters)
             run_all(lambda w: kernels.run_blocks(w, room.n_workers, state, *arguments), room.n_workers, counters,
                     kernels.GIVEN_UP)  # fmt: skip
@@ -168,7 +168,7 @@ class FastDecoder:
             return None  # PyTorch's path says so
         scores = torch.empty(len(rows), 1, model.lm_head.out_features)
         into = scores.view(len(rows), -1).numpy()
-        counters = np.zeros(2 + kernels.STAGES * model.cfg.n_layers, np.int64)
+        counters = np.zeros(kernels.n_counts(model.cfg.n_layers, room.n_workers), np.int64)
         arguments = ready.for_blocks(0, model.cfg.n_layers, counters)
         with _ONE_AT_A_TIME:
             run_all(lambda w: kernels.run_step(w, room.n_workers, rows, plan.ends, *arguments, into),
@@ -218,7 +218,7 @@ class FastDecoder:
             return None
         kernels, rows = load_kernels(), np.ascontiguousarray(x[:, 0].float().numpy())
         scores = np.empty((len(rows), int(plan.head[kernels.N_OUT])), np.float32)
-        counters = np.zeros(2, np.int64)
+        counters = np.zeros(kernels.n_counts(0, room.n_workers), np.int64)
         with _ONE_AT_A_TIME:
             run_all(lambda w: kernels.project(w, room.n_workers, plan.head, rows, scores, room.whole, counters),
                     room.n_workers, counters, kernels.GIVEN_UP)  # fmt: skip

@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 from llamamm.fast.forms import F32, INT4, INT8, SUMS, add_scaled, compiled, dot, dots, exp, f4, store
 from llamamm.fast.heads import attended, chunk_of, together, turned
-from llamamm.fast.quantized import TILE
+from llamamm.fast.quantized import LINE, TILE
 from llamamm.fast.whole import UNIT, rounded, tile_int4, tile_int8
 
 # What the table says of each linear, int64: where it is and in what form, and an adapter beside it.
@@ -57,6 +57,11 @@ def prepared(linears, x, inner, whole):
     if any_whole:
         for b in range(x.shape[0]):
             rounded(x[b], numbers[b], scales[b, : x.shape[1] // UNIT], sums[b])
+
+
+def n_counts(n_blocks: int, n_workers: int) -> int:
+    """How many int64 the counters of a step take, the head's last: each has a line of memory of its own."""
+    return LINE // 8 * (1 + (STAGES * n_blocks + 1) * n_workers)
 
 
 @compiled
@@ -126,23 +131,40 @@ def wait_for_all(counter, n_workers):
             give_way()
 
 
+@compiled
+def next_of(n, w, n_workers, counters):
+    """The next of n pieces that nobody has taken yet: first of this worker's own run, then of the others'. -> its
+    number, n where there is none. counters: address of a count for each worker, LINE bytes apart.
+
+    What one worker reads lies side by side, which memory hands out up to a quarter faster than every second piece; who
+    is late is helped.
+    """
+    for k in range(n_workers):
+        owner = (w + k) % n_workers
+        piece = owner * n // n_workers + count_up(counters + LINE * owner)
+        if piece < (owner + 1) * n // n_workers:
+            return piece
+    return n
+
+
 @call
 def project(w, n_workers, linear, x, out, whole, counters):
     """x Wᵀ, a worker's part. linear: one row of the table, without an adapter; x (B, C) -> out (B, N), in place.
-    whole: room for x in 16 bits, of all workers; counters: (2,) int64, of arrivals and of tiles, at first 0."""
+    whole: room for x in 16 bits, of all workers; counters: as of `through_blocks`, for one stage."""
     own = whole[0][w], whole[1][w], whole[2][w], whole[3][w, :TILE]
     prepared(linear.reshape(1, -1), x, x.reshape(1, *x.shape), own)
-    rows_of_worker(linear, x, own, x, f4(0), out, counters.ctypes.data + 8)
+    rows_of_worker(w, n_workers, linear, x, own, x, f4(0), out, counters.ctypes.data + LINE)
     wait_for_all(counters.ctypes.data, n_workers)
 
 
 @compiled
-def rows_of_worker(linear, x, whole, inner, scale, out, counter):
-    """Tile after tile, as long as there are any: a worker that is late takes fewer. Arguments as of `some_rows`."""
-    tile = count_up(counter)
-    while tile < n_tiles(linear):
+def rows_of_worker(w, n_workers, linear, x, whole, inner, scale, out, counters):
+    """Tile after tile, as long as there are any. Arguments as of `some_rows` and `next_of`."""
+    n = n_tiles(linear)
+    tile = next_of(n, w, n_workers, counters)
+    while tile < n:
         some_rows(linear, tile, x, whole, inner, scale, out)
-        tile = count_up(counter)
+        tile = next_of(n, w, n_workers, counters)
 
 
 # ---- a block ----
@@ -184,7 +206,7 @@ def run_step(w, n_workers, ids, ends, table, lora_scales, norms, shape, eps, cac
     """A worker's part of a whole step, from ids (B,) to scores (B, V), in place.
 
     ends: addresses and kinds of the embeddings and of the last norm's weight, and the head, a row of the table. Of
-    counters the last is for the head's tiles. The rest as of `through_blocks`.
+    counters the last are for the head's tiles. The rest as of `through_blocks`.
     """
     rows, kind, last_norm, last_kind, head = ends
     x, normal = private[0][w], private[1][w]
@@ -196,7 +218,8 @@ def run_step(w, n_workers, ids, ends, table, lora_scales, norms, shape, eps, cac
     normed(x, last_norm, last_kind, eps, normal)
     own_whole = whole[0][w], whole[1][w], whole[2][w], whole[3][w, :TILE]
     prepared(head.reshape(1, -1), normal, private[2][w], own_whole)
-    rows_of_worker(head, normal, own_whole, x, f4(0), scores, counters.ctypes.data + 8 * (counters.size - 1))
+    counter = counters.ctypes.data + LINE * (1 + STAGES * table.shape[0] * n_workers)
+    rows_of_worker(w, n_workers, head, normal, own_whole, x, f4(0), scores, counter)
     wait_for_all(counters.ctypes.data, n_workers)
 
 
@@ -209,8 +232,8 @@ def through_blocks(w, n_workers, table, lora_scales, norms, shape, eps, cache, b
     table (L, 7, N_FIELDS) int64, lora_scales (L, 7); norms (L, 3): addresses of two norms, and which layer of the cache
     is the block's; cache: addresses of keys and values (L, B, K, S, D), S, and the tokens in it; begins (B,): where
     each row's text begins; cos, sin (B, D): of this token; shared: what all workers write and read; private, whole: a
-    row for each worker, the first of private x (B, C), changed in place; counters: a count of arrivals, and one of
-    tiles for each stage of a block, zeros at first.
+    row for each worker, the first of private x (B, C), changed in place; counters (see `n_counts`): a count of
+    arrivals, and of what each worker's run has given away in each stage of each block, zeros at first.
     """
     H, n_kv, D, first_layer, last_layer, kind, norm_kind = shape
     keys, values, n_max, length = cache
@@ -224,13 +247,15 @@ def through_blocks(w, n_workers, table, lora_scales, norms, shape, eps, cache, b
     n_q, n_k, per_kv, chunk = H * D, n_kv * D, H // n_kv, chunk_of(length + 1, n_workers)
     n_chunks = length // chunk + 1
     for layer in range(first_layer, last_layer):
-        linears, scales, tiles = table[layer], lora_scales[layer], counter + 8 * (1 + STAGES * layer)
+        linears, scales = table[layer], lora_scales[layer]
+        stage = counter + LINE * (1 + STAGES * layer * n_workers)
         # Queries, keys and values.
         normed(own_x, norms[layer, 0], norm_kind, eps, normal)
         prepared(linears[Q : V + 1], normal, inner, own_whole)
         tiles_q, tiles_k = n_tiles(linears[Q]), n_tiles(linears[K])
-        tile = count_up(tiles)
-        while tile < tiles_q + 2 * tiles_k:
+        n = tiles_q + 2 * tiles_k
+        tile = next_of(n, w, n_workers, stage)
+        while tile < n:
             if tile < tiles_q:
                 m, first, own_tile = Q, 0, tile
             elif tile < tiles_q + tiles_k:
@@ -238,11 +263,12 @@ def through_blocks(w, n_workers, table, lora_scales, norms, shape, eps, cache, b
             else:
                 m, first, own_tile = V, n_q + n_k, tile - tiles_q - tiles_k
             some_rows(linears[m], own_tile, normal, own_whole, inner[m], scales[m], qkv[:, first:])
-            tile = count_up(tiles)
+            tile = next_of(n, w, n_workers, stage)
         wait_for_all(counter, n_workers)
         # Attention: the heads that share a key, over a chunk of the text. Who has the last chunk stores the new token.
-        task = count_up(tiles + 8)
-        while task < B * n_kv * n_chunks:
+        stage, n = stage + LINE * n_workers, B * n_kv * n_chunks
+        task = next_of(n, w, n_workers, stage)
+        while task < n:
             b, g, c = task // (n_kv * n_chunks), task // n_chunks % n_kv, task % n_chunks
             at = ((norms[layer, 2] * B + b) * n_kv + g) * n_max * D * width
             first, last = g * per_kv, (g + 1) * per_kv
@@ -255,29 +281,32 @@ def through_blocks(w, n_workers, table, lora_scales, norms, shape, eps, cache, b
             begin, end = max(c * chunk, begins[b]), min((c + 1) * chunk, length + 1)
             attended(turned_q, kind, keys + at, values + at, begin, max(begin, end), scores,
                      part_sums[b, c, first:last], parts[b, c, first:last])
-            task = count_up(tiles + 8)
+            task = next_of(n, w, n_workers, stage)
         wait_for_all(counter, n_workers)
         for b in range(B):
             for h in range(H):
                 together(part_sums[b, :n_chunks, h], parts[b, :n_chunks, h], mixed[b, h * D : (h + 1) * D])
         prepared(linears[OUT : OUT + 1], mixed, inner, own_whole)
-        rows_of_worker(linears[OUT], mixed, own_whole, inner[0], scales[OUT], out, tiles + 16)
+        stage += LINE * n_workers
+        rows_of_worker(w, n_workers, linears[OUT], mixed, own_whole, inner[0], scales[OUT], out, stage)
         wait_for_all(counter, n_workers)
         added(own_x, out)
         # SwiGLU: a tile of gate and the same of up, and what they make.
         normed(own_x, norms[layer, 1], norm_kind, eps, normal)
         prepared(linears[GATE : UP + 1], normal, inner, own_whole)
-        tile = count_up(tiles + 24)
-        while tile < n_tiles(linears[GATE]):
+        stage, n = stage + LINE * n_workers, n_tiles(linears[GATE])
+        tile = next_of(n, w, n_workers, stage)
+        while tile < n:
             some_rows(linears[GATE], tile, normal, own_whole, inner[0], scales[GATE], gate)
             some_rows(linears[UP], tile, normal, own_whole, inner[1], scales[UP], up)
             first, last = tile * TILE, min((tile + 1) * TILE, linears[GATE, N_OUT])
             for b in range(B):
                 gated(gate[b, first:last], up[b, first:last])
-            tile = count_up(tiles + 24)
+            tile = next_of(n, w, n_workers, stage)
         wait_for_all(counter, n_workers)
         prepared(linears[DOWN : DOWN + 1], gate, inner, own_whole)
-        rows_of_worker(linears[DOWN], gate, own_whole, inner[0], scales[DOWN], out, tiles + 32)
+        stage += LINE * n_workers
+        rows_of_worker(w, n_workers, linears[DOWN], gate, own_whole, inner[0], scales[DOWN], out, stage)
         wait_for_all(counter, n_workers)
         added(own_x, out)
 

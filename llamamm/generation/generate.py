@@ -144,19 +144,21 @@ class TokenStream:
             yield from self._speculative()
             return
         tokens = None
-        finished = torch.zeros(self.ids.shape[0], dtype=torch.bool, device=self.ids.device)
+        finished, stops = [False] * self.ids.shape[0], frozenset(self.stop_ids.tolist())
         seen = self._seen_in_prompt()
         for _ in range(self.n_steps):
             logits = self._read_prompt() if tokens is None else self._step(tokens)  # (B, V)
             chosen = sample(logits, self.sampling, seen=seen, generator=self.generator)
-            tokens = chosen if tokens is None else torch.where(finished, tokens, chosen)
+            if any(finished):
+                chosen = torch.where(torch.tensor(finished, device=chosen.device), tokens, chosen)
+            tokens = chosen
             if seen is not None:
                 seen.scatter_(1, tokens[:, None], True)
             yield tokens
-            finished |= torch.isin(tokens, self.stop_ids)
-            for row in finished.nonzero().flatten().tolist():
-                self.stop_reasons[row] = "stop"
-            if finished.all():
+            for row, token in enumerate(tokens.tolist()):
+                if token in stops:
+                    finished[row], self.stop_reasons[row] = True, "stop"
+            if all(finished):
                 return
         reason = "context" if self.cut_short else "length"
         self.stop_reasons = [r or reason for r in self.stop_reasons]

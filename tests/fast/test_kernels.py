@@ -30,7 +30,7 @@ def project(row, x, n_out):
     units = (1, len(x), x.shape[1] // kernels.UNIT)
     whole = (np.empty((*units, 2, kernels.UNIT), np.int8), np.empty(units, np.float32), np.empty(units, np.int32),
              np.empty((1, 64), np.float32))  # fmt: skip
-    kernels.project(0, 1, row, x.numpy(), out, whole, np.zeros(2, np.int64))
+    kernels.project(0, 1, row, x.numpy(), out, whole, np.zeros(kernels.n_counts(0, 1), np.int64))
     return torch.from_numpy(out)
 
 
