@@ -32,8 +32,8 @@ def find_program() -> str:
 
 def write_gguf_file(model: str | Path, folder: Path, *, dtype: torch.dtype, bits: int | None) -> Path:
     """The model as llama.cpp reads it, with the same numbers as ours. Raises InputError, as `export_gguf`."""
-    if bits == 16:  # as fp16 beside it: bf16, in which they are the same, is its slowest type on most CPUs
-        bits, dtype = None, torch.float16
+    if bits == 16:  # the numbers of fp32, which llama.cpp has no shorter form for
+        bits, dtype = None, torch.float32
     if bits is None and dtype not in TYPES:
         raise InputError(f"llama.cpp is measured in float32, float16, 8 and 4 bits here, not in "
                          f"{str(dtype).removeprefix('torch.')}: give another --dtype")  # fmt: skip

@@ -17,33 +17,9 @@ from numba.extending import intrinsic
 
 from llamamm.fast import vectors as v
 from llamamm.fast.forms import BF16, F16, F32, add_scaled_rows, compiled, dots, exp, f4
+from llamamm.fast.rows import EIGHT, eight_short_rows
 
 CHUNK = 256  # tokens of the cache that are one piece of work, or more where a text is long
-EIGHT = 8  # tokens
-
-
-def _scores(form: int):
-    @intrinsic
-    def scores(_typing, q, keys, size, out):  # noqa: ARG001
-        """q (size,) with the keys of eight tokens, (8, size) in one form -> out (8,). All but size: addresses."""
-        def codegen(context, builder, _signature, args):
-            q, keys, size, out = args
-            n_bytes = 4 if form == F32 else 2
-            pitch = builder.mul(size, v.I64(n_bytes))
-            rows = [builder.add(keys, builder.mul(pitch, v.I64(t))) for t in range(EIGHT)]
-            sums = [cgutils.alloca_once_value(builder, v.constant(0, v.FLOATS)) for _ in rows]
-            with cgutils.for_range(builder, builder.udiv(size, v.I64(v.WIDE))) as loop:
-                part = v.load(builder, q, builder.mul(loop.index, v.I64(4 * v.WIDE)), v.FLOATS)
-                offset = builder.mul(loop.index, v.I64(n_bytes * v.WIDE))
-                for row, total in zip(rows, sums, strict=True):
-                    key = v.load_floats(builder, form, row, offset)
-                    builder.store(v.multiply_add(builder, key, part, builder.load(total)), total)
-            v.store(builder, v.sums_of_each(builder, [builder.load(total) for total in sums]), out, 0)
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64, types.int64, types.int64), codegen
-
-    return scores
 
 
 def _adds_values(form: int):
@@ -70,7 +46,6 @@ def _adds_values(form: int):
     return add_values
 
 
-scores_f32, scores_f16, scores_bf16 = map(_scores, (F32, F16, BF16))
 add_values_f32, add_values_f16, add_values_bf16 = map(_adds_values, (F32, F16, BF16))
 
 
@@ -105,12 +80,7 @@ def attended(q, kind, keys, values, begin, end, scores, sums, out):
     eights = n // EIGHT * EIGHT if D % v.WIDE == 0 else 0  # the rest goes token by token
     for t in range(0, eights, EIGHT):  # keys stay in the nearest cache while all heads read them
         for h in range(G):
-            if kind == F32:
-                scores_f32(q[h].ctypes.data, keys + t * pitch, D, scores[h, t:].ctypes.data)
-            elif kind == F16:
-                scores_f16(q[h].ctypes.data, keys + t * pitch, D, scores[h, t:].ctypes.data)
-            else:
-                scores_bf16(q[h].ctypes.data, keys + t * pitch, D, scores[h, t:].ctypes.data)
+            eight_short_rows(kind, keys + t * pitch, q[h], scores[h, t : t + EIGHT])
     for h in range(G):
         dots(kind, keys + eights * pitch, q[h], D, scores[h, eights:n])
         weights, most, total = scores[h, :n], f4(-np.inf), f4(0)

@@ -19,9 +19,10 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from llamamm.fast.forms import F32, INT4, INT8, SUMS, add_scaled, compiled, dot, dots, exp, f4, store
+from llamamm.fast.forms import F32, INT4, INT8, SUMS, add_scaled, compiled, dot, exp, f4, store
 from llamamm.fast.heads import attended, chunk_of, together, turned
 from llamamm.fast.quantized import LINE, TILE
+from llamamm.fast.rows import long_rows
 from llamamm.fast.whole import UNIT, rounded, tile_int4, tile_int8
 
 # What the table says of each linear, int64: where it is and in what form, and an adapter beside it.
@@ -86,7 +87,7 @@ def some_rows(linear, tile, x, whole, inner, scale, out):
                 tile_int4(linear[WEIGHT] + first * n // 2, of_tile, linear[GROUP], numbers[b], x_scales, sums[b], part,
                           out[b, first:last])
         else:
-            dots(kind, linear[WEIGHT] + first * n * (4 if kind == F32 else 2), x[b], n, out[b, first:last])
+            long_rows(kind, linear[WEIGHT] + first * n * (4 if kind == F32 else 2), x[b], out[b, first:last])
         r = linear[RANK]
         if r > 0:
             for i in range(first, last):

@@ -61,6 +61,13 @@ def multiply_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, total: ir.Valu
     return builder.fadd(total, builder.fmul(a, b, flags=_ANY_ORDER), flags=_ANY_ORDER)
 
 
+def added(builder: ir.IRBuilder, vectors: Sequence[ir.Value]) -> ir.Value:
+    """The sum of 2, 4, 8 ... vectors, in pairs."""
+    while len(vectors) > 1:
+        vectors = [builder.fadd(a, b, flags=_ANY_ORDER) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
+    return vectors[0]
+
+
 def sums_of_each(builder: ir.IRBuilder, vectors: Sequence[ir.Value]) -> ir.Value:
     """8 vectors of 16 -> one of 8: the sum of the numbers of each. Halves are added to halves, two vectors in one."""
     block = WIDE // 2
