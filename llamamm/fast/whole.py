@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
-from numba import types
+from numba import config, types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from llamamm.fast import vectors as v
@@ -27,11 +27,10 @@ from llamamm.fast.quantized import TILE
 
 UNIT = 32  # columns that are added up in whole numbers, before they get their scale: the smallest group
 LARGEST = 127 * 256  # of x's numbers: a multiple of 256, so that both bytes have a sign
-_features = get_host_cpu_features()
-_HAS_PMADDWD = _features.get("avx2", False)
-LANES = 16 if _features.get("avx512bw", False) else 8  # rows in one register
-_VNNI = {16: "avx512vnni", 8: "avxvnni"}[LANES]
-_HAS_VNNI = _features.get(_VNNI, False) or (_features.get("avx512vnni", False) and _features.get("avx512vl", False))
+_FEATURES = {name[1:] for name in (config.CPU_FEATURES or get_host_cpu_features()).split(",") if name[:1] == "+"}
+_HAS_PMADDWD = "avx2" in _FEATURES
+LANES = 16 if "avx512bw" in _FEATURES else 8  # rows in one register
+_HAS_VNNI = bool(_FEATURES & {"avx512vnni"} if LANES == 16 else _FEATURES & {"avxvnni"})
 _ROWS, _FLOATS, _PAIRS = ir.VectorType(v.I32, LANES), ir.VectorType(v.FLOAT, LANES), ir.VectorType(v.I16, 2 * LANES)
 
 
@@ -82,7 +81,8 @@ class _FourColumns:
 
     def __init__(self, builder: ir.IRBuilder, numbers: ir.Value, four: int) -> None:
         self.builder = builder
-        self.upper, self.lower = (v.splat(builder, v.load(builder, numbers, UNIT * k + 4 * four, v.I32), LANES) for k in (0, 1))
+        places = 4 * four, UNIT + 4 * four  # of upper and lower bytes
+        self.upper, self.lower = (v.splat(builder, v.load(builder, numbers, k, v.I32), LANES) for k in places)
         if not _HAS_VNNI:  # 16-bit numbers: the first and third, the second and fourth
             upper, lower = (builder.bitcast(x, _PAIRS) for x in (self.upper, self.lower))
             eight = v.constant(8, _PAIRS)
@@ -95,10 +95,10 @@ class _FourColumns:
         builder = self.builder
         if _HAS_VNNI:
             name = f"llvm.x86.avx512.vpdpbusd.{32 * LANES}"
-            return tuple(_call(builder, name, total, w, x) for total, x in zip(sums, (self.upper, self.lower)))
-        bytes_ = v.constant(0x00FF00FF, _ROWS)
-        even = builder.bitcast(builder.and_(w, bytes_), _PAIRS)
-        odd = builder.bitcast(builder.and_(builder.lshr(w, v.constant(8, _ROWS)), bytes_), _PAIRS)
+            return _call(builder, name, sums[0], w, self.upper), _call(builder, name, sums[1], w, self.lower)
+        low_bytes = v.constant(0x00FF00FF, _ROWS)
+        even = builder.bitcast(builder.and_(w, low_bytes), _PAIRS)
+        odd = builder.bitcast(builder.and_(builder.lshr(w, v.constant(8, _ROWS)), low_bytes), _PAIRS)
         both = builder.add(_pairs_added(builder, even, self.pairs[0]), _pairs_added(builder, odd, self.pairs[1]))
         return sums[0], builder.add(sums[1], both)
 
@@ -120,7 +120,7 @@ def _adds_unit(added: int, weights: Callable[[ir.IRBuilder, ir.Value], list[ir.V
                 x = [_FourColumns(builder, numbers, fours * k + i) for i in range(fours)]
                 for lane in lanes:
                     loaded = v.load(builder, codes, 4 * (k * TILE + lane * LANES), _ROWS)
-                    for columns, w in zip(x, weights(builder, loaded)):
+                    for columns, w in zip(x, weights(builder, loaded), strict=True):
                         sums[lane] = columns.add_to(sums[lane], w)
             x_scales = v.splat(builder, x_scale, LANES)
             for lane in lanes:

@@ -64,6 +64,18 @@ def test_wrong_batch_dtype_or_device_is_refused_with_both(tokens, message):
         KVCache(CFG).update(0, *tokens)
 
 
+def test_what_is_kept_in_less_comes_back_in_the_models_dtype():
+    cfg = TextConfig.tiny()
+    cache = KVCache(cfg, max_length=4, keep=torch.float16)
+    k = torch.full((1, cfg.n_kv_heads, 2, cfg.head_dim), 1 + 2.0**-12)
+    keys, values = cache.update(0, k, 3 * k)
+    assert keys.dtype == values.dtype == torch.float32 and cache.keys.dtype == torch.float16
+    assert torch.equal(keys, torch.ones_like(k)) and torch.equal(values, (3 * k).half().float())
+    assert cache.nbytes == KVCache(cfg, max_length=4).nbytes / 2
+    with pytest.raises(InputError, match=r"the KV cache is torch.float32"):
+        cache.update(0, k.half(), k.half())
+
+
 def test_bytes_by_hand():
     # keys and values x 2 layers x batch 3 x 2 kv heads x 10 tokens x 16 numbers x 4 bytes
     assert KVCache(CFG, batch_size=3, max_length=10).nbytes == 2 * 2 * 3 * 2 * 10 * 16 * 4

@@ -593,7 +593,8 @@ NOT_QUOTED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("media_reader", "require_judge"), USED),
     },
     "fast.quantized": {
-        **dict.fromkeys(("TILE", "GROUPS", "AT_ONCE", "BLOCKS"), CONSTANT),
+        **dict.fromkeys(("TILE", "GROUPS", "LINE", "AT_ONCE", "BLOCKS"), CONSTANT),
+        "lay_side_by_side": "where the numbers lie in memory, and nothing else",
         "QuantizedLinear": "exercises 19.2 and 19.3, with 64 rows side by side",
         "rounded": "exercise 19.2, with a scale in fp16",
         **dict.fromkeys(("scales_of", "nearest", "in_bytes", "out_of_bytes"), PIECE),
