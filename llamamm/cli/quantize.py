@@ -49,7 +49,7 @@ def quantize(
     that is quantized already is written to a .gguf file as it is, without --bits.
     """
     from llamamm.fast.quantized import n_bytes, quantized_linears
-    from llamamm.pretrained.gguf_export import export_gguf
+    from llamamm.pretrained.gguf_export import export_gguf, require_exportable
     from llamamm.pretrained.load import from_pretrained
     from llamamm.pretrained.locate import locate
     from llamamm.pretrained.save import save_pretrained
@@ -62,6 +62,8 @@ def quantize(
     cast = parse_dtype(dtype) if dtype else None
     llama, reader = from_pretrained(model, fast=False)
     tokenizer = reader if isinstance(reader, Tokenizer) else getattr(reader, "tokenizer", None)
+    if to_gguf:
+        require_exportable(llama, tokenizer)
     if quantized_linears(llama):
         asked = [bits and "--bits", group and "--group", method is Method.GPTQ and "--method gptq"]
         _require_as_it_is(llama, model, [option for option in asked if option], to_gguf=to_gguf)

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from llamamm.fast.forms import BF16, F16, F32
 
@@ -17,6 +20,22 @@ FLOAT, HALF = ir.FloatType(), ir.HalfType()
 WIDE = 16  # numbers of a vector of fp32
 FLOATS = ir.VectorType(FLOAT, WIDE)
 _ANY_ORDER = ("reassoc", "nsz", "contract", "arcp")
+
+
+@intrinsic
+def largest_size(_typing, address):  # noqa: ARG001
+    """Of 32 numbers in fp32 at an address: the largest without its sign, as its bits, int32. Numbers are ordered as
+    their bits are, and NaN comes last."""
+    def codegen(_context, builder, _signature, args):
+        bits = ir.VectorType(I32, WIDE)
+        halves = [load(builder, args[0], place, bits) for place in (0, 4 * WIDE)]
+        sizes = [builder.and_(half, constant(0x7FFFFFFF, bits)) for half in halves]
+        larger = builder.select(builder.icmp_signed(">", *sizes), *sizes)
+        kind = ir.FunctionType(I32, [bits])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.smax.v16i32"),
+                            [larger])  # fmt: skip
+
+    return types.int32(types.int64), codegen
 
 
 def splat(builder: ir.IRBuilder, value: ir.Value, n: int) -> ir.Value:

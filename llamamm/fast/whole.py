@@ -22,7 +22,7 @@ from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from llamamm.fast import vectors as v
-from llamamm.fast.forms import compiled, f4, from_bits, to_bits
+from llamamm.fast.forms import compiled, f4, from_bits
 from llamamm.fast.quantized import TILE
 
 UNIT = 32  # columns that are added up in whole numbers, before they get their scale: the smallest group
@@ -41,18 +41,15 @@ def rounded(x, numbers, scales, sums):
     so."""
     for u in range(scales.size):
         part = x[u * UNIT : (u + 1) * UNIT]
-        largest = np.int32(0)
-        for j in range(UNIT):  # without their sign, numbers are ordered as their bits are, and NaN comes last
-            largest = max(largest, np.int32(to_bits(part[j]) & np.uint32(0x7FFFFFFF)))
-        scale = from_bits(np.uint32(largest)) / f4(LARGEST)
-        scales[u] = scale
-        inverse = f4(0) if scale == f4(0) else f4(1) / scale
-        total = np.int32(0)
+        largest = v.largest_size(part.ctypes.data)
+        scales[u] = from_bits(np.uint32(largest)) * f4(1 / LARGEST)
+        inverse = f4(0) if largest == 0 else f4(LARGEST) / from_bits(np.uint32(largest))
+        uppers, lowers, total = numbers[u, 0], numbers[u, 1], np.int32(0)
         for j in range(UNIT):
-            number = np.int32(np.rint(part[j] * inverse))
+            number = np.int32(np.floor(part[j] * inverse + f4(0.5)))
             upper = (number + np.int32(128)) >> np.int32(8)
-            numbers[u, 0, j] = np.int8(upper)
-            numbers[u, 1, j] = np.int8(number - (upper << np.int32(8)))
+            uppers[j] = np.int8(upper)
+            lowers[j] = np.int8(number - (upper << np.int32(8)))
             total += number
         sums[u] = total
 

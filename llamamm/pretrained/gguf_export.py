@@ -25,11 +25,7 @@ def export_gguf(
     float32.
     Raises InputError for a model that sees or hears, and without a tokenizer; CheckpointError, TokenizerError.
     """
-    if type(model) is not Llama3Model:
-        raise InputError("a GGUF file holds a text model alone, and this one sees or hears: write a folder instead")
-    if tokenizer is None:
-        raise InputError("llama.cpp reads the tokenizer from the GGUF file, and the model has none: put its "
-                         "tokenizer.json beside the weights")  # fmt: skip
+    require_exportable(model, tokenizer)
     plain = {name.removeprefix("model."): tensor for name, tensor in hf_state_dict(model).items()}
     tensors: dict[str, Stored] = {name: tensor for name, tensor in plain.items() if name.endswith(".weight")}
     for path_, linear in quantized_linears(model).items():
@@ -37,3 +33,12 @@ def export_gguf(
         tensors[f"{path_}.weight"] = WholeNumbers(linear.whole_numbers(), scales, linear.bits)
     facts = {"general.name": name or "llamamm", **gguf_metadata(tokenizer, model.cfg.vocab_size)}
     write_gguf(Path(path), model.cfg, tensors, facts, matrices=matrices)
+
+
+def require_exportable(model: Llama3Model, tokenizer: Tokenizer | None) -> None:
+    """Refuse what no GGUF file can hold, before minutes of rounding. Raises InputError."""
+    if type(model) is not Llama3Model:
+        raise InputError("a GGUF file holds a text model alone, and this one sees or hears: write a folder instead")
+    if tokenizer is None:
+        raise InputError("llama.cpp reads the tokenizer from the GGUF file, and the model has none: put its "
+                         "tokenizer.json beside the weights")  # fmt: skip

@@ -1,6 +1,7 @@
 """llamamm train, merge and --adapter: a run from a file, its adapter used and merged, and mistakes in one line."""
 
 import json
+import shutil
 
 import PIL.Image
 import pytest
@@ -9,6 +10,8 @@ import torch
 from llamamm import apply_lora, from_pretrained, load_adapter, merge_lora, save_adapter
 from llamamm.lora.lora import lora_modules
 from llamamm.train.config import TrainConfig
+from llamamm.train.records import Record
+from llamamm.train.seen import Seen, read_before
 from tests.cli.test_main import main, run, tiny_dir  # noqa: F401 (fixtures)
 from tests.training_data import write_texts
 
@@ -118,6 +121,14 @@ def test_own_pictures_become_a_skill_by_three_commands(tmp_path, tiny_dir):  # n
     merged = run("merge", skill, tmp_path / "merged")
     assert merged.exit_code == 0, merged.output
     assert run("generate", "Describe", "--model", tmp_path / "merged", *options).stdout == answers[0].stdout
+
+
+def test_what_the_text_model_has_read_goes_with_the_composed_one(tmp_path, tiny_dir):  # noqa: F811
+    text = shutil.copytree(tiny_dir, tmp_path / "text")
+    noted = Seen.of([Record(text="the river runs past the old mill")])
+    noted.save(text)
+    made = run("compose", tmp_path / "senses", "--text", text, "--audio", "none", "--image-size", "56")
+    assert made.exit_code == 0 and read_before(tmp_path / "senses").hashes == noted.hashes, made.output
 
 
 def test_faults_of_data_are_lines_on_stderr(tmp_path, tiny_dir):  # noqa: F811

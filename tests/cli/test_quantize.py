@@ -7,6 +7,7 @@ import torch
 
 from llamamm import from_pretrained, save_pretrained
 from llamamm.fast.quantized import quantized_linears
+from llamamm.pretrained.compose import compose
 from llamamm.text.config import TextConfig
 from llamamm.text.model import Llama3Model
 from llamamm.text.tokenizer import Tokenizer
@@ -101,6 +102,13 @@ def test_what_is_there_and_what_is_quantized(small, tmp_path):
 def test_what_would_have_no_effect_is_refused(small, tmp_path, name, options, message):
     assert message in str(run("quantize", small, tmp_path / name, *options).exception)
     assert not (tmp_path / name).exists()
+
+
+def test_a_model_that_sees_is_refused_before_it_is_rounded(small, tmp_path, monkeypatch):
+    model, processor = compose(small, audio=None, image_size=56)
+    save_pretrained(model, tmp_path / "sees", processor=processor)
+    monkeypatch.setattr("llamamm.cli.quantize._quantize", lambda *_: pytest.fail("was rounded"))
+    assert "sees or hears: write a folder" in str(run("quantize", tmp_path / "sees", tmp_path / "r.gguf").exception)
 
 
 def test_what_a_training_has_read_goes_with_the_rounded_weights(small, tmp_path):
