@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Collection
 from importlib.util import find_spec
@@ -32,7 +33,7 @@ from llamamm.fast.quantized import (
     quantize,
     quantized_linears,
 )
-from llamamm.fast.workers import run_all
+from llamamm.fast.workers import Crew, run_all
 from llamamm.lora.lora import LoraLinear
 from llamamm.text import attention
 from llamamm.text import model as text_model
@@ -113,6 +114,7 @@ class FastDecoder:
         self.insists = insists
         self._loads: bool | None = None
         self._plan: Plan | None = None
+        self._crew = Crew(_n_workers())
         self._room: Room | None = None
         self._text: tuple[Any, int] = (None, 0)  # the cache that the last step wrote to, weakly, and its length since
 
@@ -149,7 +151,9 @@ class FastDecoder:
 
         with _ONE_AT_A_TIME:
             if before is None and not skipped:
+                start = time.perf_counter()
                 run(0, model.cfg.n_layers)
+                self._crew.note(time.perf_counter() - start)
             else:
                 self._one_by_one(model, x, state, before, skipped, run)
         self._advance(ready.plan, cache)
@@ -171,8 +175,10 @@ class FastDecoder:
         counters = np.zeros(kernels.n_counts(model.cfg.n_layers, room.n_workers), np.int64)
         arguments = ready.for_blocks(0, model.cfg.n_layers, counters)
         with _ONE_AT_A_TIME:
+            start = time.perf_counter()
             run_all(lambda w: kernels.run_step(w, room.n_workers, rows, plan.ends, *arguments, into),
                     room.n_workers, counters, kernels.GIVEN_UP)  # fmt: skip
+            self._crew.note(time.perf_counter() - start)
         self._advance(plan, cache)
         return scores
 
@@ -242,7 +248,9 @@ class FastDecoder:
         return plan
 
     def _room_for(self, plan: Plan, n_rows: int, length: int) -> Room:
-        wanted = (_n_workers(), n_rows, length, plan.sizes)
+        if self._crew.n_workers != (n_workers := _n_workers()):
+            self._crew = Crew(n_workers)
+        wanted = (self._crew.size, n_rows, length, plan.sizes)
         if self._room is None or self._room.wanted != wanted:
             self._room = Room(wanted)
         return self._room

@@ -1,4 +1,4 @@
-"""Threads that make the same compiled call at the same time, each with its number.
+"""Threads that make the same compiled call at the same time, each with its number, and how many of them pay.
 
 Used in notebook 19.
 """
@@ -9,14 +9,55 @@ import atexit
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
+from statistics import mean
 
 import numpy as np
 
 Call = Callable[[int], None]
+RECENT, USUAL = 4, 64  # steps that tell how it goes, and those of which the fastest tells how it could
+FEWEST, MOST = 16, 256  # steps that are taken by one worker less before all try again
 _TASKS: dict[int, list[SimpleQueue[Callable[[], None]]]] = {}  # by process: threads do not live on in a fork
+
+
+class Crew:
+    """How many workers take a step: all, or one less for a while, where another program has taken a core.
+
+    They wait for each other some hundred times a step; who shares a core is away for longer than a whole step, again
+    and again. Steps that take twice as long as they could are the sign; what they take with one worker less decides.
+    """
+
+    def __init__(self, n_workers: int) -> None:
+        self.n_workers = n_workers
+        self._all: deque[float] = deque(maxlen=USUAL)  # seconds of steps by all
+        self._fewer: list[float] = []  # and of those by one less, since it began
+        self._left, self._stretch, self._patience = 0, FEWEST, 0
+
+    @property
+    def size(self) -> int:
+        return self.n_workers - 1 if self._left else self.n_workers
+
+    def note(self, seconds: float) -> None:
+        """What a step has taken, by as many as `size` said."""
+        if self._left:
+            self._left -= 1
+            self._fewer.append(seconds)
+            return
+        self._all.append(seconds)
+        self._patience -= 1
+        if self.n_workers == 1 or self._patience > 0 or len(self._all) < RECENT:
+            return
+        recent = list(self._all)[-RECENT:]
+        if self._fewer:  # all have tried again
+            worth_it = mean(self._fewer) < mean(recent)
+            self._fewer = []
+            self._stretch = min(2 * self._stretch, MOST) if worth_it else FEWEST
+            self._left, self._patience = (self._stretch, RECENT) if worth_it else (0, USUAL)
+        elif sorted(recent)[1] > 2 * min(self._all):  # all but one of them, which may be luck
+            self._left, self._patience, self._stretch = FEWEST, RECENT, FEWEST
 
 
 def run_all(call: Call, n_workers: int, counters: np.ndarray, given_up: int) -> None:

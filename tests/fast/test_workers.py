@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
-from llamamm.fast.workers import run_all
+from llamamm.fast.workers import FEWEST, MOST, Crew, run_all
 
 GIVEN_UP = 2**62
 
@@ -78,3 +78,54 @@ def test_a_helper_keeps_nothing_of_a_call_that_is_over():
         gc.collect()
         time.sleep(0.01)
     assert gone() is None
+
+
+def taken(crew, n, seconds):
+    """n steps that take so long by so many workers. -> how many took each"""
+    sizes = []
+    for _ in range(n):
+        sizes.append(crew.size)
+        crew.note(seconds[crew.size])
+    return sizes
+
+
+QUIET, BUSY = {2: 1.0, 1: 1.7}, {2: 8.0, 1: 1.7}
+
+
+def test_on_a_quiet_machine_all_work():
+    crew = Crew(2)
+    times = np.random.default_rng(0).uniform(1, 1.7, 500)
+    for seconds in times:
+        assert crew.size == 2
+        crew.note(seconds)
+
+
+def test_one_less_works_while_a_core_is_taken_and_all_again_after_it():
+    crew = Crew(2)
+    assert set(taken(crew, 20, QUIET)) == {2}
+    busy = taken(crew, 1000, BUSY)
+    assert busy[:2] == [2, 2] and 1 in busy[:6], "saw it late"
+    assert busy.count(1) > 900, "tried too often what does not pay"
+    quiet = taken(crew, 2 * MOST, QUIET)
+    assert set(quiet[MOST + 8 :]) == {2}, "never tried again"
+
+
+def test_where_one_less_is_no_better_all_go_on():
+    crew = Crew(2)
+    taken(crew, 20, QUIET)
+    assert taken(crew, 400, {2: 8.0, 1: 9.0}).count(1) <= 6 * FEWEST
+
+
+def test_a_longer_text_is_no_sign():
+    crew = Crew(4)
+    for n in range(3000):
+        assert crew.size == 4
+        crew.note(1 + n / 300)
+
+
+def test_alone_is_alone():
+    assert set(taken(Crew(1), 100, {1: 1.0, 0: 0.0})) == {1}
+    crew = Crew(1)
+    for seconds in (1, 1, 1, 1, 9, 9, 9, 9, 9, 9):
+        crew.note(seconds)
+        assert crew.size == 1
