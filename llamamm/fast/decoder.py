@@ -73,7 +73,7 @@ def equip(model: Llama3Model, *, fast: Fast = "auto", bits: int | None = None) -
     fast: "auto" takes the kernels where they win: on a CPU, with numba installed, for models of 16 million weights and
     more. True insists, and raises MissingDependencyError or InputError where that is not so; False leaves all to
     PyTorch. bits: 8 or 4 rounds the weights (`quantized.quantize`); 16 keeps them as they are, in half the memory
-    (`quantized.narrow`). Beside rounded weights keys and values are kept in fp16, as llama.cpp does, by kernels.
+    (`quantized.narrow`). Where kernels decode, keys and values beside rounded weights are kept in fp16.
     """
     require_possible(fast, bits, model.embed_tokens.weight.device)
     whole = sum(linear.in_features * linear.out_features for linear in quantized_linears(model).values())

@@ -125,6 +125,15 @@ def test_whole_numbers_equal_their_own_spread_out_weights(bits):
     assert_equal_steps(quantize(make(), bits), prompt(rows=2), atol=2e-3)  # x has 16 bits
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_beside_whole_numbers_keys_and_values_are_kept_in_half_the_room(bits):
+    model = equip(make(), fast=True, bits=bits)
+    assert model.make_cache(1, 8).keys.dtype == torch.float16
+    assert_equal_steps(model, prompt(rows=2), atol=4e-3)
+    left = equip(make(), fast=False, bits=bits)
+    assert left.make_cache(1, 8).keys.dtype == torch.float32  # PyTorch would spread it out for each token
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_kept_in_16_bits_are_computed_with_in_fp32(dtype):
     assert_equal_steps(narrow(make(dtype=dtype).float()), prompt(rows=2))
