@@ -148,10 +148,8 @@ class MllamaModel(Llama3Model):
 
     def make_cache(self, batch_size: int = 1, max_length: int | None = None) -> CrossAttentionCache:
         """An empty cache on this model's device and in its dtype; max_length in tokens, by default the context."""
-        weight = self.embed_tokens.weight
         own = self.cfg.replace(n_layers=self.cfg.n_layers - len(self.mllama_cfg.cross_layers))
-        return CrossAttentionCache(own, batch_size=batch_size, max_length=max_length, dtype=weight.dtype,
-                                   keep=self.cache_dtype, device=weight.device)  # fmt: skip
+        return CrossAttentionCache(own, batch_size=batch_size, max_length=max_length, **self.cache_options())
 
     def _look(
         self, ids: Tensor, images: TiledImages | None, sees: Tensor | None, cache: CrossAttentionCache | None

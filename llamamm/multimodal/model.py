@@ -289,10 +289,8 @@ class MultimodalLlama(Llama3Model):
 
     def make_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
         """An empty cache on this model's device and in its dtype; max_length in tokens, by default the context."""
-        weight = self.embed_tokens.weight
         kind = CrossAttentionCache if self.multimodal_cfg.cross_layers else KVCache
-        return kind(self.cfg, batch_size=batch_size, max_length=max_length, dtype=weight.dtype, keep=self.cache_dtype,
-                    device=weight.device)
+        return kind(self.cfg, batch_size=batch_size, max_length=max_length, **self.cache_options())
 
 
 def _gradients_of(tower: nn.Module) -> torch.set_grad_enabled:

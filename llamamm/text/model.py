@@ -11,7 +11,7 @@ Sources: Llama 3, arXiv:2407.21783; Llama, arXiv:2302.13971. Built in notebook 0
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -185,9 +185,13 @@ class Llama3Model(nn.Module):
 
     def make_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
         """An empty KV cache on this model's device and in its dtype; max_length in tokens, by default the context."""
-        weight, cfg = self.embed_tokens.weight, self.cfg.replace(n_kv_heads=self.n_kv_heads)
-        return KVCache(cfg, batch_size=batch_size, max_length=max_length, dtype=weight.dtype, keep=self.cache_dtype,
-                    device=weight.device)
+        cfg = self.cfg.replace(n_kv_heads=self.n_kv_heads)
+        return KVCache(cfg, batch_size=batch_size, max_length=max_length, **self.cache_options())
+
+    def cache_options(self) -> dict[str, Any]:
+        """What a cache of any kind is made with so that it fits this model; `keep` where it is told to keep less."""
+        weight, less = self.embed_tokens.weight, {} if self.cache_dtype is None else {"keep": self.cache_dtype}
+        return {"dtype": weight.dtype, "device": weight.device, **less}
 
     def n_parameters(self) -> int:
         """Number of parameters; tied ones count once."""

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from llamamm import KVCache, TextConfig
+from llamamm import KVCache, Llama3Model, TextConfig
 from llamamm.errors import ContextOverflowError, InputError
+from llamamm.text import model as text_model
 
 CFG = TextConfig.tiny()  # 2 layers, 2 kv heads, head_dim 16
 
@@ -79,3 +80,16 @@ def test_what_is_kept_in_less_comes_back_in_the_models_dtype():
 def test_bytes_by_hand():
     # keys and values x 2 layers x batch 3 x 2 kv heads x 10 tokens x 16 numbers x 4 bytes
     assert KVCache(CFG, batch_size=3, max_length=10).nbytes == 2 * 2 * 3 * 2 * 10 * 16 * 4
+
+
+def test_a_cache_of_ones_own_needs_to_know_no_more_than_before(monkeypatch):
+    class Own:
+        def __init__(self, cfg, *, batch_size, max_length, dtype, device):
+            self.told = batch_size, max_length, dtype, device.type
+
+    monkeypatch.setattr(text_model, "KVCache", Own)
+    model = Llama3Model(CFG)
+    assert model.make_cache(2, 5).told == (2, 5, torch.float32, "cpu")
+    model.cache_dtype = torch.float16  # which Own has never heard of
+    with pytest.raises(TypeError, match="keep"):
+        model.make_cache(2, 5)
