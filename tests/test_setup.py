@@ -29,6 +29,7 @@ LESSONS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 NAME_ASSETS = {"llamamm/assets/catalogue.py", "llamamm/assets/corpora.py", "tests/assets/test_fetch.py",
                "tests/test_setup.py"}  # fmt: skip
 ON_DEMAND = {"speech"}  # 663 MB: `experiment release` and `eval senses` alone open it, no test does
+NEED_NUMBA = "forms", "vectors", "rows", "whole", "heads", "kernels"  # of `llamamm.fast`
 COLAB_OWNS = {"numba", "torch", "torchvision", "numpy", "pillow", "matplotlib", "ipywidgets", "jupyter"}
 
 
@@ -203,7 +204,7 @@ import pkgutil, importlib, llamamm
 for module in pkgutil.walk_packages(llamamm.__path__, "llamamm."):
     course = "llamamm.course."
     if not module.name.startswith((course + "plots", course + "figures.", course + "build", "llamamm.__main__",
-                                   "llamamm.fast.forms", "llamamm.fast.kernels", "llamamm.fast.whole")):
+                                   *{tuple("llamamm.fast." + name for name in NEED_NUMBA)!r})):
         importlib.import_module(module.name)
 from typer.testing import CliRunner
 from llamamm.cli.main import app
