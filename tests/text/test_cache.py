@@ -84,7 +84,7 @@ def test_bytes_by_hand():
 
 def test_a_cache_of_ones_own_needs_to_know_no_more_than_before(monkeypatch):
     class Own:
-        def __init__(self, cfg, *, batch_size, max_length, dtype, device):
+        def __init__(self, _cfg, *, batch_size, max_length, dtype, device):
             self.told = batch_size, max_length, dtype, device.type
 
     monkeypatch.setattr(text_model, "KVCache", Own)
