@@ -114,7 +114,7 @@ class FastDecoder:
         self.insists = insists
         self._loads: bool | None = None
         self._plan: Plan | None = None
-        self._crew = Crew(_n_workers())
+        self._crews: dict[tuple[int, int], Crew] = {}  # by workers and rows: more rows take longer
         self._room: Room | None = None
         self._text: tuple[Any, int] = (None, 0)  # the cache that the last step wrote to, weakly, and its length since
 
@@ -153,7 +153,7 @@ class FastDecoder:
             if before is None and not skipped:
                 start = time.perf_counter()
                 run(0, model.cfg.n_layers)
-                self._crew.note(time.perf_counter() - start)
+                self._crew(len(x)).note(time.perf_counter() - start)
             else:
                 self._one_by_one(model, x, state, before, skipped, run)
         self._advance(ready.plan, cache)
@@ -173,12 +173,11 @@ class FastDecoder:
         scores = torch.empty(len(rows), 1, model.lm_head.out_features)
         into = scores.view(len(rows), -1).numpy()
         counters = np.zeros(kernels.n_counts(model.cfg.n_layers, room.n_workers), np.int64)
-        arguments = ready.for_blocks(0, model.cfg.n_layers, counters)
         with _ONE_AT_A_TIME:
-            start = time.perf_counter()
+            arguments, start = ready.for_blocks(0, model.cfg.n_layers, counters), time.perf_counter()
             run_all(lambda w: kernels.run_step(w, room.n_workers, rows, plan.ends, *arguments, into),
                     room.n_workers, counters, kernels.GIVEN_UP)  # fmt: skip
-            self._crew.note(time.perf_counter() - start)
+            self._crew(len(rows)).note(time.perf_counter() - start)
         self._advance(plan, cache)
         return scores
 
@@ -189,16 +188,15 @@ class FastDecoder:
         plan = self._current(model, skipped, cache) if begins is not None and self.ready() else None
         if plan is None:
             return None
-        room = self._room_for(plan, n_rows, cache.max_length)
-        room.turn(plan.angles(), cache.length if positions is None else positions)
-        return Ready(plan, room, cache, begins)
+        at = cache.length if positions is None else positions
+        return Ready(plan, self._room_for(plan, n_rows, cache.max_length), cache, begins, at)
 
     def _advance(self, plan: Plan, cache: KVCache) -> None:
         cache.advance(1)
         self._text = weakref.ref(cache), cache.length
         plan.steps += 1
         if plan.steps == MANY_STEPS:
-            self.moving = use_large_pages_beside(plan.storages)
+            use_large_pages_beside(plan.storages)
 
     @staticmethod
     def _one_by_one(
@@ -247,10 +245,12 @@ class FastDecoder:
             self._plan = plan = Plan.of(model, skipped)
         return plan
 
+    def _crew(self, n_rows: int) -> Crew:
+        n_workers = _n_workers()
+        return self._crews.setdefault((n_workers, n_rows), Crew(n_workers))
+
     def _room_for(self, plan: Plan, n_rows: int, length: int) -> Room:
-        if self._crew.n_workers != (n_workers := _n_workers()):
-            self._crew = Crew(n_workers)
-        wanted = (self._crew.size, n_rows, length, plan.sizes)
+        wanted = (self._crew(n_rows).size, n_rows, length, plan.sizes)
         if self._room is None or self._room.wanted != wanted:
             self._room = Room(wanted)
         return self._room
@@ -263,15 +263,19 @@ class FastDecoder:
 
 
 class Ready(NamedTuple):
-    """What a step is taken with: the model's plan, room, and for each row where its text begins, (B,)."""
+    """What a step is taken with: the model's plan, room, for each row where its text begins, (B,), and the position of
+    the new token, or one for each row."""
 
     plan: Plan
     room: Room
     cache: KVCache
     begins: np.ndarray
+    at: int | np.ndarray
 
     def for_blocks(self, first: int, last: int, counters: np.ndarray) -> tuple:
-        """The arguments of `kernels.through_blocks` behind the workers'."""
+        """The arguments of `kernels.through_blocks` after the workers'. Writes into the room, which is one caller's at
+        a time."""
+        self.room.turn(self.plan.angles(), self.at)
         plan, cache, cfg = self.plan, self.cache, self.plan.model.cfg
         shape = (cfg.n_heads, cfg.n_kv_heads, cfg.head_dim, first, last, KINDS[cache.keys.dtype], plan.norm_kind)
         where = (cache.keys.data_ptr(), cache.values.data_ptr(), cache.max_length, cache.length)

@@ -30,7 +30,7 @@ LARGEST = 127 * 256  # of x's numbers: a multiple of 256, so that both bytes hav
 _FEATURES = {name[1:] for name in (config.CPU_FEATURES or get_host_cpu_features()).split(",") if name[:1] == "+"}
 _HAS_PMADDWD = "avx2" in _FEATURES
 LANES = 16 if "avx512bw" in _FEATURES else 8  # rows in one register
-_HAS_VNNI = bool(_FEATURES & {"avx512vnni"} if LANES == 16 else _FEATURES & {"avxvnni"})
+_HAS_VNNI = {16: "avx512vnni", 8: "avxvnni"}[LANES] in _FEATURES
 _ROWS, _FLOATS, _PAIRS = ir.VectorType(v.I32, LANES), ir.VectorType(v.FLOAT, LANES), ir.VectorType(v.I16, 2 * LANES)
 
 

@@ -121,7 +121,7 @@ class TokenStream:
         self.sampling = sampling or SamplingConfig()
         self.n_steps = min(max_new_tokens, limit - n_prompt)
         self.cut_short = self.n_steps < max_new_tokens
-        self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=ids.device)
+        self.stop_ids = frozenset(map(int, stop_ids))
         self.inputs = inputs or {}
         self.prefill_chunk = n_prompt if self.inputs else prefill_chunk or n_prompt
         self.use_cache = use_cache
@@ -144,7 +144,7 @@ class TokenStream:
             yield from self._speculative()
             return
         tokens = None
-        finished, stops = [False] * self.ids.shape[0], frozenset(self.stop_ids.tolist())
+        finished = [False] * self.ids.shape[0]
         seen = self._seen_in_prompt()
         for _ in range(self.n_steps):
             logits = self._read_prompt() if tokens is None else self._step(tokens)  # (B, V)
@@ -156,7 +156,7 @@ class TokenStream:
                 seen.scatter_(1, tokens[:, None], True)
             yield tokens
             for row, token in enumerate(tokens.tolist()):
-                if token in stops:
+                if token in self.stop_ids:
                     finished[row], self.stop_reasons[row] = True, "stop"
             if all(finished):
                 return
@@ -167,7 +167,6 @@ class TokenStream:
         """The same loop for one row, where a step may give several tokens. They are handed out one by one, and the
         cache counts each as it goes, so that whoever stops listening finds it as plain decoding leaves it."""
         ids, seen, n_left, guess = self.ids[0].tolist(), self._seen_in_prompt(), self.n_steps, Guess([])
-        stops = frozenset(self.stop_ids.tolist())
         while n_left:
             logits = self._read_prompt() if n_left == self.n_steps else self._verify(ids[-1], guess)  # (n + 1, V)
             self.cache.rewind(self.cache.length - len(guess.tokens))
@@ -180,7 +179,7 @@ class TokenStream:
                 if seen is not None:
                     seen[0, token] = True
                 yield torch.tensor([token], device=self.ids.device)
-                if token in stops:
+                if token in self.stop_ids:
                     self.stop_reasons = ["stop"]
                     return
             room = min(n_left, self.cache.max_length - self.cache.length) - 1

@@ -63,7 +63,7 @@ class KVCache:
         keys, values = self.keys[layer], self.values[layer]  # (B, K, max_length, D)
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v
-        return keys[:, :, :end].to(k.dtype), values[:, :, :end].to(k.dtype)  # views, but where they are kept in less
+        return keys[:, :, :end].to(k.dtype), values[:, :, :end].to(k.dtype)  # views, if kept as they came
 
     def advance(self, n_tokens: int) -> None:
         """Count `n_tokens` as read: called once, after every layer has been updated."""

@@ -94,15 +94,19 @@ def llama_bench(tmp_path, monkeypatch):
     return put
 
 
-@pytest.mark.parametrize("bits", [None, 8])
-def test_llama_cpp_is_asked_for_the_same_lengths_in_turn(tiny_dir, llama_bench, bits):  # noqa: F811
+@pytest.mark.parametrize("bits", [None, 8, 16])
+def test_llama_cpp_is_asked_for_the_same_lengths_in_turn(tiny_dir, tmp_path, llama_bench, bits):  # noqa: F811
     log = llama_bench(7.5)
+    if bits == 16:  # what fits in them
+        model, tokenizer = from_pretrained(tiny_dir, dtype=torch.float16)
+        tiny_dir = tmp_path / "half"
+        save_pretrained(model, tiny_dir, tokenizer=tokenizer)
     report = run_bench(str(tiny_dir), repeats=1, against="llama.cpp", bits=bits, **{**SMALL, "new_tokens": 3})
     asked = [json.loads(line) for line in log.read_text().splitlines()][2:]  # without the warm-up
     lengths = [[options.get(name) for name in ("-p", "-n", "-d")] for options, _ in asked]
     assert lengths == [["8", "0", None], ["0", "3", "8"], ["32", "0", None], ["0", "3", "32"]]
     matrix = 49_152 * 64  # the embedding, in fp16 where the head is whole numbers, and the head
-    n_bytes = {None: 2 * matrix * 4, 8: matrix * 2 + matrix * 34 / 32}[bits]
+    n_bytes = matrix * 2 + matrix * 34 / 32 if bits == 8 else 2 * matrix * 4  # 16 bits: fp32's own numbers
     assert n_bytes < asked[0][1] < n_bytes + 3e6  # and the tokenizer
     assert report["decode"].values["llama.cpp"] == [7.5] and report["decode_long"].ratio("llama.cpp") > 0
     assert "llama.cpp" not in report["memory"].values

@@ -430,6 +430,49 @@ def test_two_threads_take_turns():
     assert all(torch.equal(found[n], alone[n]) for n in range(2))
 
 
+def test_a_step_keeps_its_place_while_another_thread_waits_for_its_turn(monkeypatch):
+    model, texts, found, waits = make(), (prompt(5), prompt(9, seed=1)), {}, threading.Event()
+    with torch.inference_mode():
+        right = [steps(model, text, None, n=1)[0] for text in texts]
+        model.fast = FastDecoder()
+        caches = [model.make_cache(1, 10) for _ in texts]
+        for text, cache in zip(texts, caches, strict=True):
+            model(text, cache=cache)
+
+    @torch.inference_mode()
+    def step(n):
+        found[n] = model(torch.tensor([[7]]), cache=caches[n])
+
+    class Lock:
+        """Tells when the second thread has come as far as this."""
+
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __enter__(self):
+            if threading.current_thread() is second:
+                waits.set()
+            self.lock.acquire()
+
+        def __exit__(self, *_):
+            self.lock.release()
+
+    second, run_all = threading.Thread(target=step, args=(1,)), decoder.run_all
+
+    def late(*args):
+        if not waits.is_set():
+            second.start()
+            assert waits.wait(60)
+        run_all(*args)
+
+    monkeypatch.setattr(decoder, "_ONE_AT_A_TIME", Lock())
+    monkeypatch.setattr(decoder, "run_all", late)
+    step(0)
+    second.join(60)
+    for n in (0, 1):
+        torch.testing.assert_close(found[n], right[n], atol=2e-5, rtol=1e-4)
+
+
 def test_the_real_model_says_the_same(smollm2_dir):
     """Greedy tokens of an answer; of a tie either is right, and there is none here."""
     model, tokenizer = from_pretrained(smollm2_dir, dtype=torch.float32)

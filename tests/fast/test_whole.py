@@ -21,7 +21,6 @@ def test_rounded_numbers_are_two_bytes_of_sixteen_bits(seed):
     numbers = 256 * two[:, 0].astype(int) + two[:, 1]
     assert np.abs(numbers).max() == LARGEST and (sums == numbers.sum(axis=1)).all()
     wanted = x.reshape(3, 32)
-    np.testing.assert_allclose(numbers * scales[:, None], wanted, atol=0, rtol=0.51 / LARGEST * 2**16)
     assert (np.abs(numbers * scales[:, None] - wanted) <= 0.51 * scales[:, None]).all()
 
 
@@ -56,7 +55,7 @@ def test_every_processor_gives_the_same_sums(monkeypatch, lanes, vnni, pmaddwd, 
     drawn = np.random.default_rng(bits)
     weights = drawn.integers(-127, 128, (64, 32)) if bits == 8 else drawn.integers(-8, 8, (64, 32))
     x = drawn.integers(-LARGEST, LARGEST + 1, 32)
-    weights[0], x[:] = weights[0].clip(0, None), x  # a row without a sign
+    weights[0] = weights[0].clip(0, None)  # a row without a sign
     weights[1], weights[2] = (127, -127) if bits == 8 else (7, -8)  # the ends of the range
     x[:16] = np.where(np.arange(16) % 2, LARGEST, -LARGEST)
     upper = (x + 128) >> 8
